@@ -1,0 +1,34 @@
+"""Callbacks, one file a concern. Each listens to the signals of `learner.Callback` and reads the learner's state."""
+
+from callbacks.accumulate import AccumulateCallback
+from callbacks.activations import ActivationStats
+from callbacks.clip import ClipGradientCallback
+from callbacks.csv_logger import CSVLoggerCallback
+from callbacks.device import DeviceCallback
+from callbacks.hooks import HooksCallback
+from callbacks.lambdas import LambdaCallback
+from callbacks.lr_find import LRFinderCallback
+from callbacks.metrics import MetricsCallback, accuracy
+from callbacks.nan import TerminateOnNaNCallback
+from callbacks.progress import ProgressCallback
+from callbacks.recorder import RecorderCallback
+from callbacks.schedule import SchedulerCallback
+from callbacks.seed import SeedCallback
+
+__all__ = [
+    "AccumulateCallback",
+    "ActivationStats",
+    "CSVLoggerCallback",
+    "ClipGradientCallback",
+    "DeviceCallback",
+    "HooksCallback",
+    "LRFinderCallback",
+    "LambdaCallback",
+    "MetricsCallback",
+    "ProgressCallback",
+    "RecorderCallback",
+    "SchedulerCallback",
+    "SeedCallback",
+    "TerminateOnNaNCallback",
+    "accuracy",
+]

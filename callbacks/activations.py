@@ -1,0 +1,7 @@
+"""To come."""
+
+from learner import Callback
+
+
+class ActivationStats(Callback):
+    """To come."""

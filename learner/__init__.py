@@ -1,0 +1,28 @@
+"""A callback-driven training learner for PyTorch."""
+
+from learner.callback import Callback
+from learner.errors import (
+    CancelBatchException,
+    CancelEpochException,
+    CancelFitException,
+    CancelStepException,
+    LearnerError,
+)
+from learner.hooks import Hook, Hooks
+from learner.learner import Learner
+from learner.loaders import Loaders
+from learner.predictor import Predictor
+
+__all__ = [
+    "Callback",
+    "CancelBatchException",
+    "CancelEpochException",
+    "CancelFitException",
+    "CancelStepException",
+    "Hook",
+    "Hooks",
+    "Learner",
+    "LearnerError",
+    "Loaders",
+    "Predictor",
+]

@@ -1,0 +1,303 @@
+"""Callbacks: the table of signals, who listens to which, and in what order.
+
+`Callback` below *is* the table: one documented, empty method for each signal, in firing order.
+`Dispatch` turns a list of callbacks into tuples of bound methods, once, when the list changes.
+"""
+
+from __future__ import annotations
+
+import difflib
+import heapq
+import inspect
+import math
+from collections.abc import Callable, Iterable, Iterator
+from numbers import Real
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from learner.learner import Learner
+
+Handler = Callable[["Learner"], object]
+
+STAGES = ("fit", "epoch", "batch")
+ACTIONS = ("predict", "get_loss", "backward", "step", "zero_grad")
+
+
+class Callback:
+    """Base of callbacks: override what you want to hear, each method takes the learner.
+
+    A callback may also *own* an action, by a method named `predict`, `get_loss`, `backward`, `step` or
+    `zero_grad` that takes the learner, or *wrap* one: `def around_predict(self, learn, action)`, which calls
+    `action()` inside whatever it needs. A plain class with methods of these names works as well.
+
+    Attributes:
+        order: smaller runs earlier; ties run in list order. The library keeps to: -100 sets the run up (seed,
+            device), -50 changes training (accumulate, clip), -10 measures (metrics), 0 yours, 50 acts on what
+            was measured (schedules, stopping), 100 shows and writes.
+        after: classes of callbacks that this one runs after, whatever the numbers.
+        before: classes of callbacks that this one runs before.
+
+    Raises:
+        ValueError: when the class is made, if a public method is nearly a signal but none.
+        TypeError: when the class is made, if a handler cannot be called with the learner alone.
+
+    Example:
+        >>> class Count(Callback):
+        ...     def before_fit(self, learn): self.n = 0
+        ...     def after_batch(self, learn): self.n += 1
+        >>> class Typo(Callback):
+        ...     def befor_batch(self, learn): ...
+        Traceback (most recent call last):
+        ValueError: `Typo.befor_batch` must be named like a signal, ... did you mean `before_batch`?...
+    """
+
+    order: float = 0
+    after: tuple[type, ...] = ()
+    before: tuple[type, ...] = ()
+
+    def before_fit(self, learn: Learner) -> None:
+        """Come first in a fit: the model, the optimizer and `learn.epochs` are there."""
+
+    def before_epoch(self, learn: Learner) -> None:
+        """Come before a pass over one loader; `learn.dl` may be replaced here."""
+
+    def before_batch(self, learn: Learner) -> None:
+        """Come before a batch; `learn.batch` may be replaced, `xb` and `yb` are taken from it next."""
+
+    def after_predict(self, learn: Learner) -> None:
+        """Come when `learn.preds` is there."""
+
+    def after_loss(self, learn: Learner) -> None:
+        """Come when `learn.loss` is there; not for `infer` loaders."""
+
+    def after_backward(self, learn: Learner) -> None:
+        """Come when the gradients are there; training only, like the next one."""
+
+    def after_step(self, learn: Learner) -> None:
+        """Come when the optimizer has made its step, before the gradients are cleared."""
+
+    def after_batch(self, learn: Learner) -> None:
+        """Come when a batch went well."""
+
+    def cleanup_batch(self, learn: Learner) -> None:
+        """Come last in a batch however it ended, in reverse order."""
+
+    def after_epoch(self, learn: Learner) -> None:
+        """Come when a pass went well; `learn.metrics[learn.dl_name]` is there."""
+
+    def cleanup_epoch(self, learn: Learner) -> None:
+        """Come last in a pass however it ended, in reverse order."""
+
+    def after_fit(self, learn: Learner) -> None:
+        """Come when the fit went well."""
+
+    def cleanup_fit(self, learn: Learner) -> None:
+        """Come last in a fit however it ended, in reverse order."""
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        """Refuse misspelt signals and handlers of the wrong shape as soon as the class exists."""
+        super().__init_subclass__(**kwargs)
+        for name, value in vars(cls).items():
+            if inspect.isfunction(value):
+                check_handler(cls.__name__, name, value.__get__(object()))
+
+
+SIGNALS = tuple(name for name, value in vars(Callback).items() if not name.startswith("_") and callable(value))
+AROUND = tuple(f"around_{action}" for action in ACTIONS)
+_known = dict.fromkeys((*SIGNALS, *ACTIONS, *AROUND))  # signals that Learner subclasses declare are added
+
+
+def declare_signals(owner: str, names: Iterable[str]) -> None:
+    """Make the signals of a `Learner` subclass known, so that callbacks may listen to them.
+
+    Raises:
+        TypeError: if `names` is a string or holds something that is no identifier.
+    """
+    if isinstance(names, str) or not all(isinstance(n, str) and n.isidentifier() for n in names):
+        raise TypeError(f"`{owner}.signals` must be a tuple of method names, got {names!r}.")
+    _known.update(dict.fromkeys(names))
+
+
+def check_handler(owner: str, name: str, method: Callable[..., Any]) -> None:
+    """Refuse a method that looks like a signal and is none, or that the loop could not call."""
+    if name.startswith("_"):
+        return
+    if name in _known:
+        args = ("learn", "action") if name in AROUND else ("learn",)
+        try:
+            inspect.signature(method).bind(*args)
+        except TypeError as error:
+            raise TypeError(
+                f"`{owner}.{name}` must take ({', '.join(args)}), got {name}{inspect.signature(method)}: {error}; "
+                f"write `def {name}(self, {', '.join(args)})`."
+            ) from None
+        except ValueError:  # no signature to be had, of a builtin for instance
+            return
+    elif near := _nearest_signal(name):
+        raise ValueError(
+            f"`{owner}.{name}` must be named like a signal, and there is none of that name; did you mean "
+            f"`{near}`? Start the name with an underscore if it is no handler, or declare it in the "
+            f"`signals` of your Learner subclass."
+        )
+
+
+def _nearest_signal(name: str) -> str | None:
+    """Return the signal that a name was probably meant to be, or None if it is a name of its own."""
+    begins_like_one = name.startswith(("before_", "after_", "cleanup_", "around_"))
+    match = difflib.get_close_matches(name.lower(), _known, n=1, cutoff=0.0 if begins_like_one else 0.85)
+    if not match:
+        return None
+    # Verbs are everyday words: `steps` or `get_losses` may well be methods of somebody's own.
+    is_verb = match[0] in ACTIONS
+    if is_verb and difflib.SequenceMatcher(None, name, match[0]).ratio() < 0.9:
+        return None
+    return match[0]
+
+
+def flattened(cbs: Any) -> list[Any]:
+    """Return callbacks as one list, from None, a callback, or any nest of lists."""
+    if cbs is None:
+        return []
+    if not isinstance(cbs, list | tuple):
+        return [cbs]
+    return [inner for cb in cbs for inner in (flattened(cb) if isinstance(cb, list | tuple) else [cb])]
+
+
+def checked_callbacks(cbs: list[Any]) -> list[Any]:
+    """Return callbacks that are fit to be added, each once, or say what is wrong with one."""
+    for i, cb in enumerate(cbs):
+        check_callback(cb)
+        if any(cb is other for other in cbs[:i]):
+            raise ValueError(f"`cbs` must hold a callback once, got the same {type(cb).__name__} twice; take one out.")
+    return cbs
+
+
+def check_callback(cb: Any) -> None:
+    """Refuse what is no callback, each with the reason, before it is added.
+
+    Raises:
+        TypeError: for None, a class, an `order` that is no number, or a handler of the wrong shape.
+        ValueError: for an `order` that is NaN, or a misspelt signal.
+    """
+    if cb is None or isinstance(cb, type | str | int | float):
+        hint = f"pass {cb.__name__}(), not {cb.__name__}" if isinstance(cb, type) else "leave it out"
+        raise TypeError(f"a callback must be an object with methods named like signals, got {cb!r}; {hint}.")
+    owner, order = type(cb).__name__, getattr(cb, "order", 0)
+    if not isinstance(order, Real) or isinstance(order, bool):
+        raise TypeError(f"`{owner}.order` must be a number, got {order!r}; smaller runs earlier.")
+    if math.isnan(order):
+        raise ValueError(f"`{owner}.order` must be a number, got nan; smaller runs earlier.")
+    for side in ("after", "before"):
+        classes = getattr(cb, side, ())
+        if not isinstance(classes, tuple | list) or not all(isinstance(c, type) for c in classes):
+            raise TypeError(f"`{owner}.{side}` must be a tuple of callback classes, got {classes!r}.")
+    for name in dir(cb):
+        if name.startswith("_") or isinstance(inspect.getattr_static(cb, name), property):
+            continue
+        value = getattr(cb, name)
+        if name in _known and not callable(value):
+            raise TypeError(f"`{owner}.{name}` must be a method, got {value!r}; the name belongs to a signal.")
+        if callable(value) and not isinstance(value, type):
+            check_handler(owner, name, value)
+
+
+def sort_callbacks(cbs: Iterable[Any]) -> list[Any]:
+    """Return callbacks in running order: by `order`, ties as listed, then what `after`/`before` ask for.
+
+    Raises:
+        ValueError: if `after`, `before` and the orders that were given contradict each other.
+    """
+    given = list(cbs)
+    follows: list[set[int]] = [set() for _ in given]  # follows[i]: who has to run before i
+    for i, cb in enumerate(given):
+        for j, other in enumerate(given):
+            if isinstance(other, tuple(getattr(cb, "after", ()))):
+                _require_agreement(other, cb, says=cb)
+                follows[i].add(j)
+            if isinstance(other, tuple(getattr(cb, "before", ()))):
+                _require_agreement(cb, other, says=cb)
+                follows[j].add(i)
+    ready = [(getattr(cb, "order", 0), i) for i, cb in enumerate(given) if not follows[i]]
+    heapq.heapify(ready)
+    done: list[int] = []
+    while ready:
+        _, i = heapq.heappop(ready)
+        done.append(i)
+        for j, waits_for in enumerate(follows):
+            if i in waits_for:
+                waits_for.remove(i)
+                if not waits_for:
+                    heapq.heappush(ready, (getattr(given[j], "order", 0), j))
+    if len(done) < len(given):
+        names = ", ".join(type(given[i]).__name__ for i in range(len(given)) if i not in done)
+        raise ValueError(f"`after` and `before` of {names} must not contradict each other; take one of them out.")
+    return [given[i] for i in done]
+
+
+def _require_agreement(first: Any, second: Any, says: Any) -> None:
+    """Refuse `after`/`before` that says the opposite of the number its own class was given."""
+    own, a, b = getattr(says, "order", 0), getattr(first, "order", 0), getattr(second, "order", 0)
+    if own != 0 and a > b:
+        raise ValueError(
+            f"`{type(says).__name__}` must not contradict itself: its order {own} puts {type(second).__name__} before "
+            f"{type(first).__name__}, its `after`/`before` says the opposite; drop one of the two."
+        )
+
+
+class Dispatch:
+    """Who is called for each signal and action: resolved once, read at every batch.
+
+    Attributes:
+        cbs: the callbacks in running order.
+        listeners: for each signal a tuple of bound methods in the order in which they are called.
+        turns: for each stage its `before_` and `cleanup_` methods side by side, callback by callback.
+        actions: for an action that is taken over, its owner or None, and its wrappers, the outermost first.
+    """
+
+    def __init__(self, cbs: Iterable[Any], extra_signals: Iterable[str] = ()) -> None:
+        self.cbs = sort_callbacks(cbs)
+        signals = dict.fromkeys((*SIGNALS, *extra_signals))
+        for cb in self.cbs:
+            for name in _known.keys() - signals.keys() - set(ACTIONS) - set(AROUND):
+                if _method(cb, name):
+                    raise ValueError(
+                        f"`{type(cb).__name__}.{name}` must be a signal of this learner, which has none of "
+                        f"that name; declare it in the `signals` of its class."
+                    )
+        self.listeners: dict[str, tuple[Handler, ...]] = {
+            signal: tuple(self._in_order(signal, reverse=signal.startswith("cleanup_"))) for signal in signals
+        }
+        self.turns: dict[str, tuple[tuple[Handler | None, Handler | None], ...]] = {}
+        for stage in STAGES:
+            pairs = [(_method(cb, f"before_{stage}"), _method(cb, f"cleanup_{stage}")) for cb in self.cbs]
+            self.turns[stage] = tuple(pair for pair in pairs if any(pair))
+        self.actions: dict[str, tuple[Any, list[Any]]] = {}
+        for action in ACTIONS:
+            owners = [cb for cb in self.cbs if _method(cb, action)]
+            wrappers = [cb for cb in self.cbs if _method(cb, f"around_{action}")]
+            if len(owners) > 1:
+                names = " and ".join(type(cb).__name__ for cb in owners)
+                raise ValueError(
+                    f"`{action}` must have one owner, got {names}; take one out, or let it wrap the other "
+                    f"with `around_{action}(self, learn, action)`."
+                )
+            if owners or wrappers:
+                self.actions[action] = (owners[0] if owners else None, wrappers)
+
+    def _in_order(self, signal: str, *, reverse: bool) -> Iterator[Handler]:
+        for cb in reversed(self.cbs) if reverse else self.cbs:
+            if method := _method(cb, signal):
+                yield method
+
+    def name_of(self, handler: Handler, signal: str) -> str:
+        """Return `Class.signal` of a handler, for an error's note."""
+        owners = [type(cb).__name__ for cb in self.cbs if _method(cb, signal) == handler]
+        return f"{owners[0] if owners else repr(handler)}.{signal}"
+
+
+def _method(cb: Any, name: str) -> Callable[..., Any] | None:
+    """Return a callback's method, or None where it has none but the base's empty one."""
+    method = getattr(cb, name, None)
+    if method is None or getattr(method, "__func__", None) is getattr(Callback, name, method):
+        return None
+    return method  # type: ignore[no-any-return]

@@ -1,0 +1,57 @@
+"""What a person needs to know when a batch fails: where the loop was, and what is probably wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from learner.predictor import describe
+
+if TYPE_CHECKING:
+    from learner.learner import Learner
+
+_MARK = "learner: "
+
+
+def annotate(error: BaseException, learn: Learner, place: str) -> None:
+    """Add one note to an error: who raised it, where the loop was, the batch, and what may have caused it.
+
+    The innermost place wins: an error that has its note already is left as it is.
+    """
+    if any(note.startswith(_MARK) for note in getattr(error, "__notes__", ())):
+        return
+    lines = [f"{_MARK}in {place}, {', '.join(_position(learn))}"]
+    if isinstance(error, Exception):
+        lines += _causes(learn)
+    error.add_note("\n".join(lines))
+
+
+def _position(learn: Learner) -> Iterator[str]:
+    """Say where the loop is: epoch, loader, batch, shapes."""
+    yield f"epoch {learn.epoch}"
+    if learn.dl_name is not None:
+        yield f"loader {learn.dl_name!r}"
+    if learn.batch is not None:
+        yield f"batch {learn.i}" + (f" of {learn.n_batches}" if learn.n_batches is not None else "")
+        if learn.xb is None:
+            yield f"batch = {describe(learn.batch)}"
+        else:
+            yield f"xb {describe(learn.xb)}, yb {describe(learn.yb)}"
+
+
+def _causes(learn: Learner) -> Iterator[str]:
+    """Name what commonly makes torch fail here, if it is the case."""
+    parameter = next(learn.model.parameters(), None)
+    things = {"the model": parameter, "xb": learn.xb, "yb": learn.yb, "preds": learn.preds, "loss": learn.loss}
+    tensors = {name: value for name, value in things.items() if isinstance(value, Tensor)}
+    devices = {name: str(value.device) for name, value in tensors.items()}
+    if len(set(devices.values())) > 1:
+        found = ", ".join(f"{name} on {device}" for name, device in devices.items())
+        yield f"devices differ: {found}; add DeviceCallback() to `cbs`, it moves the model and the batches."
+    if parameter is not None and isinstance(learn.xb, Tensor) and learn.preds is None:
+        dtype = learn.xb.dtype
+        if dtype == torch.float64 and parameter.dtype != dtype:
+            yield f"dtypes differ: xb is {dtype}, the model {parameter.dtype}; use `.to({parameter.dtype})` in the data."

@@ -1,0 +1,47 @@
+"""What the loop raises: errors, and the Cancel exceptions that are control flow.
+
+    Exception
+    ├── LearnerError                 the learner cannot go on; the message says what to change
+    └── CancelException              control flow, caught by the loop
+        ├── CancelStepException      leaves out the optimizer step of this batch
+        ├── CancelBatchException     ends this batch
+        ├── CancelEpochException     ends the pass over this loader
+        └── CancelFitException       ends the fit
+
+Wrong arguments are `TypeError` and `ValueError`, as everywhere in Python.
+"""
+
+
+class LearnerError(Exception):
+    """Something only the person who wrote the run can put right."""
+
+
+class CancelException(Exception):
+    """Base of the Cancel exceptions. Raise one of the four below, never this one."""
+
+
+class CancelStepException(CancelException):
+    """Leave out the rest of the step, `step` and `zero_grad` with it; `after_batch` comes next."""
+
+
+class CancelBatchException(CancelException):
+    """End this batch: no `after_batch`, then `cleanup_batch`, then the next batch."""
+
+
+class CancelEpochException(CancelException):
+    """End this pass: no `after_epoch`, then `cleanup_epoch`, then the next loader."""
+
+
+class CancelFitException(CancelException):
+    """End the fit: no `after_fit`, then `cleanup_fit`, and `fit` returns."""
+
+
+_BY_REACH = (CancelStepException, CancelBatchException, CancelEpochException, CancelFitException)
+ERROR = len(_BY_REACH)
+
+
+def severity(error: BaseException | None) -> int:
+    """Rank what ended a stage: nothing -1, then the Cancels by how much they end, then `ERROR` for the rest."""
+    if error is None:
+        return -1
+    return next((i for i, cancel in enumerate(_BY_REACH) if isinstance(error, cancel)), ERROR)

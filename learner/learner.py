@@ -1,0 +1,552 @@
+"""The loop: fit -> epoch -> batch. Start reading at `Learner._batch`: it is the whole of a training step."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from learner.callback import Dispatch, Handler, checked_callbacks, declare_signals, flattened
+from learner.checks import bad_loss, checked_epochs, checked_functions, checked_lr, checked_optimizer
+from learner.checks import checked_scalar, checked_trainable, loss_without_target, no_batches
+from learner.diagnose import annotate
+from learner.errors import (
+    ERROR,
+    CancelBatchException,
+    CancelEpochException,
+    CancelException,
+    CancelFitException,
+    CancelStepException,
+    LearnerError,
+    severity,
+)
+from learner.gather import Gather
+from learner.history import Averages, History
+from learner.loaders import Loaders, length_of, role_of
+from learner.plan import plan_html, plan_text
+from learner.predictor import Predictor
+from learner.state import pass_mode, remember_learner
+from learner.summary import Summary, summarize
+
+OptFunc = Callable[..., torch.optim.Optimizer]
+
+_CANCEL_OF = {"batch": CancelBatchException, "epoch": CancelEpochException, "fit": CancelFitException}
+
+# What belongs to one pass: a pass within a pass (a validation in the middle of an epoch) gives it back.
+_PASS = ("dl", "dl_name", "role", "training", "i", "n_batches", "batch", "xb", "yb", "batch_size")
+_PASS += ("output", "preds", "loss", "_averages", "_logged")
+
+
+class Learner:
+    """Train a model: a loop of three stages that tells callbacks where it is, and holds the state they share.
+
+    Args:
+        model: what is trained.
+        dls: named loaders; anything `Loaders.of` takes: a mapping, a pair (train, valid), an object with both.
+        loss_f: `loss_f(preds, yb)`, a scalar; None for models whose output carries a `loss`.
+        lr: learning rate of the next fits.
+        opt_func: called as `opt_func(params, lr=lr)` at the first fit; the optimizer is kept by later ones.
+        cbs: callbacks.
+        predictor: what feeds batches to the model, if the default does not fit.
+
+    Shared state, for callbacks to read; what may be replaced, and where, is said with the signal:
+
+    | attribute | type | what |
+    |---|---|---|
+    | `model` | `nn.Module` | what is trained |
+    | `dls` | `Loaders` | loaders by name |
+    | `loss_f`, `lr`, `opt_func` | | as given; `lr` is that of the running fit |
+    | `opt` | `Optimizer` or None | None before the first fit |
+    | `cbs` | `list` | callbacks, in the order given |
+    | `predictor` | `Predictor` | between a batch and the model |
+    | `n_epochs`, `epochs`, `epoch` | `int`, iterable, `int` | asked for; what is looped over; now, from 0 |
+    | `dl`, `dl_name` | iterable, `str` | the loader of this pass |
+    | `role`, `training` | `str`, `bool` | of this pass: train, valid or infer; whether it trains |
+    | `i`, `n_batches` | `int`, `int` or None | batch in this pass, from 0; how many there will be, if known |
+    | `n_steps`, `n_samples` | `int` | optimizer steps, training samples, since the learner was made |
+    | `batches_per_step` | `int` | training batches that share one optimizer step |
+    | `batch`, `xb`, `yb` | any | what the loader gave; what goes into the model; the target or None |
+    | `batch_size` | `int` | samples in this batch |
+    | `output`, `preds` | any | what the model returned; its predictions (the logits, where it returns more) |
+    | `loss` | 0-d tensor or None | of this batch |
+    | `metrics` | `dict` | `metrics[dl_name][metric]` of the last pass over that loader |
+    | `history` | `History` | a row per epoch |
+    | `in_sandbox` | `bool` | whether all of this will be undone: write no files |
+
+    Raises:
+        TypeError, ValueError: for arguments of the wrong kind, each with what to do.
+
+    Example:
+        >>> from learner import Learner, Loaders
+        >>> x = torch.linspace(-1, 1, 64)[:, None]
+        >>> dls = Loaders.from_arrays(train=(x, 2 * x), valid=(x, 2 * x), batch_size=16)
+        >>> learn = Learner(nn.Linear(1, 1), dls, nn.functional.mse_loss, lr=0.1)
+        >>> learn.fit(10)
+        >>> learn.validate()["loss"] < 0.1
+        True
+    """
+
+    signals: ClassVar[tuple[str, ...]] = ()  # a subclass names signals of its own here
+
+    model: nn.Module
+    dls: Loaders
+    opt: torch.optim.Optimizer | None
+    cbs: list[Any]
+    epochs: Iterable[int]
+    dl: Any
+    dl_name: str | None
+    role: str
+    n_batches: int | None
+    metrics: dict[str, dict[str, float]]
+    history: History
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        """Make the subclass's own signals known to callbacks."""
+        super().__init_subclass__(**kwargs)
+        declare_signals(cls.__name__, cls.signals)
+
+    def __init__(
+        self,
+        model: nn.Module,
+        dls: Any,
+        loss_f: Callable[..., Any] | None = None,
+        lr: float = 0.1,
+        opt_func: OptFunc = torch.optim.SGD,
+        cbs: Any = None,
+        *,
+        predictor: Predictor | None = None,
+    ) -> None:
+        self.predictor = predictor or Predictor(model)
+        if self.predictor.model is not model:
+            raise ValueError("`predictor` must hold the learner's own model, got another; make it of `model`.")
+        checked_functions(loss_f, opt_func)
+        self.model, self.loss_f, self.opt_func = model, loss_f, opt_func
+        self.dls, self.lr = Loaders.of(dls), checked_lr(lr)
+        self.opt = None
+        self._opt_lr, self._group_lrs = self.lr, list[float]()
+        self.n_epochs, self.epochs, self.epoch = 0, (), 0
+        self.n_steps, self.n_samples, self.batches_per_step = 0, 0, 1
+        self.metrics, self.history = {}, History()
+        self.in_sandbox, self._is_fitting, self._n_passes = False, False, 0
+        self._open_pass(None, None, "train")
+        self._bound: set[str] = set()
+        self._set_callbacks(flattened(cbs))
+
+    # -- the loop ------------------------------------------------------------------------------------------
+
+    def fit(self, n_epochs: int, lr: float | None = None, cbs: Any = None) -> None:
+        """Train for some epochs: each is a pass over every loader, in order.
+
+        Args:
+            n_epochs: rounds over the loaders; 0 emits the signals of the fit alone.
+            lr: learning rate to start from; the learner's own if left out.
+            cbs: callbacks for this call only.
+
+        Raises:
+            LearnerError: if there is nothing to train, or a pass of this learner is running.
+            TypeError, ValueError: if an argument is of the wrong kind or out of range.
+        """
+        if self._is_fitting or self._n_passes:
+            raise LearnerError("`fit` must not be called while this learner runs; use `validate`, or a learner more.")
+        n_epochs = checked_epochs(n_epochs)
+        with self.added(cbs):
+            self._prepare(self.lr if lr is None else checked_lr(lr))
+            self.n_epochs, self.epochs, self.epoch = n_epochs, range(n_epochs), 0
+            owed: list[Handler] = []
+            self._is_fitting = True
+            try:
+                self._enter("fit", owed)
+                for self.epoch in self.epochs:
+                    for name, dl in self.dls.items():
+                        self._epoch(name, dl, role_of(name))
+                        self.history.record(self.epoch, name, self.metrics.get(name, {}))
+                self.callback("after_fit")
+            except CancelFitException as cancel:
+                self._leave("fit", owed, cancel)
+            except BaseException as error:
+                annotate(error, self, "fit")
+                self._leave("fit", owed, error)
+                raise
+            else:
+                self._leave("fit", owed)
+            finally:
+                self._is_fitting = False
+                self._clear_gradients()
+        self._open_pass(None, None, "train")  # lets go of the last batch
+
+    def _epoch(self, name: str, dl: Any, role: str) -> None:
+        """Run one pass over one loader."""
+        self._open_pass(name, dl, role)
+        self.metrics.pop(name, None)
+        self._n_passes += 1
+        owed: list[Handler] = []
+        with pass_mode(self.model, dl, training=self.training):
+            try:
+                self._enter("epoch", owed)
+                self.n_batches = length_of(self.dl)
+                for self.i, self.batch in enumerate(self.dl):
+                    self._batch()
+                self._close_pass()
+                self.callback("after_epoch")
+            except CancelEpochException as cancel:
+                self._leave("epoch", owed, cancel)
+            except BaseException as error:
+                if not isinstance(error, CancelException):
+                    annotate(error, self, f"the pass over {name!r}")
+                self._leave("epoch", owed, error)
+                raise
+            else:
+                self._leave("epoch", owed)
+            finally:
+                self._n_passes -= 1
+
+    def _batch(self) -> None:
+        """Run one batch: the whole of a training step, from top to bottom."""
+        self._clear_batch()
+        owed: list[Handler] = []
+        try:
+            try:
+                self._enter("batch", owed)
+                self.xb, self.yb, self.batch_size = self.predictor.split(self.batch, self.loss_f is not None)
+                self.predict()
+                self.callback("after_predict")
+                if self.role != "infer":
+                    self.get_loss()
+                    self.callback("after_loss")
+                if self.training:
+                    self.backward()
+                    self.update()
+            except CancelStepException:
+                pass
+            self.callback("after_batch")
+            self._count_batch()
+        except CancelException as cancel:
+            if self.training:
+                self._clear_gradients()
+            self._leave("batch", owed, cancel)
+            if not isinstance(cancel, CancelBatchException):
+                raise
+        except BaseException as error:
+            annotate(error, self, "the batch")
+            self._leave("batch", owed, error)
+            raise
+        else:
+            self._leave("batch", owed)
+
+    def update(self) -> None:
+        """Make one optimizer update with the gradients that are there: `after_backward` to `zero_grad`.
+
+        Part of every training batch; a callback that puts steps off calls it for what is left at the end.
+        """
+        self.callback("after_backward")
+        self.step()
+        self.n_steps += 1
+        self.callback("after_step")
+        self.zero_grad()
+
+    # -- the actions: override them in a subclass; own or wrap them in a callback ------------------------------
+
+    def predict(self) -> None:
+        """Write `output` and `preds` from `xb`."""
+        self.output = self.preds = self.predictor.feed(self.model, self.xb)
+
+    def get_loss(self) -> None:
+        """Write `loss` from `preds` and `yb`."""
+        if self.loss_f is None or self.yb is None:
+            loss = loss_without_target(self)
+        else:
+            loss = self.loss_f(self.preds, self.yb)
+        self.loss = loss
+        if not isinstance(loss, Tensor) or loss.numel() != 1 or (self.training and not loss.requires_grad):
+            raise bad_loss(loss)
+
+    def backward(self) -> None:
+        """Add the gradient of `loss` to the parameters' `.grad`."""
+        self.loss.backward()
+
+    def step(self) -> None:
+        """Let the optimizer change the parameters."""
+        self.opt.step()  # type: ignore[union-attr]  # there is one while training
+
+    def zero_grad(self) -> None:
+        """Clear the gradients for the next batch."""
+        self.opt.zero_grad()  # type: ignore[union-attr]
+
+    # -- signals -----------------------------------------------------------------------------------------------
+
+    def callback(self, signal: str) -> None:
+        """Emit a signal: call every listener in order.
+
+        Raises:
+            ValueError: if this learner has no signal of that name.
+        """
+        handlers = self._dispatch.listeners.get(signal)
+        if handlers is None:
+            raise ValueError(
+                f"`signal` must be one of {', '.join(self._dispatch.listeners)}, got {signal!r}; a subclass of "
+                f"Learner declares its own in `signals`."
+            )
+        for handler in handlers:
+            try:
+                handler(self)
+            except CancelException:
+                raise
+            except BaseException as error:
+                annotate(error, self, self._dispatch.name_of(handler, signal))
+                raise
+
+    def _enter(self, stage: str, owed: list[Handler]) -> None:
+        """Emit `before_<stage>`; put down in `owed` the clean-up of each callback whose turn came and did not fail."""
+        for before, cleanup in self._dispatch.turns[stage]:
+            try:
+                if before:
+                    before(self)
+            except CancelException:  # a decision, not a failure
+                if cleanup:
+                    owed.append(cleanup)
+                raise
+            except BaseException as error:
+                annotate(error, self, self._dispatch.name_of(before, f"before_{stage}"))  # type: ignore[arg-type]
+                raise
+            if cleanup:
+                owed.append(cleanup)
+
+    def _leave(self, stage: str, owed: list[Handler], reason: BaseException | None = None) -> None:
+        """Emit `cleanup_<stage>` to those it is owed to, last first, whatever happens on the way.
+
+        A failing clean-up never hides the error that ended the stage, it becomes a note on it. Where none did, or
+        only a Cancel, the first failure is raised when all clean-ups have run; of Cancels, the one that ends more.
+        """
+        worst = reason
+        while owed:
+            cleanup = owed.pop()
+            try:
+                cleanup(self)
+            except BaseException as failure:
+                if not isinstance(failure, CancelException):
+                    annotate(failure, self, self._dispatch.name_of(cleanup, f"cleanup_{stage}"))
+                if severity(failure) > severity(worst):
+                    worst = failure
+                elif worst is not None and severity(failure) == ERROR:
+                    worst.add_note(f"and in cleanup_{stage}: {type(failure).__name__}: {failure}")
+        if worst is not reason and worst is not None and not isinstance(worst, _CANCEL_OF[stage]):
+            raise worst
+
+    # -- callbacks ---------------------------------------------------------------------------------------------
+
+    def add_cb(self, cbs: Any) -> None:
+        """Add a callback or several; all of them or, with an error, none.
+
+        Raises:
+            TypeError, ValueError: if one is no callback, is there already, or does not fit the others.
+        """
+        self._set_callbacks([*self.cbs, *flattened(cbs)])
+
+    def remove_cb(self, cbs: Any) -> None:
+        """Take off a callback or several that were added.
+
+        Raises:
+            ValueError: if one is not there.
+        """
+        gone = flattened(cbs)
+        for cb in gone:
+            if not any(cb is other for other in self.cbs):
+                raise ValueError(f"`cbs` must be callbacks of this learner, got {cb!r}; see `learn.cbs`.")
+        self._set_callbacks([cb for cb in self.cbs if not any(cb is other for other in gone)])
+
+    @contextmanager
+    def added(self, cbs: Any) -> Iterator[None]:
+        """Have callbacks for a block of code, and take them off again however it ends."""
+        new = flattened(cbs)
+        self.add_cb(new)
+        try:
+            yield
+        finally:
+            self._set_callbacks([cb for cb in self.cbs if not any(cb is other for other in new)])
+
+    def _set_callbacks(self, cbs: list[Any]) -> None:
+        """Resolve who listens to what and who takes over which action; nothing changes if that fails."""
+        self._dispatch = Dispatch(checked_callbacks(cbs), self.signals)
+        self.cbs = cbs
+        for action in self._bound:
+            delattr(self, action)
+        self._bound = set()
+        for action, (owner, wrappers) in self._dispatch.actions.items():
+            act = partial(self._act, owner, action, self) if owner else getattr(self, action)
+            for wrapper in reversed(wrappers):
+                act = partial(self._act, wrapper, f"around_{action}", self, act)
+            setattr(self, action, act)
+            self._bound.add(action)
+
+    def _act(self, cb: Any, method: str, *args: Any) -> None:
+        """Let a callback do an action in the learner's place."""
+        try:
+            getattr(cb, method)(*args)
+        except CancelException:
+            raise
+        except BaseException as error:
+            annotate(error, self, f"{type(cb).__name__}.{method}")
+            raise
+
+    def plan(self) -> None:
+        """Print who is called at each signal and action, in the order in which they run."""
+        print(plan_text(self._dispatch))
+
+    def _repr_html_(self) -> str:
+        return plan_html(self._dispatch)
+
+    # -- passes that do not train ------------------------------------------------------------------------------
+
+    def validate(self, name: str = "valid", cbs: Any = None) -> dict[str, float]:
+        """Run one pass without gradients over a named loader; return its metrics.
+
+        May be called while a fit runs: the state of its pass, the random generators and the modes of the model
+        are as before when it returns.
+
+        Raises:
+            KeyError: if there is no loader of that name; lists those there are.
+        """
+        self.dls = Loaders.of(self.dls)
+        self._side_pass(name, self.dls[name], "valid", cbs)
+        return dict(self.metrics.get(name, {}))
+
+    def get_preds(self, name_or_loader: Any = "valid") -> tuple[Any, Any]:
+        """Return predictions and targets of a pass, in the loader's order, detached, on the CPU.
+
+        Args:
+            name_or_loader: a name in `dls`, or any loader. No loss is computed, and `metrics` stays as it is.
+
+        Returns:
+            `(preds, targets)`, each joined along the first axis, tuples and mappings part by part; targets is None
+            where there are none.
+
+        Raises:
+            KeyError: if there is no loader of that name.
+        """
+        is_name = isinstance(name_or_loader, str)
+        loaders = Loaders.of(self.dls if is_name else {"infer": name_or_loader})
+        name = name_or_loader if is_name else "infer"
+        gather, metrics = Gather(), dict(self.metrics)
+        try:
+            self._side_pass(name, loaders[name], "infer", gather)
+        finally:
+            self.metrics = metrics
+        return gather.result()
+
+    def _side_pass(self, name: str, dl: Any, role: str, cbs: Any) -> None:
+        """Run a pass beside whatever runs, and give that its state back."""
+        is_inside = self._is_fitting or self._n_passes > 0
+        outer = {key: getattr(self, key) for key in _PASS}
+        try:
+            with self.added(cbs):
+                self._epoch(name, dl, role)
+        except CancelFitException:
+            vars(self).update(outer)
+            if is_inside:
+                raise
+        except BaseException:
+            if is_inside:  # else nothing goes on: leave the batch to be looked at
+                vars(self).update(outer)
+            raise
+        else:
+            vars(self).update(outer)
+
+    @contextmanager
+    def sandbox(self) -> Iterator[None]:
+        """Try something out: all that training touches is put back at the end, also after an error.
+
+        That is: weights, buffers, gradients, optimizer, random generators (the loaders' too), counters, history,
+        train/eval flags, and what callbacks keep in plain containers, tensors and things with a state dict. Not
+        files: callbacks that write look at `learn.in_sandbox`.
+        """
+        restore = remember_learner(self, by_reference=_PASS)
+        self.in_sandbox = True
+        try:
+            yield
+        finally:
+            restore()
+
+    def summary(self) -> Summary:
+        """Run one batch in a sandbox; return a table of layers, output shapes and parameters."""
+        with self.sandbox():
+            return summarize(self)
+
+    # -- state, and what must hold of it -----------------------------------------------------------------------
+
+    def log(self, **values: Tensor | float) -> None:
+        """Average values over the pass like the loss, weighted by batch size; they join `metrics` and `history`.
+
+        For use inside `predict`, `get_loss` or a callback. Values of a cancelled batch do not count.
+
+        Raises:
+            LearnerError: if no pass is running.
+            ValueError: if a value is no scalar, or is named `loss`.
+        """
+        if not self._n_passes:
+            raise LearnerError("`log` must be called while a pass runs, and none does; there is nothing to average.")
+        for name, value in values.items():
+            value = checked_scalar(name, value)
+            if self._logged is not None:
+                self._logged.append((name, value))
+                continue
+            self._averages.add(name, value, self.batch_size or 1)
+            if self.dl_name in self.metrics:  # the means of this pass have been read already
+                self.metrics[self.dl_name][name] = self._averages.means()[name]
+
+    def _prepare(self, lr: float) -> None:
+        """Be ready to train: loaders, optimizer, learning rate."""
+        self.dls = Loaders.of(self.dls)
+        if not any(role_of(name) == "train" for name in self.dls):
+            raise LearnerError(
+                f"`dls` must hold a loader whose name starts with 'train', got {list(self.dls)}; add one."
+            )
+        trainable = checked_trainable(self.model)
+        if self.opt is None:
+            self.opt = checked_optimizer(self.opt_func(list(self.model.parameters()), lr=lr), trainable)
+            self._opt_lr, self._group_lrs = lr, [float(group["lr"]) for group in self.opt.param_groups]
+        checked_optimizer(self.opt, trainable)
+        for group, made_with in zip(self.opt.param_groups, self._group_lrs, strict=False):
+            # A group with a rate of its own keeps its proportion to the others.
+            rate = lr if made_with == self._opt_lr or not self._opt_lr else made_with * (lr / self._opt_lr)
+            group["lr"] = group["lr"].fill_(rate) if isinstance(group["lr"], Tensor) else rate
+        self.lr = lr
+        self.history.begin_fit()
+
+    def _open_pass(self, name: str | None, dl: Any, role: str) -> None:
+        self.dl_name, self.dl, self.role, self.training = name, dl, role, role == "train"
+        self.i, self.n_batches, self.batch, self.batch_size = 0, length_of(dl), None, 0
+        self._averages = Averages()
+        self._clear_batch()
+        self._logged = None
+
+    def _close_pass(self) -> None:
+        """Read the means of a pass that went well."""
+        if self.batch is None:
+            raise no_batches(self)
+        self._logged = None
+        self.metrics[self.dl_name] = self._averages.means()
+
+    def _clear_batch(self) -> None:
+        """Forget the last batch, so that nothing stale is ever read."""
+        self.xb = self.yb = self.output = self.preds = self.loss = None
+        self._logged = []
+
+    def _count_batch(self) -> None:
+        """Take a batch that went well into the counts and averages."""
+        if self.loss is not None:
+            self._averages.add("loss", self.loss.detach(), self.batch_size)
+        for name, value in self._logged:
+            self._averages.add(name, value, self.batch_size)
+        self._logged = None
+        if self.training:
+            self.n_samples += self.batch_size
+
+    def _clear_gradients(self) -> None:
+        """Let no stale gradient meet the next step."""
+        self.model.zero_grad()
+        if self.opt is not None:
+            self.opt.zero_grad()

@@ -1,0 +1,234 @@
+"""Snapshot and restore: what a pass must not disturb, and what a sandbox puts back.
+
+`preserved_rng` and `pass_mode` guard a pass; `remember` and `remember_training` take a snapshot and return the
+function that puts it back.
+"""
+
+from __future__ import annotations
+
+import copy
+import random
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from learner.learner import Learner
+
+Restore = Callable[[], Any]
+
+
+def generators_of(loader: Any) -> list[torch.Generator]:
+    """Return the random generators that a loader owns, its samplers' included, each once."""
+    found: dict[int, torch.Generator] = {}
+    places = [loader]
+    for name in ("sampler", "batch_sampler"):
+        inner = getattr(loader, name, None)
+        places += [inner, getattr(inner, "sampler", None)]
+    for place in places:
+        generator = getattr(place, "generator", None)
+        if isinstance(generator, torch.Generator):
+            found[id(generator)] = generator
+    return list(found.values())
+
+
+def remember_rng(loaders: Iterable[Any] = ()) -> Restore:
+    """Take down the state of Python's, NumPy's, torch's and the loaders' generators; return what puts it back."""
+    python, numpy, cpu = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() and torch.cuda.is_initialized() else None
+    mps = torch.mps.get_rng_state() if torch.backends.mps.is_available() else None
+    own = [(generator, generator.get_state()) for loader in loaders for generator in generators_of(loader)]
+
+    def restore() -> None:
+        random.setstate(python)
+        np.random.set_state(numpy)
+        torch.set_rng_state(cpu)
+        if cuda is not None:
+            torch.cuda.set_rng_state_all(cuda)
+        if mps is not None:
+            torch.mps.set_rng_state(mps)
+        for generator, state in own:
+            generator.set_state(state)
+
+    return restore
+
+
+@contextmanager
+def preserved_rng(loaders: Iterable[Any] = ()) -> Iterator[None]:
+    """Put every random generator back at the end, however the block ends."""
+    restore = remember_rng(loaders)
+    try:
+        yield
+    finally:
+        restore()
+
+
+def remember_modes(model: nn.Module) -> Restore:
+    """Take down the train/eval flag of each module; return what puts the flags back."""
+    flags = [(module, module.training) for module in model.modules()]
+
+    def restore() -> None:
+        for module, training in flags:
+            module.training = training
+
+    return restore
+
+
+@contextmanager
+def pass_mode(model: nn.Module, loader: Any, *, training: bool) -> Iterator[None]:
+    """Run a pass in the right mode and leave no trace of it.
+
+    Training: gradients on; flags as the user set them, unless the whole model is in eval mode, which is then
+    lifted for the pass (a frozen batch norm stays frozen). Else: no gradients, eval mode, and the flags and
+    every random generator are put back, so that looking at a model never changes what is trained.
+    """
+    if training:
+        restore = None
+        if not any(module.training for module in model.modules()):
+            restore = remember_modes(model)
+            model.train()
+        try:
+            with torch.enable_grad():
+                yield
+        finally:
+            if restore:
+                restore()
+        return
+    restore = remember_modes(model)
+    try:
+        model.eval()
+        with torch.no_grad(), preserved_rng([loader]):
+            yield
+    finally:
+        restore()
+
+
+def remember(value: Any) -> Restore:
+    """Take down a value of plain containers, tensors and things with a state dict; return what gives it back.
+
+    Containers and tensors are put back *in place*, so whoever else holds them sees the old content too.
+    Anything else is given back as the same object.
+    """
+    if isinstance(value, Tensor):
+        data = value.detach().clone()
+
+        def restore_tensor() -> Tensor:
+            with torch.no_grad():
+                return value.copy_(data) if value.shape == data.shape else value.set_(data)  # type: ignore[no-any-return, no-untyped-call]
+
+        return restore_tensor
+    if isinstance(value, np.ndarray):
+        array = value.copy()
+
+        def restore_array() -> np.ndarray:
+            value[...] = array
+            return value
+
+        return restore_array
+    if isinstance(value, list | deque):
+        items = [remember(item) for item in value]
+
+        def restore_list() -> Any:
+            old = [item() for item in items]
+            value.clear()
+            value.extend(old)
+            return value
+
+        return restore_list
+    if isinstance(value, dict):
+        entries = {key: remember(item) for key, item in value.items()}
+
+        def restore_dict() -> Any:
+            old = {key: item() for key, item in entries.items()}
+            value.clear()
+            value.update(old)
+            return value
+
+        return restore_dict
+    if isinstance(value, set):
+        members = set(value)
+
+        def restore_set() -> Any:
+            value.clear()
+            value.update(members)
+            return value
+
+        return restore_set
+    if type(value) is tuple:
+        parts = [remember(item) for item in value]
+        return lambda: tuple(part() for part in parts)
+    if hasattr(value, "load_state_dict") and hasattr(value, "state_dict") and not isinstance(value, type):
+        state = copy.deepcopy(value.state_dict())
+
+        def restore_state() -> Any:
+            value.load_state_dict(copy.deepcopy(state))
+            return value
+
+        return restore_state
+    return lambda: value
+
+
+def remember_model(model: nn.Module) -> Restore:
+    """Take down parameters, all buffers, gradients, `requires_grad` and modes; return what puts them back."""
+    modes = remember_modes(model)
+    parameters = [(p, remember(p), p.requires_grad, p.grad, remember(p.grad)) for p in model.parameters()]
+    # Buffers may be rebound in forward, so they go back by name; the persistent ones and the others alike.
+    buffers = [(m, n, remember(b)) for m in model.modules() for n, b in m._buffers.items()]
+
+    def restore() -> None:
+        modes()
+        for parameter, data, requires_grad, grad, old_grad in parameters:
+            data()
+            parameter.requires_grad_(requires_grad)
+            parameter.grad = grad
+            old_grad()
+        for module, name, buffer in buffers:
+            module._buffers[name] = buffer()
+
+    return restore
+
+
+def remember_optimizer(opt: torch.optim.Optimizer) -> Restore:
+    """Take down an optimizer's state and groups exactly, casting nothing; return what puts them back."""
+    state = {p: {k: remember(v) for k, v in values.items()} for p, values in opt.state.items()}
+    groups = [{k: remember(v) for k, v in g.items() if k != "params"} for g in opt.param_groups]
+
+    def restore() -> None:
+        opt.state.clear()
+        opt.state.update({p: {k: v() for k, v in values.items()} for p, values in state.items()})
+        del opt.param_groups[len(groups) :]
+        for group, saved in zip(opt.param_groups, groups, strict=True):
+            for key in group.keys() - saved.keys() - {"params"}:
+                del group[key]
+            group.update({key: value() for key, value in saved.items()})
+
+    return restore
+
+
+def remember_learner(learn: Learner, by_reference: Iterable[str]) -> Restore:
+    """Take down all that training touches; return what puts it back.
+
+    Args:
+        learn: the learner.
+        by_reference: attributes that training replaces and never changes in place.
+    """
+    whole = dict(vars(learn))
+    apart = {"model", "opt", "dls", "loss_f", "opt_func", "predictor", "cbs", *by_reference}
+    kept = {name: remember(value) for name, value in whole.items() if name not in apart}
+    parts = [remember_rng(learn.dls.values()), remember_model(learn.model)]
+    parts += [remember_optimizer(learn.opt)] if learn.opt else []
+    parts += [remember(vars(cb)) for cb in learn.cbs if hasattr(cb, "__dict__")]
+
+    def restore() -> None:
+        vars(learn).clear()
+        vars(learn).update(whole)
+        vars(learn).update({name: give() for name, give in kept.items()})
+        for part in reversed(parts):
+            part()
+
+    return restore

@@ -1,0 +1,40 @@
+"""A tiny model and tiny data, the same for every test."""
+
+from collections.abc import Callable
+
+import matplotlib
+import pytest
+import torch
+from torch import nn
+
+from learner import Learner, Loaders
+
+matplotlib.use("Agg")
+torch.set_num_threads(1)  # the tests are many and small, and machines are shared
+
+
+@pytest.fixture(autouse=True)
+def _seeded() -> None:
+    torch.manual_seed(0)
+
+
+@pytest.fixture
+def dls() -> Loaders:
+    """Three classes of 40 and 20 points in four dimensions; batches of 16, the last ones shorter."""
+    generator = torch.Generator().manual_seed(1)
+    y = torch.randint(0, 3, (60,), generator=generator)
+    x = torch.randn(60, 4, generator=generator) + y[:, None].float()
+    return Loaders.from_arrays(train=(x[:40], y[:40]), valid=(x[40:], y[40:]), batch_size=16)
+
+
+@pytest.fixture
+def make_learner(dls: Loaders) -> Callable[..., Learner]:
+    """Make a learner of a two-layer network on `dls`; keywords go to `Learner`."""
+
+    def make(cbs: object = None, **kwargs: object) -> Learner:
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3))
+        given = {"model": model, "dls": dls, "loss_f": nn.functional.cross_entropy, "lr": 0.1, "cbs": cbs, **kwargs}
+        return Learner(**given)  # type: ignore[arg-type]
+
+    return make
