@@ -1,7 +1,110 @@
-"""To come."""
+"""Write the history of a fit to a file while it runs."""
 
-from learner import Callback
+import csv
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from learner import Callback, Learner
 
 
 class CSVLoggerCallback(Callback):
-    """To come."""
+    """Write a row for each epoch to a CSV file as soon as the epoch is done: the rows of `learn.history`.
+
+    The file is closed after each row, so a run that is killed leaves all the epochs it finished. A metric that turns
+    up late widens the table, earlier rows keep an empty cell; so does a pass that was cancelled. A fit that ends in
+    the middle of an epoch leaves of it what the history has. Nothing is written in a sandbox.
+
+    Args:
+        path: the file; folders are made where they are missing.
+        append: keep the rows that the file holds, of earlier fits or runs. Otherwise each fit starts it afresh.
+
+    Raises:
+        ValueError: in `before_fit`, if the file cannot be written, or if `append` meets a file that is no such log.
+
+    Example:
+        >>> import tempfile
+        >>> import torch
+        >>> from torch import nn
+        >>> from learner import Loaders
+        >>> path = Path(tempfile.mkdtemp()) / "log.csv"
+        >>> dls = Loaders.from_arrays(train=(torch.zeros(4, 1), torch.zeros(4, 1)))
+        >>> Learner(nn.Linear(1, 1), dls, nn.functional.mse_loss, cbs=CSVLoggerCallback(path)).fit(2)
+        >>> path.read_text().splitlines()
+        ['epoch,train/loss', '0,...', '1,...']
+    """
+
+    order = 100
+
+    def __init__(self, path: str | os.PathLike[str], append: bool = False) -> None:
+        self.path, self.append = Path(path), append
+        self._is_on = False
+        self._columns: list[str] = []
+        self._n_rows = self._epoch = 0
+
+    def before_fit(self, learn: Learner) -> None:
+        """Find out now, not after the first epoch, whether the file can be written."""
+        self._is_on, self._columns, self._n_rows, self._epoch = not learn.in_sandbox, [], len(learn.history), 0
+        if not self._is_on:
+            return
+        self.path = self.path.absolute()  # wherever the program goes next
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with self.path.open("a" if self.append else "w"):
+                pass
+            if self.append:
+                self._columns, _ = self._read()
+        except (OSError, UnicodeError) as error:
+            self._is_on = False
+            raise ValueError(f"`path` must be a file that can be written, got {str(self.path)!r}: {error}.") from error
+        if self._columns and self._columns[0] != "epoch":
+            self._is_on = False
+            raise ValueError(
+                f"`path` must be a log of this callback to append to, got {str(self.path)!r} whose first column is "
+                f"{self._columns[0]!r}, not 'epoch'; name another file."
+            )
+
+    def before_epoch(self, learn: Learner) -> None:
+        """Write the epoch before, when a new one begins; its row is complete by then."""
+        if learn.epoch != self._epoch:
+            self._write(learn)
+            self._epoch = learn.epoch
+
+    def cleanup_fit(self, learn: Learner) -> None:
+        """Write the last epoch, also of a fit that was cut short."""
+        self._write(learn)
+        self._is_on = False
+
+    def _write(self, learn: Learner) -> None:
+        """Write the rows that the history has and the file has not."""
+        rows = learn.history.rows[self._n_rows :] if self._is_on else []
+        if not rows:
+            return
+        self._n_rows += len(rows)
+        columns = list(dict.fromkeys([*self._columns, *(name for row in rows for name in row)]))
+        if columns != self._columns:
+            old, self._columns = self._read()[1], columns
+            self._replace([*old, *rows])
+        else:
+            with self.path.open("a", newline="", encoding="utf-8") as file:
+                csv.DictWriter(file, columns).writerows(rows)
+
+    def _replace(self, rows: Iterable[Mapping[str, Any]]) -> None:
+        """Write the whole table anew; the old file is there until the new one is complete."""
+        path = self.path.resolve()  # of a link, replace what it points to
+        new = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+        try:
+            with new.open("w", newline="", encoding="utf-8") as file:
+                writer = csv.DictWriter(file, self._columns)
+                writer.writeheader()
+                writer.writerows(rows)
+            os.replace(new, path)
+        finally:
+            new.unlink(missing_ok=True)
+
+    def _read(self) -> tuple[list[str], list[dict[str, str]]]:
+        """Return the columns and the rows that the file holds."""
+        with self.path.open(newline="", encoding="utf-8") as file:
+            reader = csv.DictReader(file)
+            return list(reader.fieldnames or []), list(reader)

@@ -1,7 +1,99 @@
-"""To come."""
+"""Stop a fit whose loss is no number any more."""
 
-from learner import Callback
+import operator
+import warnings
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from learner import Callback, CancelFitException, Learner
+
+
+class BadLoss(NamedTuple):
+    """Where a loss was no finite number, and what it was."""
+
+    epoch: int
+    dl_name: str | None
+    i: int
+    value: float
 
 
 class TerminateOnNaNCallback(Callback):
-    """To come."""
+    """End the fit, with a warning that says where it began, when a loss is NaN or infinite.
+
+    Losses are looked at together, `every` batches and at the end of a pass, so the device is waited for that often
+    and the fit ends up to `every` batches late. Validation losses count as well; a `learn.validate()` outside of
+    a fit is left alone.
+
+    Args:
+        every: how many losses to look at at once [batches].
+
+    Attributes:
+        first_bad: where the first bad loss of the last fit was (`epoch`, `dl_name`, `i`, `value`), or None.
+
+    Raises:
+        TypeError, ValueError: if `every` is no whole number, or less than 1.
+
+    Example:
+        >>> from torch import nn
+        >>> from learner import Loaders
+        >>> dls = Loaders.from_arrays(train=([[0.0], [1.0], [float("inf")]], [[0.0]] * 3), batch_size=3)
+        >>> stop = TerminateOnNaNCallback()
+        >>> with warnings.catch_warnings(record=True, action="always") as caught:
+        ...     Learner(nn.Linear(1, 1), dls, nn.functional.mse_loss, cbs=stop).fit(5)
+        >>> stop.first_bad.epoch, stop.first_bad.i, len(caught)
+        (0, 0, 1)
+    """
+
+    order = 50
+
+    def __init__(self, every: int = 32) -> None:
+        try:
+            self.every = operator.index(every)
+        except TypeError:
+            raise TypeError(f"`every` must be a whole number of batches, got {every!r}.") from None
+        if self.every < 1:
+            raise ValueError(f"`every` must be at least 1 batch, got {every}.")
+        self.first_bad: BadLoss | None = None
+        self._is_on = False
+        self._losses: list[Tensor] = []
+        self._places: list[tuple[int, str | None, int]] = []
+
+    def before_fit(self, learn: Learner) -> None:
+        """Start clean."""
+        self._is_on, self.first_bad, self._losses, self._places = True, None, [], []
+
+    def after_loss(self, learn: Learner) -> None:
+        """Put the loss by, without waiting for it."""
+        if self._is_on:
+            self._losses.append(learn.loss.detach().reshape(()))
+            self._places.append((learn.epoch, learn.dl_name, learn.i))
+            if len(self._losses) == self.every:
+                self._check()
+
+    def cleanup_epoch(self, learn: Learner) -> None:
+        """Look at what is left, also when the pass was cut short."""
+        self._check()
+
+    def cleanup_fit(self, learn: Learner) -> None:
+        """Let go."""
+        self._is_on, self._losses, self._places = False, [], []
+
+    def _check(self) -> None:
+        if not self._losses:
+            return
+        losses, places = torch.stack(self._losses), self._places
+        self._losses, self._places = [], []
+        is_bad = ~losses.isfinite()
+        if not is_bad.any():  # the one place that waits for the device
+            return
+        first = int(is_bad.nonzero()[0, 0])
+        self.first_bad = bad = BadLoss(*places[first], float(losses[first]))
+        warnings.warn(
+            f"the loss was {bad.value} in epoch {bad.epoch}, loader {bad.dl_name!r}, batch {bad.i}; the fit ends "
+            f"here. Try a smaller learning rate, clip the gradients, or look at the data of that batch.",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+        raise CancelFitException

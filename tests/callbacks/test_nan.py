@@ -1,0 +1,170 @@
+"""TerminateOnNaNCallback: finds the first bad loss, in bulk."""
+
+import math
+
+import pytest
+import torch
+from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from callbacks import TerminateOnNaNCallback
+from learner import Callback, CancelEpochException, Learner
+
+GOOD = (torch.ones(4, 2), torch.ones(4, 1))
+
+
+def bad(value: float = math.nan):
+    return (torch.full((4, 2), value), torch.ones(4, 1))
+
+
+def make(train, *cbs, valid=None, every=32):
+    """Return a learner over ready batches, and the callback."""
+    stop = TerminateOnNaNCallback(every=every)
+    dls = {"train": train} if valid is None else {"train": train, "valid": valid}
+    return Learner(nn.Linear(2, 1), dls, nn.functional.mse_loss, lr=1e-3, cbs=[stop, *cbs]), stop
+
+
+class Count(Callback):
+    """Count the training batches that went well, and the fits."""
+
+    n = n_fits = 0
+
+    def after_batch(self, learn):
+        self.n += learn.training
+
+    def after_fit(self, learn):
+        self.n_fits += 1
+
+
+def test_it_names_epoch_loader_and_batch_of_the_first_bad_loss():
+    count = Count()
+    learn, stop = make([GOOD, GOOD, bad(), GOOD, bad()], count)
+    with pytest.warns(RuntimeWarning, match=r"loss was nan in epoch 0, loader 'train', batch 2; the fit ends here"):
+        learn.fit(3)
+    assert (stop.first_bad.epoch, stop.first_bad.dl_name, stop.first_bad.i) == (0, "train", 2)
+    assert math.isnan(stop.first_bad.value)
+    assert (learn.epoch, count.n, count.n_fits) == (0, 5, 0)  # found at the end of the pass; the fit was cancelled
+
+
+@pytest.mark.parametrize("value", [math.inf, -math.inf])
+def test_infinite_losses_are_bad_too(value):
+    learn, stop = make([GOOD])
+    learn.loss_f = lambda preds, target: preds.mean() * 0 + value
+    with pytest.warns(RuntimeWarning, match=f"loss was {value} in epoch 0"):
+        learn.fit(2)
+    assert stop.first_bad.value == value
+
+
+def test_it_looks_every_so_many_batches():
+    count = Count()
+    learn, stop = make([GOOD, bad()] + [GOOD] * 20, count, every=4)
+    with pytest.warns(RuntimeWarning, match="batch 1;"):
+        learn.fit(1)
+    assert count.n == 3  # the fourth was cancelled when the four losses were looked at
+    assert stop.first_bad.i == 1
+
+
+def test_validation_counts_and_names_its_loader():
+    learn, stop = make([GOOD], valid=[GOOD, bad()])
+    with pytest.warns(RuntimeWarning, match="loader 'valid', batch 1;"):
+        learn.fit(2)
+    assert stop.first_bad.dl_name == "valid"
+    assert learn.history.to_dict()["epoch"] == [0]
+
+
+def test_a_later_epoch_is_named():
+    learn, stop = make([GOOD])
+    learn.loss_f = lambda preds, target: preds.mean() * (math.nan if learn.epoch == 2 else 1.0)
+    with pytest.warns(RuntimeWarning, match="epoch 2, loader 'train', batch 0;"):
+        learn.fit(5)
+    assert stop.first_bad.epoch == 2
+
+
+def test_a_pass_that_was_cut_short_is_looked_at():
+    class Cut(Callback):
+        def after_batch(self, learn):
+            raise CancelEpochException
+
+    learn, _ = make([bad(), GOOD], Cut())
+    with pytest.warns(RuntimeWarning, match="batch 0;"):
+        learn.fit(2)
+    assert learn.epoch == 0
+
+
+def test_an_error_is_not_hidden():
+    class Fail(Callback):
+        def after_batch(self, learn):
+            raise KeyError("mine")
+
+    learn, _ = make([bad(), GOOD], Fail())
+    with pytest.warns(RuntimeWarning, match="batch 0;"), pytest.raises(KeyError, match="mine"):
+        learn.fit(2)
+
+
+def test_good_losses_pass_and_a_new_fit_starts_clean():
+    learn, stop = make([GOOD, bad()])
+    with pytest.warns(RuntimeWarning, match="batch 1;"):
+        learn.fit(1)
+    learn = Learner(nn.Linear(2, 1), {"train": [GOOD] * 70}, nn.functional.mse_loss, lr=1e-3, cbs=stop)
+    learn.fit(2)  # a warning would be an error
+    assert stop.first_bad is None
+    assert len(learn.history) == 2
+
+
+def test_validate_outside_of_a_fit_is_left_alone():
+    learn, stop = make([GOOD], valid=[bad()])
+    assert math.isnan(learn.validate()["loss"])
+    assert stop.first_bad is None
+
+
+def test_validate_inside_of_a_fit_counts():
+    class Look(Callback):
+        def after_batch(self, learn):
+            if learn.training:
+                learn.validate("valid2")
+
+    stop = TerminateOnNaNCallback()
+    learn = Learner(
+        nn.Linear(2, 1), {"train": [GOOD] * 3, "valid2": [bad()]}, nn.functional.mse_loss, cbs=[stop, Look()]
+    )
+    with pytest.warns(RuntimeWarning, match="loader 'valid2', batch 0;"):
+        learn.fit(1)
+
+
+def test_it_waits_for_the_device_once_every_so_many_batches():
+    """On the CPU a wait shows as a read of a 0-d tensor's value."""
+
+    class CountReads(TorchDispatchMode):
+        n = 0
+
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            self.n += func is torch.ops.aten._local_scalar_dense.default
+            return func(*args, **(kwargs or {}))
+
+    def reads(*cbs):
+        learn = Learner(nn.Linear(2, 1), {"train": [GOOD] * 64}, nn.functional.mse_loss, lr=1e-3, cbs=cbs)
+        with CountReads() as count:
+            learn.fit(1)
+        return count.n
+
+    assert reads(TerminateOnNaNCallback(every=32)) - reads() == 2
+
+
+def test_it_holds_no_graph_and_nothing_after_the_fit():
+    class Look(Callback):
+        order = 60
+
+        def after_loss(self, learn):
+            assert not any(loss.requires_grad for loss in stop._losses)
+
+    learn, stop = make([GOOD] * 3, Look())
+    learn.fit(1)
+    assert stop._losses == []
+
+
+@pytest.mark.parametrize(
+    ("every", "error", "match"), [(0, ValueError, "`every` must be at least 1"), (2.0, TypeError, "`every` must be a")]
+)
+def test_every_is_a_count(every, error, match):
+    with pytest.raises(error, match=match):
+        TerminateOnNaNCallback(every=every)
