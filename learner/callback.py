@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 import heapq
 import inspect
+import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator
 from numbers import Real
@@ -144,7 +145,7 @@ def check_handler(owner: str, name: str, method: Callable[..., Any]) -> None:
 def _nearest_signal(name: str) -> str | None:
     """Return the signal that a name was probably meant to be, or None if it is a name of its own."""
     begins_like_one = name.startswith(("before_", "after_", "cleanup_", "around_"))
-    match = difflib.get_close_matches(name.lower(), _known, n=1, cutoff=0.0 if begins_like_one else 0.85)
+    match: list[str] = difflib.get_close_matches(name.lower(), _known, n=1, cutoff=0.0 if begins_like_one else 0.85)
     if not match:
         return None
     # Verbs are everyday words: `steps` or `get_losses` may well be methods of somebody's own.
@@ -182,15 +183,11 @@ def check_callback(cb: Any) -> None:
     if cb is None or isinstance(cb, type | str | int | float):
         hint = f"pass {cb.__name__}(), not {cb.__name__}" if isinstance(cb, type) else "leave it out"
         raise TypeError(f"a callback must be an object with methods named like signals, got {cb!r}; {hint}.")
-    owner, order = type(cb).__name__, getattr(cb, "order", 0)
-    if not isinstance(order, Real) or isinstance(order, bool):
-        raise TypeError(f"`{owner}.order` must be a number, got {order!r}; smaller runs earlier.")
-    if math.isnan(order):
-        raise ValueError(f"`{owner}.order` must be a number, got nan; smaller runs earlier.")
-    for side in ("after", "before"):
-        classes = getattr(cb, side, ())
-        if not isinstance(classes, tuple | list) or not all(isinstance(c, type) for c in classes):
-            raise TypeError(f"`{owner}.{side}` must be a tuple of callback classes, got {classes!r}.")
+    _check_order(cb)
+    owner = type(cb).__name__
+    handlers = [name for name in _known if _method(cb, name)]
+    if not handlers and not isinstance(cb, Callback):
+        raise TypeError(f"a callback must have a method named like a signal, such as `after_batch`, got {cb!r}.")
     for name in dir(cb):
         if name.startswith("_") or isinstance(inspect.getattr_static(cb, name), property):
             continue
@@ -201,6 +198,19 @@ def check_callback(cb: Any) -> None:
             check_handler(owner, name, value)
 
 
+def _check_order(cb: Any) -> None:
+    """Refuse an `order`, `after` or `before` that cannot be sorted by."""
+    owner, order = type(cb).__name__, getattr(cb, "order", 0)
+    if not isinstance(order, Real | int) or isinstance(order, bool):
+        raise TypeError(f"`{owner}.order` must be a number, got {order!r}; smaller runs earlier.")
+    if math.isnan(order):
+        raise ValueError(f"`{owner}.order` must be a number, got nan; smaller runs earlier.")
+    for side in ("after", "before"):
+        classes = getattr(cb, side, ())
+        if not isinstance(classes, tuple | list) or not all(isinstance(c, type) for c in classes):
+            raise TypeError(f"`{owner}.{side}` must be a tuple of callback classes, got {classes!r}.")
+
+
 def sort_callbacks(cbs: Iterable[Any]) -> list[Any]:
     """Return callbacks in running order: by `order`, ties as listed, then what `after`/`before` ask for.
 
@@ -208,15 +218,7 @@ def sort_callbacks(cbs: Iterable[Any]) -> list[Any]:
         ValueError: if `after`, `before` and the orders that were given contradict each other.
     """
     given = list(cbs)
-    follows: list[set[int]] = [set() for _ in given]  # follows[i]: who has to run before i
-    for i, cb in enumerate(given):
-        for j, other in enumerate(given):
-            if isinstance(other, tuple(getattr(cb, "after", ()))):
-                _require_agreement(other, cb, says=cb)
-                follows[i].add(j)
-            if isinstance(other, tuple(getattr(cb, "before", ()))):
-                _require_agreement(cb, other, says=cb)
-                follows[j].add(i)
+    follows = _constraints(given)
     ready = [(getattr(cb, "order", 0), i) for i, cb in enumerate(given) if not follows[i]]
     heapq.heapify(ready)
     done: list[int] = []
@@ -232,6 +234,19 @@ def sort_callbacks(cbs: Iterable[Any]) -> list[Any]:
         names = ", ".join(type(given[i]).__name__ for i in range(len(given)) if i not in done)
         raise ValueError(f"`after` and `before` of {names} must not contradict each other; take one of them out.")
     return [given[i] for i in done]
+
+
+def _constraints(given: list[Any]) -> list[set[int]]:
+    """Return for each callback the positions of those that have to run before it, by `after` and `before`."""
+    follows: list[set[int]] = [set() for _ in given]
+    for (i, cb), (j, other) in itertools.permutations(enumerate(given), 2):
+        if isinstance(other, tuple(getattr(cb, "after", ()))):
+            _require_agreement(other, cb, says=cb)
+            follows[i].add(j)
+        if isinstance(other, tuple(getattr(cb, "before", ()))):
+            _require_agreement(cb, other, says=cb)
+            follows[j].add(i)
+    return follows
 
 
 def _require_agreement(first: Any, second: Any, says: Any) -> None:

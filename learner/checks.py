@@ -74,14 +74,15 @@ def checked_scalar(name: str, value: Any) -> Any:
     return float(value)
 
 
-def loss_without_target(learn: Learner) -> Any:
+def targetless_loss(learn: Learner) -> Any:
     """Return the loss where there is no loss function, or no target; say what is missing if there is none."""
     if learn.loss_f is None:
         output = learn.output
         loss = output.get("loss") if isinstance(output, dict) else getattr(output, "loss", None)
         if loss is None:
             raise LearnerError(
-                f"the model's output must carry a `loss` when `loss_f` is None, got {describe(output)}; pass a `loss_f`."
+                f"the model's output must carry a `loss` when `loss_f` is None, got {describe(output)}; "
+                f"pass a `loss_f`."
             )
         return loss
     takes = learn.loss_f.forward if isinstance(learn.loss_f, nn.Module) else learn.loss_f
@@ -108,7 +109,7 @@ def bad_loss(loss: Any) -> LearnerError:
 
 def no_batches(learn: Learner) -> LearnerError:
     """Return the error that says why a loader may have given nothing."""
-    dataset = getattr(learn.dl, "dataset", None)
+    dataset: Any = getattr(learn.dl, "dataset", None)
     if iter(learn.dl) is learn.dl:
         reason = "it is an iterator that is used up; pass something that can be looped over again, a list or a loader"
     elif hasattr(dataset, "__len__"):

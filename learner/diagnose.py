@@ -23,18 +23,23 @@ def annotate(error: BaseException, learn: Learner, place: str) -> None:
     """
     if any(note.startswith(_MARK) for note in getattr(error, "__notes__", ())):
         return
-    lines = [f"{_MARK}in {place}, {', '.join(_position(learn))}"]
-    if isinstance(error, Exception):
-        lines += _causes(learn)
-    error.add_note("\n".join(lines))
+    note = f"{_MARK}in {place}"
+    try:
+        lines = [f"{note}, {', '.join(_position(learn))}"]
+        if isinstance(error, Exception):
+            lines += _causes(learn)
+        note = "\n".join(lines)
+    except Exception:  # a batch that cannot be described must not hide the error it caused
+        pass
+    error.add_note(note)
 
 
 def _position(learn: Learner) -> Iterator[str]:
     """Say where the loop is: epoch, loader, batch, shapes."""
     yield f"epoch {learn.epoch}"
-    if learn.dl_name is not None:
+    if learn.dl_name:
         yield f"loader {learn.dl_name!r}"
-    if learn.batch is not None:
+    if learn.is_in_batch:
         yield f"batch {learn.i}" + (f" of {learn.n_batches}" if learn.n_batches is not None else "")
         if learn.xb is None:
             yield f"batch = {describe(learn.batch)}"
@@ -54,4 +59,4 @@ def _causes(learn: Learner) -> Iterator[str]:
     if parameter is not None and isinstance(learn.xb, Tensor) and learn.preds is None:
         dtype = learn.xb.dtype
         if dtype == torch.float64 and parameter.dtype != dtype:
-            yield f"dtypes differ: xb is {dtype}, the model {parameter.dtype}; use `.to({parameter.dtype})` in the data."
+            yield f"dtypes differ: xb is {dtype}, the model {parameter.dtype}; use `.float()` in the data."

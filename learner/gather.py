@@ -25,6 +25,8 @@ class Gather(Callback):
 
     def after_batch(self, learn: Learner) -> None:
         """Take this batch's."""
+        if learn.preds is None:  # the batch was cut short
+            return
         self._preds.append(_to_cpu(learn.preds))
         if learn.yb is not None:
             self._targets.append(_to_cpu(learn.yb))

@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 class Averages:
     """Means of scalars, weighted by batch size, that wait for the device only when they are read.
 
-    Tensors are kept as they are and folded 64 at a time into one float64 sum, so memory stays bounded and a
-    batch costs an append.
+    Tensors are added up where they are, in single precision for 64 batches and then in double, so nothing of a
+    batch is kept and long passes lose no digits.
 
     Example:
         >>> averages = Averages()
@@ -32,39 +32,39 @@ class Averages:
     def __init__(self) -> None:
         self._sums: dict[str, Any] = {}  # a float, or a 0-d tensor on the device of the values
         self._weights: dict[str, float] = {}
-        self._pending: dict[str, list[tuple[Tensor, float]]] = {}
+        self._partial: dict[str, Tensor] = {}
+        self._n_added: dict[str, int] = {}
 
     def add(self, name: str, value: Tensor | float, weight: float) -> None:
         """Add a scalar that stands for `weight` samples."""
         if not isinstance(value, Tensor):
-            self._add_sum(name, float(value) * weight, weight)
+            self.add_sum(name, float(value) * weight, weight)
             return
-        pending = self._pending.setdefault(name, [])
-        pending.append((value, weight))
-        if len(pending) == self._FOLD:
+        if name not in self._partial:
+            dtype = torch.promote_types(value.dtype, torch.float32)  # halves would drown in their own sum
+            self._partial[name] = torch.zeros((), dtype=dtype, device=value.device)
+            self._n_added[name] = 0
+            self._weights.setdefault(name, 0.0)
+        self._partial[name].add_(value if value.ndim == 0 else value.reshape(()), alpha=weight)
+        self._weights[name] += weight
+        self._n_added[name] += 1
+        if self._n_added[name] == self._FOLD:
             self._fold(name)
 
     def add_sum(self, name: str, total: Tensor | float, weight: float) -> None:
         """Add what is already a sum over `weight` samples."""
-        self._add_sum(name, total, weight)
-
-    def _add_sum(self, name: str, total: Any, weight: float) -> None:
         self._sums[name] = self._sums.get(name, 0.0) + total
         self._weights[name] = self._weights.get(name, 0.0) + weight
 
     def _fold(self, name: str) -> None:
-        pending = self._pending.pop(name, [])
-        if pending:
-            values = torch.stack([value.reshape(()) for value, _ in pending])
-            # mps has no float64
-            values = values.to(torch.float32 if values.device.type == "mps" else torch.float64)
-            weights = torch.tensor([weight for _, weight in pending], dtype=values.dtype)
-            total = values @ weights.to(values.device, non_blocking=True)
-            self._add_sum(name, total, sum(weight for _, weight in pending))
+        partial = self._partial.pop(name)
+        if partial.device.type != "mps":  # which has no float64
+            partial = partial.double()
+        self._sums[name] = self._sums.get(name, 0.0) + partial
 
     def means(self) -> dict[str, float]:
         """Return the mean of each name; the one place that waits for the device."""
-        for name in list(self._pending):
+        for name in list(self._partial):
             self._fold(name)
         return {name: float(total) / self._weights[name] for name, total in self._sums.items()}
 
@@ -91,7 +91,12 @@ class History:
         self._start = self.rows[-1]["epoch"] + 1 if self.rows else 0
 
     def record(self, epoch: int, name: str, metrics: dict[str, float]) -> None:
-        """Put the metrics of a pass over loader `name` into the row of `epoch` (counted from this fit's start)."""
+        """Put the metrics of a pass over loader `name` into the row of `epoch`, counted from this fit's start.
+
+        A pass without metrics, one that was cut short, leaves no trace.
+        """
+        if not metrics:
+            return
         number = self._start + epoch
         if not self.rows or self.rows[-1]["epoch"] != number:
             self.rows.append({"epoch": number})

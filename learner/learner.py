@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -11,8 +12,17 @@ import torch
 from torch import Tensor, nn
 
 from learner.callback import Dispatch, Handler, checked_callbacks, declare_signals, flattened
-from learner.checks import bad_loss, checked_epochs, checked_functions, checked_lr, checked_optimizer
-from learner.checks import checked_scalar, checked_trainable, loss_without_target, no_batches
+from learner.checks import (
+    bad_loss,
+    checked_epochs,
+    checked_functions,
+    checked_lr,
+    checked_optimizer,
+    checked_scalar,
+    checked_trainable,
+    no_batches,
+    targetless_loss,
+)
 from learner.diagnose import annotate
 from learner.errors import (
     ERROR,
@@ -28,7 +38,7 @@ from learner.gather import Gather
 from learner.history import Averages, History
 from learner.loaders import Loaders, length_of, role_of
 from learner.plan import plan_html, plan_text
-from learner.predictor import Predictor
+from learner.predictor import Predictor, describe
 from learner.state import pass_mode, remember_learner
 from learner.summary import Summary, summarize
 
@@ -37,8 +47,10 @@ OptFunc = Callable[..., torch.optim.Optimizer]
 _CANCEL_OF = {"batch": CancelBatchException, "epoch": CancelEpochException, "fit": CancelFitException}
 
 # What belongs to one pass: a pass within a pass (a validation in the middle of an epoch) gives it back.
-_PASS = ("dl", "dl_name", "role", "training", "i", "n_batches", "batch", "xb", "yb", "batch_size")
-_PASS += ("output", "preds", "loss", "_averages", "_logged")
+_PASS = (
+    *("dl", "dl_name", "role", "training", "i", "n_batches", "_averages"),
+    *("is_in_batch", "batch", "batch_size", "xb", "yb", "output", "preds", "loss", "_logged"),
+)
 
 
 class Learner:
@@ -59,9 +71,9 @@ class Learner:
     |---|---|---|
     | `model` | `nn.Module` | what is trained |
     | `dls` | `Loaders` | loaders by name |
-    | `loss_f`, `lr`, `opt_func` | | as given; `lr` is that of the running fit |
+    | `loss_f`, `lr`, `opt_func` | | as given; the rate now is in `opt.param_groups` |
     | `opt` | `Optimizer` or None | None before the first fit |
-    | `cbs` | `list` | callbacks, in the order given |
+    | `cbs` | `tuple` | callbacks, in the order given; `add_cb` and `remove_cb` change them |
     | `predictor` | `Predictor` | between a batch and the model |
     | `n_epochs`, `epochs`, `epoch` | `int`, iterable, `int` | asked for; what is looped over; now, from 0 |
     | `dl`, `dl_name` | iterable, `str` | the loader of this pass |
@@ -69,8 +81,9 @@ class Learner:
     | `i`, `n_batches` | `int`, `int` or None | batch in this pass, from 0; how many there will be, if known |
     | `n_steps`, `n_samples` | `int` | optimizer steps, training samples, since the learner was made |
     | `batches_per_step` | `int` | training batches that share one optimizer step |
+    | `is_in_batch` | `bool` | whether a batch is worked on, not fetched |
     | `batch`, `xb`, `yb` | any | what the loader gave; what goes into the model; the target or None |
-    | `batch_size` | `int` | samples in this batch |
+    | `batch_size` | `int` or None | samples in this batch; None where `predict` has to set it |
     | `output`, `preds` | any | what the model returned; its predictions (the logits, where it returns more) |
     | `loss` | 0-d tensor or None | of this batch |
     | `metrics` | `dict` | `metrics[dl_name][metric]` of the last pass over that loader |
@@ -95,19 +108,31 @@ class Learner:
     model: nn.Module
     dls: Loaders
     opt: torch.optim.Optimizer | None
-    cbs: list[Any]
+    cbs: tuple[Any, ...]
     epochs: Iterable[int]
     dl: Any
-    dl_name: str | None
+    dl_name: str
     role: str
     n_batches: int | None
+    batch: Any
+    batch_size: int | None
+    xb: Any
+    yb: Any
+    output: Any
+    preds: Any
+    loss: Any
+    is_in_batch: bool
     metrics: dict[str, dict[str, float]]
     history: History
+    _averages: Averages
+    _logged: list[tuple[str, Tensor | float]] | None  # of this batch; None while no batch is worked on
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         """Make the subclass's own signals known to callbacks."""
         super().__init_subclass__(**kwargs)
         declare_signals(cls.__name__, cls.signals)
+        inherited = [signal for base in reversed(cls.__mro__) for signal in vars(base).get("signals", ())]
+        cls.signals = tuple(dict.fromkeys(inherited))
 
     def __init__(
         self,
@@ -132,7 +157,7 @@ class Learner:
         self.n_steps, self.n_samples, self.batches_per_step = 0, 0, 1
         self.metrics, self.history = {}, History()
         self.in_sandbox, self._is_fitting, self._n_passes = False, False, 0
-        self._open_pass(None, None, "train")
+        self._open_pass("", (), "train")
         self._bound: set[str] = set()
         self._set_callbacks(flattened(cbs))
 
@@ -162,8 +187,10 @@ class Learner:
                 self._enter("fit", owed)
                 for self.epoch in self.epochs:
                     for name, dl in self.dls.items():
-                        self._epoch(name, dl, role_of(name))
-                        self.history.record(self.epoch, name, self.metrics.get(name, {}))
+                        try:
+                            self._epoch(name, dl, role_of(name))
+                        finally:  # a pass that went well is on record, also if a callback then ended the fit
+                            self.history.record(self.epoch, name, self.metrics.get(name, {}))
                 self.callback("after_fit")
             except CancelFitException as cancel:
                 self._leave("fit", owed, cancel)
@@ -176,7 +203,7 @@ class Learner:
             finally:
                 self._is_fitting = False
                 self._clear_gradients()
-        self._open_pass(None, None, "train")  # lets go of the last batch
+        self._open_pass("", (), "train")  # lets go of the last batch
 
     def _epoch(self, name: str, dl: Any, role: str) -> None:
         """Run one pass over one loader."""
@@ -196,7 +223,7 @@ class Learner:
                 self._leave("epoch", owed, cancel)
             except BaseException as error:
                 if not isinstance(error, CancelException):
-                    annotate(error, self, f"the pass over {name!r}")
+                    annotate(error, self, f"the loader, batch {0 if self.batch is None else self.i + 1}")
                 self._leave("epoch", owed, error)
                 raise
             else:
@@ -207,6 +234,7 @@ class Learner:
     def _batch(self) -> None:
         """Run one batch: the whole of a training step, from top to bottom."""
         self._clear_batch()
+        self.is_in_batch = True
         owed: list[Handler] = []
         try:
             try:
@@ -236,6 +264,7 @@ class Learner:
             raise
         else:
             self._leave("batch", owed)
+        self.is_in_batch = False
 
     def update(self) -> None:
         """Make one optimizer update with the gradients that are there: `after_backward` to `zero_grad`.
@@ -256,10 +285,7 @@ class Learner:
 
     def get_loss(self) -> None:
         """Write `loss` from `preds` and `yb`."""
-        if self.loss_f is None or self.yb is None:
-            loss = loss_without_target(self)
-        else:
-            loss = self.loss_f(self.preds, self.yb)
+        loss = targetless_loss(self) if self.loss_f is None or self.yb is None else self.loss_f(self.preds, self.yb)
         self.loss = loss
         if not isinstance(loss, Tensor) or loss.numel() != 1 or (self.training and not loss.requires_grad):
             raise bad_loss(loss)
@@ -362,7 +388,7 @@ class Learner:
     def added(self, cbs: Any) -> Iterator[None]:
         """Have callbacks for a block of code, and take them off again however it ends."""
         new = flattened(cbs)
-        self.add_cb(new)
+        self._set_callbacks([*self.cbs, *new])
         try:
             yield
         finally:
@@ -371,30 +397,35 @@ class Learner:
     def _set_callbacks(self, cbs: list[Any]) -> None:
         """Resolve who listens to what and who takes over which action; nothing changes if that fails."""
         self._dispatch = Dispatch(checked_callbacks(cbs), self.signals)
-        self.cbs = cbs
+        self.cbs = tuple(cbs)
         for action in self._bound:
             delattr(self, action)
         self._bound = set()
         for action, (owner, wrappers) in self._dispatch.actions.items():
-            act = partial(self._act, owner, action, self) if owner else getattr(self, action)
-            for wrapper in reversed(wrappers):
-                act = partial(self._act, wrapper, f"around_{action}", self, act)
+            own: Callable[[], object] = getattr(self, action)
+            act = self._named(owner or self, action, partial(getattr(owner, action), self) if owner else own)
+            for cb in reversed(wrappers):
+                act = self._named(cb, f"around_{action}", partial(getattr(cb, f"around_{action}"), self, act))
             setattr(self, action, act)
             self._bound.add(action)
 
-    def _act(self, cb: Any, method: str, *args: Any) -> None:
-        """Let a callback do an action in the learner's place."""
-        try:
-            getattr(cb, method)(*args)
-        except CancelException:
-            raise
-        except BaseException as error:
-            annotate(error, self, f"{type(cb).__name__}.{method}")
-            raise
+    def _named(self, owner: Any, action: str, function: Callable[[], object]) -> Callable[[], None]:
+        """Return a function that says whose it is when it fails."""
+
+        def act() -> None:
+            try:
+                function()
+            except CancelException:
+                raise
+            except BaseException as error:
+                annotate(error, self, f"{type(owner).__name__}.{action}")
+                raise
+
+        return act
 
     def plan(self) -> None:
         """Print who is called at each signal and action, in the order in which they run."""
-        print(plan_text(self._dispatch))
+        sys.stdout.write(plan_text(self._dispatch) + "\n")
 
     def _repr_html_(self) -> str:
         return plan_html(self._dispatch)
@@ -513,15 +544,14 @@ class Learner:
             # A group with a rate of its own keeps its proportion to the others.
             rate = lr if made_with == self._opt_lr or not self._opt_lr else made_with * (lr / self._opt_lr)
             group["lr"] = group["lr"].fill_(rate) if isinstance(group["lr"], Tensor) else rate
-        self.lr = lr
         self.history.begin_fit()
 
-    def _open_pass(self, name: str | None, dl: Any, role: str) -> None:
+    def _open_pass(self, name: str, dl: Any, role: str) -> None:
         self.dl_name, self.dl, self.role, self.training = name, dl, role, role == "train"
-        self.i, self.n_batches, self.batch, self.batch_size = 0, length_of(dl), None, 0
+        self.i, self.n_batches, self.batch = 0, length_of(dl), None
         self._averages = Averages()
         self._clear_batch()
-        self._logged = None
+        self._logged, self.is_in_batch = None, False
 
     def _close_pass(self) -> None:
         """Read the means of a pass that went well."""
@@ -533,14 +563,20 @@ class Learner:
     def _clear_batch(self) -> None:
         """Forget the last batch, so that nothing stale is ever read."""
         self.xb = self.yb = self.output = self.preds = self.loss = None
+        self.batch_size = 0
         self._logged = []
 
     def _count_batch(self) -> None:
         """Take a batch that went well into the counts and averages."""
+        if self.batch_size is None:
+            raise LearnerError(
+                f"the number of samples in a batch must be known, got {describe(self.batch)}, which holds no tensor "
+                f"with a first axis; set `learn.batch_size` in `predict` or a callback."
+            )
         if self.loss is not None:
             self._averages.add("loss", self.loss.detach(), self.batch_size)
-        for name, value in self._logged:
-            self._averages.add(name, value, self.batch_size)
+        for name, value in self._logged or ():
+            self._averages.add(name, value, self.batch_size or 1)
         self._logged = None
         if self.training:
             self.n_samples += self.batch_size

@@ -58,7 +58,7 @@ class Loaders(Mapping[str, Iterable[Any]]):
             raise ValueError("`dls` must hold at least one loader, got none; pass {'train': loader}.")
         for name, loader in self._loaders.items():
             role_of(name)
-            if not hasattr(loader, "__iter__") and not hasattr(loader, "__getitem__") or isinstance(loader, str | type):
+            if isinstance(loader, str | type) or not (hasattr(loader, "__iter__") or hasattr(loader, "__getitem__")):
                 raise TypeError(
                     f"`dls[{name!r}]` must be an iterable of batches, got {loader!r}; "
                     f"leave the loader out if there is none."

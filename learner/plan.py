@@ -27,9 +27,9 @@ def plan_rows(dispatch: Dispatch) -> Iterator[tuple[str, list[str]]]:
 
 def plan_text(dispatch: Dispatch) -> str:
     """Return the plan as lines of text, actions indented."""
-    return "\n".join(
-        f"{'  ' if name in ACTIONS else ''}{name}".ljust(18) + " → ".join(who) for name, who in plan_rows(dispatch)
-    ).replace(" \n", "\n")
+    rows = [(f"  {name}" if name in ACTIONS else name, " → ".join(who)) for name, who in plan_rows(dispatch)]
+    width = max(len(name) for name, _ in rows)
+    return "\n".join(f"{name.ljust(width)}  {who}".rstrip() for name, who in rows)
 
 
 def plan_html(dispatch: Dispatch) -> str:

@@ -4,19 +4,13 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 from torch import Tensor, nn
 
 from learner.errors import LearnerError
 
-
-class Split(NamedTuple):
-    """A batch taken apart: what the model gets, the target (None if there is none), the number of samples."""
-
-    xb: Any
-    yb: Any
-    size: int
+_PAIRS = (tuple, list)
 
 
 class Predictor:
@@ -37,84 +31,92 @@ class Predictor:
         >>> import torch
         >>> predictor = Predictor(nn.Linear(3, 1))
         >>> x, y = torch.ones(2, 3), torch.zeros(2, 1)
-        >>> split = predictor.split((x, y))
-        >>> split.xb is x, split.yb is y, split.size
+        >>> xb, yb, batch_size = predictor.split((x, y))
+        >>> xb is x, yb is y, batch_size
         (True, True, 2)
     """
 
     def __init__(self, model: nn.Module, *, n_inp: int | None = None) -> None:
-        if not isinstance(model, nn.Module):
-            hint = f"; pass an instance, {model.__name__}(...)" if isinstance(model, type) else ""
-            raise TypeError(f"`model` must be an nn.Module, got {model!r}{hint}.")
+        self.model = checked_model(model)
         if n_inp is not None and (not isinstance(n_inp, int) or n_inp < 1):
             raise ValueError(f"`n_inp` must be a whole number of at least 1, got {n_inp!r}.")
-        self.model = model
         self.n_inp = n_inp
-        self._fitting: set[tuple[type, int, bool]] = set()  # shapes of batch that were checked against forward
+        self._fitting: set[int | None] = set()  # numbers of inputs that forward is known to take; None: one tensor
 
-    def split(self, batch: Any, has_target: bool = True) -> Split:
-        """Take a batch apart.
+    def split(self, batch: Any, has_target: bool = True) -> tuple[Any, Any, int | None]:
+        """Take a batch apart: what the model gets, the target or None, the number of samples or None if unknown.
 
         Args:
             batch: what the loader gave.
             has_target: whether the last element of a tuple is the target, or goes into the model as well.
 
         Raises:
-            LearnerError: if the model cannot take the batch; says what both look like and what to change.
+            LearnerError: if the batch has fewer elements than `n_inp`.
         """
+        if has_target and self.n_inp is None and type(batch) in _PAIRS and len(batch) == 2:
+            x, y = batch  # nearly every batch there is, so nothing else is looked at
+            if isinstance(x, Tensor) and x.ndim:
+                return x, y, x.shape[0]
         if not isinstance(batch, tuple | list):
-            return Split(batch, None, batch_size_of(batch))
-        n_inp = self.n_inp or (len(batch) - 1 if has_target and len(batch) > 1 else len(batch))
-        if (type(batch), n_inp, len(batch) > n_inp) not in self._fitting:
-            self._check(batch, n_inp)
+            return batch, None, batch_size_of(batch)
+        n_inp = self.n_inp or max(len(batch) - 1 if has_target else len(batch), 1)
+        if len(batch) < n_inp:
+            raise LearnerError(
+                f"a batch must hold at least {n_inp} elements to go into the model, got {describe(batch)}; change "
+                f"the dataset, or `n_inp` of the Predictor."
+            )
         xb = batch[0] if n_inp == 1 else tuple(batch[:n_inp])
-        n_targets = len(batch) - n_inp
-        yb = None if not n_targets else batch[-1] if n_targets == 1 else tuple(batch[n_inp:])
-        return Split(xb, yb, len(xb) if isinstance(xb, Tensor) and xb.ndim else batch_size_of(batch))
+        targets = tuple(batch[n_inp:])
+        return xb, targets[0] if len(targets) == 1 else targets or None, batch_size_of(batch)
 
     def feed(self, model: nn.Module, xb: Any) -> Any:
-        """Call a model on what `split` took out for it: tuples by position, mappings by name."""
-        if isinstance(xb, tuple):
-            return model(*xb)
+        """Call a model on what `split` took out for it: tuples by position, mappings by name.
+
+        Raises:
+            LearnerError: if `forward` cannot take it; says what both look like and what to change.
+        """
+        if isinstance(xb, Tensor):
+            if None not in self._fitting:
+                self._check(None, (xb,), {})
+            return model(xb)
         if isinstance(xb, Mapping):
             return model(**xb)
-        return model(xb)
+        if not isinstance(xb, tuple):
+            return model(xb)
+        if len(xb) not in self._fitting:
+            self._check(len(xb), xb, {})
+        return model(*xb)
 
-    def _check(self, batch: Any, n_inp: int) -> None:
-        """Compare a new shape of batch with what `forward` takes, once."""
-        if not 1 <= n_inp <= len(batch):
-            raise LearnerError(
-                f"a batch must hold at least {max(n_inp, 1)} elements, got {describe(batch)}; "
-                f"change the dataset or `Predictor(n_inp=...)`."
-            )
+    def _check(self, kind: int | None, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+        """Compare what goes in with what `forward` takes, once for each kind."""
         signature = inspect.signature(self.model.forward)
         try:
-            signature.bind(*batch[:n_inp])
+            signature.bind(*args, **kwargs)
         except TypeError as error:
             raise LearnerError(
-                f"the model must take what the batch holds, but {error}. The batch is {describe(batch)}: the first "
-                f"{n_inp} would go into the model, the rest is the target. forward takes {signature}. Change one of "
-                f"the two, or say with `predictor=Predictor(model, n_inp=...)` how many elements go in."
+                f"the model must take what the batch holds, but there is {error}: {describe(args)} would go in, "
+                f"forward takes {signature}. Change one of the two, or say with "
+                f"`predictor=Predictor(model, n_inp=...)` how many elements of a batch go in."
             ) from None
-        self._fitting.add((type(batch), n_inp, len(batch) > n_inp))
+        self._fitting.add(kind)
 
 
-def batch_size_of(batch: Any) -> int:
-    """Return the number of samples: the length of the first tensor, array or list in a batch.
+def checked_model(model: Any) -> nn.Module:
+    """Return a model that is one, or say what was given instead."""
+    if isinstance(model, nn.Module):
+        return model
+    hint = f"; pass an instance, {model.__name__}(...)" if isinstance(model, type) else ""
+    raise TypeError(f"`model` must be an nn.Module, got {model!r}{hint}.")
 
-    Raises:
-        LearnerError: if there is none.
-    """
+
+def batch_size_of(batch: Any) -> int | None:
+    """Return the number of samples: the length of the first tensor, array or list in a batch; None if none has one."""
     for leaf in _leaves(batch):
-        if isinstance(leaf, Tensor) or hasattr(leaf, "shape"):
-            if len(leaf.shape):
-                return int(leaf.shape[0])
-        elif isinstance(leaf, list):
+        if isinstance(leaf, list):
             return len(leaf)
-    raise LearnerError(
-        f"the number of samples in a batch must be known, got {describe(batch)}, which holds no tensor with a first "
-        f"axis; put one in, or set `learn.batch_size` in a subclass."
-    )
+        if len(getattr(leaf, "shape", None) or ()):
+            return int(leaf.shape[0])
+    return None
 
 
 def _leaves(value: Any) -> Any:

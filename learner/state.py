@@ -11,11 +11,14 @@ import random
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from functools import partial, singledispatch
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+
+from learner.loaders import Loaders
 
 if TYPE_CHECKING:
     from learner.learner import Learner
@@ -40,7 +43,7 @@ def generators_of(loader: Any) -> list[torch.Generator]:
 def remember_rng(loaders: Iterable[Any] = ()) -> Restore:
     """Take down the state of Python's, NumPy's, torch's and the loaders' generators; return what puts it back."""
     python, numpy, cpu = random.getstate(), np.random.get_state(), torch.get_rng_state()
-    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() and torch.cuda.is_initialized() else None
+    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() and torch.cuda.is_initialized() else None  # type: ignore[no-untyped-call]
     mps = torch.mps.get_rng_state() if torch.backends.mps.is_available() else None
     own = [(generator, generator.get_state()) for loader in loaders for generator in generators_of(loader)]
 
@@ -108,69 +111,107 @@ def pass_mode(model: nn.Module, loader: Any, *, training: bool) -> Iterator[None
         restore()
 
 
+@singledispatch
 def remember(value: Any) -> Restore:
-    """Take down a value of plain containers, tensors and things with a state dict; return what gives it back.
+    """Take down plain containers, tensors, generators and things with a state dict; return what gives it back.
 
     Containers and tensors are put back *in place*, so whoever else holds them sees the old content too.
     Anything else is given back as the same object.
     """
-    if isinstance(value, Tensor):
-        data = value.detach().clone()
-
-        def restore_tensor() -> Tensor:
-            with torch.no_grad():
-                return value.copy_(data) if value.shape == data.shape else value.set_(data)  # type: ignore[no-any-return, no-untyped-call]
-
-        return restore_tensor
-    if isinstance(value, np.ndarray):
-        array = value.copy()
-
-        def restore_array() -> np.ndarray:
-            value[...] = array
-            return value
-
-        return restore_array
-    if isinstance(value, list | deque):
-        items = [remember(item) for item in value]
-
-        def restore_list() -> Any:
-            old = [item() for item in items]
-            value.clear()
-            value.extend(old)
-            return value
-
-        return restore_list
-    if isinstance(value, dict):
-        entries = {key: remember(item) for key, item in value.items()}
-
-        def restore_dict() -> Any:
-            old = {key: item() for key, item in entries.items()}
-            value.clear()
-            value.update(old)
-            return value
-
-        return restore_dict
-    if isinstance(value, set):
-        members = set(value)
-
-        def restore_set() -> Any:
-            value.clear()
-            value.update(members)
-            return value
-
-        return restore_set
-    if type(value) is tuple:
-        parts = [remember(item) for item in value]
-        return lambda: tuple(part() for part in parts)
     if hasattr(value, "load_state_dict") and hasattr(value, "state_dict") and not isinstance(value, type):
         state = copy.deepcopy(value.state_dict())
-
-        def restore_state() -> Any:
-            value.load_state_dict(copy.deepcopy(state))
-            return value
-
-        return restore_state
+        return _after(lambda: value.load_state_dict(copy.deepcopy(state)), value)
     return lambda: value
+
+
+def _after(put_back: Callable[[], object], value: Any) -> Restore:
+    def restore() -> Any:
+        put_back()
+        return value
+
+    return restore
+
+
+@remember.register
+def _(value: Tensor) -> Restore:
+    data = value.detach().clone()
+    if any(stride == 0 and size > 1 for stride, size in zip(value.stride(), value.shape, strict=True)):
+        return lambda: data  # an expanded view cannot be written to
+
+    def put_back() -> None:
+        with torch.no_grad():
+            value.copy_(data)
+
+    return _after(put_back, value)
+
+
+@remember.register
+def _(value: np.ndarray) -> Restore:
+    return _after(partial(np.copyto, value, value.copy()), value)
+
+
+@remember.register(list)
+@remember.register(deque)
+def _(value: Any) -> Restore:
+    items = [remember(item) for item in value]
+
+    def put_back() -> None:
+        old = [item() for item in items]
+        value.clear()
+        value.extend(old)
+
+    return _after(put_back, value)
+
+
+@remember.register(dict)
+def _(value: dict[Any, Any]) -> Restore:
+    items = {key: remember(item) for key, item in value.items()}
+
+    def put_back() -> None:
+        old = {key: item() for key, item in items.items()}
+        value.clear()
+        value.update(old)
+
+    return _after(put_back, value)
+
+
+@remember.register(set)
+def _(value: set[Any]) -> Restore:
+    members = set(value)
+
+    def put_back() -> None:
+        value.clear()
+        value.update(members)
+
+    return _after(put_back, value)
+
+
+@remember.register(tuple)
+def _(value: tuple[Any, ...]) -> Restore:
+    if type(value) is not tuple:
+        return lambda: value
+    items = [remember(item) for item in value]
+    return lambda: tuple(item() for item in items)
+
+
+@remember.register
+def _(value: torch.Generator) -> Restore:
+    return _after(partial(value.set_state, value.get_state()), value)
+
+
+@remember.register
+def _(value: random.Random) -> Restore:
+    return _after(partial(value.setstate, value.getstate()), value)
+
+
+@remember.register
+def _(value: np.random.Generator) -> Restore:
+    state = copy.deepcopy(value.bit_generator.state)
+
+    def put_back() -> None:
+        value.bit_generator.state = state
+
+    return _after(put_back, value)
 
 
 def remember_model(model: nn.Module) -> Restore:
@@ -218,9 +259,9 @@ def remember_learner(learn: Learner, by_reference: Iterable[str]) -> Restore:
         by_reference: attributes that training replaces and never changes in place.
     """
     whole = dict(vars(learn))
-    apart = {"model", "opt", "dls", "loss_f", "opt_func", "predictor", "cbs", *by_reference}
+    apart = {"model", "opt", "dls", "loss_f", "opt_func", "predictor", *by_reference}
     kept = {name: remember(value) for name, value in whole.items() if name not in apart}
-    parts = [remember_rng(learn.dls.values()), remember_model(learn.model)]
+    parts = [remember_rng(Loaders.of(learn.dls).values()), remember_model(learn.model)]
     parts += [remember_optimizer(learn.opt)] if learn.opt else []
     parts += [remember(vars(cb)) for cb in learn.cbs if hasattr(cb, "__dict__")]
 

@@ -61,14 +61,18 @@ def summarize(learn: Learner) -> Summary:
         for name, module in learn.model.named_modules()
         if not any(True for _ in module.children()) or any(True for _ in module.parameters(recurse=False))
     }
-    with Hooks(layers.values(), _take_shape) as hooks:
+    shapes: dict[int, str] = {}
+
+    def take_shape(hook: Hook, module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
+        shapes[id(module)] = _shape(output)
+
+    with Hooks(layers.values(), take_shape):
         learn.get_preds(_first_batch(learn))
-        shapes = [getattr(hook, "shape", "not run") for hook in hooks]
     rows = []
-    for (name, module), shape in zip(layers.items(), shapes, strict=True):
+    for name, module in layers.items():
         own = list(module.parameters(recurse=False))
         sizes = (sum(p.numel() for p in own), sum(p.numel() for p in own if p.requires_grad))
-        rows.append(LayerRow(name or "(model)", type(module).__name__, shape, *sizes))
+        rows.append(LayerRow(name or "(model)", type(module).__name__, shapes.get(id(module), "not run"), *sizes))
     parameters = list(learn.model.parameters())  # each once, also where layers share one
     trainable = [p for p in parameters if p.requires_grad]
     return Summary(rows, sum(map(torch.numel, parameters)), sum(map(torch.numel, trainable)))
@@ -76,10 +80,6 @@ def summarize(learn: Learner) -> Summary:
 
 def _first_batch(learn: Learner) -> list[Any]:
     return [next(iter(next(iter(learn.dls.values()))))]
-
-
-def _take_shape(hook: Hook, module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
-    hook.shape = _shape(output)
 
 
 def _shape(value: Any) -> str:
