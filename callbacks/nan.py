@@ -14,7 +14,7 @@ class BadLoss(NamedTuple):
     """Where a loss was no finite number, and what it was."""
 
     epoch: int
-    dl_name: str | None
+    dl_name: str
     i: int
     value: float
 
@@ -58,7 +58,7 @@ class TerminateOnNaNCallback(Callback):
         self.first_bad: BadLoss | None = None
         self._is_on = False
         self._losses: list[Tensor] = []
-        self._places: list[tuple[int, str | None, int]] = []
+        self._places: list[tuple[int, str, int]] = []
 
     def before_fit(self, learn: Learner) -> None:
         """Start clean."""

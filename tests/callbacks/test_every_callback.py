@@ -1,0 +1,258 @@
+"""The contract that every callback keeps: it leaves no trace, starts clean, and is documented.
+
+A new callback needs an entry in `MAKE`; one that only looks at training goes into `OBSERVERS` too.
+"""
+
+import ast
+import copy
+import gc
+import inspect
+import os
+import pickle
+import weakref
+from collections.abc import Callable
+from contextlib import nullcontext
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+import callbacks
+from learner import (
+    Callback,
+    CancelBatchException,
+    CancelEpochException,
+    CancelFitException,
+    CancelStepException,
+    Learner,
+    Loaders,
+)
+
+MAKE: dict[str, Callable[[Path], Any]] = {
+    "AccumulateCallback": lambda folder: callbacks.AccumulateCallback(2),
+    "ActivationStats": lambda folder: callbacks.ActivationStats(),
+    "CSVLoggerCallback": lambda folder: callbacks.CSVLoggerCallback(folder / "log.csv"),
+    "ClipGradientCallback": lambda folder: callbacks.ClipGradientCallback(1.0),
+    "DeviceCallback": lambda folder: callbacks.DeviceCallback("cpu"),
+    "HooksCallback": lambda folder: callbacks.HooksCallback(look_at_output),
+    "LRFinderCallback": lambda folder: callbacks.LRFinderCallback(),
+    "LambdaCallback": lambda folder: callbacks.LambdaCallback(after_batch=lambda learn: None),
+    "MetricsCallback": lambda folder: callbacks.MetricsCallback(accuracy=callbacks.accuracy),
+    "ProgressCallback": lambda folder: callbacks.ProgressCallback(),
+    "RecorderCallback": lambda folder: callbacks.RecorderCallback(lr=lambda learn: learn.opt.param_groups[0]["lr"]),
+    "SchedulerCallback": lambda folder: callbacks.SchedulerCallback(
+        partial(torch.optim.lr_scheduler.OneCycleLR, max_lr=0.1)
+    ),
+    "SeedCallback": lambda folder: callbacks.SeedCallback(1),
+    "TerminateOnNaNCallback": lambda folder: callbacks.TerminateOnNaNCallback(),
+}
+OBSERVERS = [
+    "ActivationStats",
+    "CSVLoggerCallback",
+    "DeviceCallback",  # here the model is on its device already
+    "HooksCallback",
+    "LambdaCallback",
+    "MetricsCallback",
+    "ProgressCallback",
+    "RecorderCallback",
+    "TerminateOnNaNCallback",
+]
+CLASSES = {name: getattr(callbacks, name) for name in callbacks.__all__}
+CLASSES = {name: cls for name, cls in CLASSES.items() if inspect.isclass(cls) and issubclass(cls, Callback)}
+
+STEP_PLACES = [("after_predict", "train"), ("after_step", "train"), ("after_loss", "valid")]
+BATCH_PLACES = [*STEP_PLACES, ("before_batch", "train"), ("after_batch", "train")]
+EPOCH_PLACES = [*STEP_PLACES, ("before_epoch", "train"), ("after_epoch", "valid")]
+FIT_PLACES = [*EPOCH_PLACES, ("before_fit", None), ("after_fit", None)]
+ENDS = [
+    *((CancelStepException, place) for place in STEP_PLACES),
+    *((CancelBatchException, place) for place in BATCH_PLACES),
+    *((CancelEpochException, place) for place in EPOCH_PLACES),
+    *((CancelFitException, place) for place in FIT_PLACES),
+    *((KeyError, place) for place in FIT_PLACES),
+    *((KeyboardInterrupt, place) for place in STEP_PLACES),
+]
+
+
+def look_at_output(hook, module, inputs, output):
+    hook.last = output.detach()
+
+
+class EndAt(Callback):
+    """Raise an error at a signal, when every other callback has had its turn."""
+
+    order = 1000
+
+    def __init__(self, error, place):
+        self.error, (signal, self.dl_name) = error, place
+        setattr(self, signal, self.end)
+
+    def end(self, learn):
+        is_elsewhere = learn.i == 0 and learn.batch is not None  # in a batch, wait for the second one
+        if self.dl_name in (None, learn.dl_name) and not is_elsewhere:
+            raise self.error("on purpose")
+
+
+@pytest.fixture(params=MAKE)
+def name(request):
+    return request.param
+
+
+@pytest.fixture
+def make(name, tmp_path, monkeypatch):
+    """Return a function that makes the callback; what it may write goes to an empty folder."""
+    monkeypatch.chdir(tmp_path)
+    return partial(MAKE[name], tmp_path)
+
+
+@pytest.fixture
+def learn(dls: Loaders) -> Learner:
+    return new_learner(dls)
+
+
+def new_learner(dls: Loaders, cbs: Any = None) -> Learner:
+    """Return a learner whose training draws random numbers, and whose modes are not all alike."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.Dropout(0.2), nn.ReLU(), nn.Linear(8, 3))
+    model[1].eval()
+    return Learner(model, dls, nn.functional.cross_entropy, lr=0.05, cbs=cbs)
+
+
+def weights(learn: Learner) -> torch.Tensor:
+    return nn.utils.parameters_to_vector(learn.model.parameters()).detach().clone()
+
+
+def traces(learn: Learner) -> dict[str, Any]:
+    """Return all that a callback might have forgotten to put back."""
+    modules = list(learn.model.modules())
+    hook_tables = [key for key in vars(nn.Module()) if key.endswith("_hooks")]
+    return {
+        "hooks on the model": [{key: len(vars(module)[key]) for key in hook_tables} for module in modules],
+        "train/eval flags": [module.training for module in modules],
+        "requires_grad": [p.requires_grad for p in learn.model.parameters()],
+        "gradients": [p.grad is None for p in learn.model.parameters()],
+        "grad mode": torch.is_grad_enabled(),
+        "autocast": torch.is_autocast_enabled("cpu"),
+        "attributes of the learner": sorted(vars(learn)),
+        "parts of the learner": [learn.model, learn.dls, learn.loss_f, learn.opt_func, learn.opt, learn.predictor],
+        "callbacks": list(learn.cbs),
+        "types": [type(learn.epochs), type(learn.metrics), type(learn.history), type(learn.lr)],
+        "flags": (learn.batches_per_step, learn.in_sandbox),
+        "methods of the model": [sorted(key for key in vars(m) if callable(vars(m)[key])) for m in modules],
+        "methods of the optimizer": sorted(key for key, value in vars(learn.opt).items() if callable(value)),
+        "hooks of the optimizer": [len(v) for k, v in sorted(vars(learn.opt).items()) if k.endswith("_hooks")],
+    }
+
+
+def test_every_callback_has_an_entry():
+    assert sorted(MAKE) == sorted(CLASSES)
+
+
+@pytest.mark.parametrize(
+    ("error", "place"), ENDS, ids=lambda value: value.__name__ if inspect.isclass(value) else "-".join(map(str, value))
+)
+def test_it_leaves_no_trace_however_the_fit_ends(learn, make, error, place):
+    learn.fit(0)  # makes the optimizer
+    before, cb = traces(learn), make()
+    is_error = error in (KeyError, KeyboardInterrupt)
+    with pytest.raises(error, match="on purpose") if is_error else nullcontext():
+        learn.fit(2, cbs=[cb, EndAt(error, place)])
+    assert traces(learn) == before
+    learn.fit(1, cbs=cb)  # the same callback, after all that
+    assert traces(learn) == before
+
+
+def test_it_leaves_no_trace_when_all_goes_well(learn, make):
+    learn.fit(1)
+    before, cb = traces(learn), make()
+    learn.fit(2, cbs=cb)
+    assert traces(learn) == before
+    learn.fit(1, cbs=cb)
+    assert traces(learn) == before
+
+
+def test_a_second_fit_starts_clean(dls, make):
+    """A callback that has seen a fit does in the next one what a new one does."""
+    used = make()
+    new_learner(dls, used).fit(2)
+    again, fresh = new_learner(dls, used), new_learner(dls, make())
+    for learn in (again, fresh):
+        torch.manual_seed(1)
+        learn.fit(2)
+    assert torch.equal(weights(again), weights(fresh))
+    assert again.history.to_dict() == fresh.history.to_dict()
+
+
+@pytest.mark.parametrize("name", OBSERVERS)
+def test_looking_changes_nothing(dls, name, make):
+    alone, watched = new_learner(dls), new_learner(dls, make())
+    states = []
+    for learn in (alone, watched):
+        torch.manual_seed(1)
+        learn.fit(2)
+        states.append(torch.get_rng_state())
+    assert torch.equal(weights(alone), weights(watched))
+    assert torch.equal(*states)
+
+
+def test_passes_outside_of_a_fit_work(dls, make):
+    """`validate` and `get_preds` emit signals of epochs and batches alone; nothing of a fit may be relied on."""
+    alone, learn = new_learner(dls), new_learner(dls, make())
+    assert learn.validate()["loss"] == alone.validate()["loss"]
+    assert torch.equal(learn.get_preds()[0], alone.get_preds()[0])
+    learn.fit(1)
+    learn.validate()
+
+
+def test_a_sandbox_holds(dls, make, tmp_path, capsys):
+    learn = new_learner(dls, make())
+    before = weights(learn)
+    with learn.sandbox():
+        learn.fit(1)
+    assert torch.equal(weights(learn), before)
+    assert (os.listdir(tmp_path), capsys.readouterr().out, len(learn.history)) == ([], "", 0)
+
+
+def test_the_model_can_be_copied_and_pickled_after_a_fit(learn, make):
+    learn.fit(1, cbs=make())
+    x = torch.ones(2, 4)
+    learn.model.eval()
+    for model in (copy.deepcopy(learn.model), pickle.loads(pickle.dumps(learn.model))):
+        assert torch.equal(model(x), learn.model(x))
+
+
+def test_it_does_not_keep_the_learner_alive(dls, make):
+    learn, cb = new_learner(dls), make()
+    learn.fit(1, cbs=cb)
+    gone = weakref.ref(learn)
+    del learn
+    gc.collect()
+    assert gone() is None, cb
+
+
+def test_it_is_documented(name):
+    doc = vars(CLASSES[name])["__doc__"] or ""
+    assert "Example:" in doc
+    assert ">>>" in doc
+    for attribute, value in vars(CLASSES[name]).items():
+        if inspect.isfunction(value) and not attribute.startswith("_"):
+            assert value.__doc__, f"{name}.{attribute}"
+
+
+def test_its_file_can_be_read_at_once_and_has_a_test_file(name):
+    file = Path(inspect.getfile(CLASSES[name]))
+    assert (Path(__file__).parent / f"test_{file.name}").is_file()
+    assert count_code_lines(file) <= 160
+
+
+def count_code_lines(file: Path) -> int:
+    """Count the lines that hold code: no blanks, comments or docstrings."""
+    tree = ast.parse(file.read_text())
+    holders = (ast.Module, ast.ClassDef, ast.FunctionDef)
+    docs = [node.body[0] for node in ast.walk(tree) if isinstance(node, holders) and ast.get_docstring(node)]
+    skipped = {i for doc in docs for i in range(doc.lineno, doc.end_lineno + 1)}
+    lines = enumerate(file.read_text().splitlines(), start=1)
+    return sum(bool(line.strip()) and not line.strip().startswith("#") and i not in skipped for i, line in lines)
