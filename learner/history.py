@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 class Averages:
     """Means of scalars, weighted by batch size, that wait for the device only when they are read.
 
-    Tensors are added up where they are, in single precision for 64 batches and then in double, so nothing of a
-    batch is kept and long passes lose no digits.
+    Tensors are added up where they are, 64 of them in their own precision and then in float64: nothing of a batch
+    is kept (small tensors that live on cost more than the addition), and long passes lose no digits.
 
     Example:
         >>> averages = Averages()
@@ -27,46 +27,60 @@ class Averages:
         {'loss': 2.0}
     """
 
-    _FOLD = 64
-
     def __init__(self) -> None:
-        self._sums: dict[str, Any] = {}  # a float, or a 0-d tensor on the device of the values
-        self._weights: dict[str, float] = {}
-        self._partial: dict[str, Tensor] = {}
-        self._n_added: dict[str, int] = {}
+        self._sums: dict[str, _Sum] = {}
 
     def add(self, name: str, value: Tensor | float, weight: float) -> None:
-        """Add a scalar that stands for `weight` samples."""
-        if not isinstance(value, Tensor):
-            self.add_sum(name, float(value) * weight, weight)
-            return
-        if name not in self._partial:
-            dtype = torch.promote_types(value.dtype, torch.float32)  # halves would drown in their own sum
-            self._partial[name] = torch.zeros((), dtype=dtype, device=value.device)
-            self._n_added[name] = 0
-            self._weights.setdefault(name, 0.0)
-        self._partial[name].add_(value if value.ndim == 0 else value.reshape(()), alpha=weight)
-        self._weights[name] += weight
-        self._n_added[name] += 1
-        if self._n_added[name] == self._FOLD:
-            self._fold(name)
+        """Add a detached scalar that stands for `weight` samples."""
+        if name not in self._sums:
+            self._sums[name] = _Sum()
+        if isinstance(value, Tensor):
+            self._sums[name].add_tensor(value, weight)
+        else:
+            self._sums[name].add_total(float(value) * weight, weight)
 
     def add_sum(self, name: str, total: Tensor | float, weight: float) -> None:
         """Add what is already a sum over `weight` samples."""
-        self._sums[name] = self._sums.get(name, 0.0) + total
-        self._weights[name] = self._weights.get(name, 0.0) + weight
-
-    def _fold(self, name: str) -> None:
-        partial = self._partial.pop(name)
-        if partial.device.type != "mps":  # which has no float64
-            partial = partial.double()
-        self._sums[name] = self._sums.get(name, 0.0) + partial
+        self._sums.setdefault(name, _Sum()).add_total(total, weight)
 
     def means(self) -> dict[str, float]:
         """Return the mean of each name; the one place that waits for the device."""
-        for name in list(self._partial):
-            self._fold(name)
-        return {name: float(total) / self._weights[name] for name, total in self._sums.items()}
+        return {name: total.mean() for name, total in self._sums.items()}
+
+
+class _Sum:
+    """A weighted sum: `total`, and a `partial` sum of up to 64 tensors on their device."""
+
+    __slots__ = ("n_partial", "partial", "total", "weight")
+
+    def __init__(self) -> None:
+        self.total: Any = 0.0
+        self.weight = 0.0
+        self.partial: Tensor | None = None
+        self.n_partial = 0
+
+    def add_tensor(self, value: Tensor, weight: float) -> None:
+        if self.partial is None:
+            dtype = torch.promote_types(value.dtype, torch.float32)  # halves would drown in their own sum
+            self.partial = torch.zeros((), dtype=dtype, device=value.device)
+        self.partial.add_(value if value.ndim == 0 else value.reshape(()), alpha=weight)
+        self.weight += weight
+        self.n_partial += 1
+        if self.n_partial == 64:
+            self.fold()
+
+    def add_total(self, total: Tensor | float, weight: float) -> None:
+        self.total = self.total + total
+        self.weight += weight
+
+    def fold(self) -> None:
+        if self.partial is not None:  # mps has no float64
+            self.total = self.total + (self.partial if self.partial.device.type == "mps" else self.partial.double())
+            self.partial, self.n_partial = None, 0
+
+    def mean(self) -> float:
+        self.fold()
+        return float(self.total) / self.weight
 
 
 class History:

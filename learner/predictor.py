@@ -55,8 +55,8 @@ class Predictor:
         """
         if has_target and self.n_inp is None and type(batch) in _PAIRS and len(batch) == 2:
             x, y = batch  # nearly every batch there is, so nothing else is looked at
-            if isinstance(x, Tensor) and x.ndim:
-                return x, y, x.shape[0]
+            if isinstance(x, Tensor) and x.dim():
+                return x, y, x.size(0)
         if not isinstance(batch, tuple | list):
             return batch, None, batch_size_of(batch)
         n_inp = self.n_inp or max(len(batch) - 1 if has_target else len(batch), 1)
