@@ -1,11 +1,14 @@
 """The demo: train a small network on handwritten digits, and leave pictures of how it went."""
 
+from __future__ import annotations
+
+import argparse
 import time
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
-from fastcore.script import call_parse
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
@@ -20,18 +23,23 @@ from callbacks import (
 )
 from learner import Learner, Loaders
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
 N_VALID = 360  # of 1797 digits
 
 
-@call_parse  # type: ignore[untyped-decorator]
-def main(
-    epochs: int = 8,  # rounds over the training digits, at least 1
-    out: str = "",  # folder for what comes out; runs/digits-<time> if left out
-) -> None:
+def main(argv: list[str] | None = None) -> None:
     """Train a small convolutional network on the digits of scikit-learn; write pictures and the history."""
-    if epochs < 1:
-        raise SystemExit(f"`--epochs` must be at least 1, got {epochs}.")
-    folder = Path(out or time.strftime("runs/digits-%Y%m%d-%H%M%S"))
+    parser = argparse.ArgumentParser(prog="python -m learner", description=main.__doc__)
+    parser.add_argument("--epochs", type=int, default=8, help="rounds over the training digits (8)")
+    parser.add_argument("--out", help="folder for what comes out (runs/digits-<time>)")
+    args = parser.parse_args(argv)
+    if args.epochs < 1:
+        parser.error(f"--epochs must be at least 1, got {args.epochs}")
+    folder = Path(args.out or time.strftime("runs/digits-%Y%m%d-%H%M%S"))
+
+    torch.set_num_threads(1)  # for so small a network more are slower, on a busy machine by far
     torch.manual_seed(0)
     dls = digits()
     stats = ActivationStats(mod_filter=lambda module: isinstance(module, nn.ReLU | nn.Linear))
@@ -44,12 +52,12 @@ def main(
             DeviceCallback(),
             MetricsCallback(accuracy=accuracy),
             stats,
-            SchedulerCallback(partial(torch.optim.lr_scheduler.OneCycleLR, max_lr=0.02)),
+            SchedulerCallback(partial(torch.optim.lr_scheduler.OneCycleLR, max_lr=0.01)),
             ProgressCallback(),
             CSVLoggerCallback(folder / "history.csv"),
         ],
     )
-    learn.fit(epochs)
+    learn.fit(args.epochs)
     draw(learn, stats, folder)
     print(f"accuracy {learn.metrics['valid']['accuracy']:.2%} on {N_VALID} digits it was not trained on; see {folder}")
 
@@ -91,21 +99,28 @@ def draw(learn: Learner, stats: ActivationStats, folder: Path) -> None:
         "activations": stats.plot_stats(),
         "histograms": stats.color_dim(),
         "dead": stats.dead_chart(),
-        "least_sure": plot_least_sure(images, logits.softmax(dim=1), labels),
+        "hardest": plot_hardest(images, logits.softmax(dim=1), labels),
     }
     for name, figure in figures.items():
         figure.savefig(folder / f"{name}.png", dpi=120)
 
 
-def plot_least_sure(images: Tensor, probabilities: Tensor, labels: Tensor):
+def plot_hardest(images: Tensor, probabilities: Tensor, labels: Tensor) -> Figure:
     """Draw the digits to whose true label the network gave the least; those it got wrong in red."""
     from matplotlib import pyplot as plt
 
     of_truth = probabilities.gather(1, labels[:, None])[:, 0]
-    figure, axes = plt.subplots(2, 8, figsize=(10, 3.4), layout="constrained")
+    figure, axes = plt.subplots(2, 8, figsize=(10, 3.9), layout="constrained")
     for ax, i in zip(axes.flat, of_truth.argsort(), strict=False):
         guess, truth = int(probabilities[i].argmax()), int(labels[i])
-        ax.imshow(images[i, 0], cmap="gray_r")
-        ax.set_title(f"{guess} ({probabilities[i, guess]:.0%})\nis {truth}", color="C3" if guess != truth else "black")
-        ax.axis("off")
+        color = "black" if guess == truth else "C3"
+        ax.imshow(images[i, 0].numpy(), cmap="gray_r", interpolation="bilinear")
+        ax.set_title(f"says {guess} ({probabilities[i, guess]:.0%})\nis {truth}", color=color, fontsize="medium")
+        ax.set(xticks=[], yticks=[])
+        ax.spines[:].set_color(color)
+    figure.suptitle("The digits it found hardest")
     return figure
+
+
+if __name__ == "__main__":
+    main()

@@ -11,7 +11,6 @@ import os
 import pickle
 import weakref
 from collections.abc import Callable
-from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -88,11 +87,13 @@ class EndAt(Callback):
 
     def __init__(self, error, place):
         self.error, (signal, self.dl_name) = error, place
+        self.has_come = False
         setattr(self, signal, self.end)
 
     def end(self, learn):
         is_elsewhere = learn.i == 0 and learn.batch is not None  # in a batch, wait for the second one
         if self.dl_name in (None, learn.dl_name) and not is_elsewhere:
+            self.has_come = True
             raise self.error("on purpose")
 
 
@@ -154,12 +155,16 @@ def test_every_callback_has_an_entry():
 @pytest.mark.parametrize(
     ("error", "place"), ENDS, ids=lambda value: value.__name__ if inspect.isclass(value) else "-".join(map(str, value))
 )
-def test_it_leaves_no_trace_however_the_fit_ends(learn, make, error, place):
+def test_it_leaves_no_trace_however_the_fit_ends(learn, name, make, error, place):
     learn.fit(0)  # makes the optimizer
-    before, cb = traces(learn), make()
-    is_error = error in (KeyError, KeyboardInterrupt)
-    with pytest.raises(error, match="on purpose") if is_error else nullcontext():
-        learn.fit(2, cbs=[cb, EndAt(error, place)])
+    before, cb, end = traces(learn), make(), EndAt(error, place)
+    raised = None
+    try:
+        learn.fit(2, cbs=[cb, end])
+    except (KeyError, KeyboardInterrupt) as what:
+        raised = type(what)
+    assert raised is (error if end.has_come and error in (KeyError, KeyboardInterrupt) else None)
+    assert end.has_come or name == "LRFinderCallback"  # which trains alone, and ends the fit itself
     assert traces(learn) == before
     learn.fit(1, cbs=cb)  # the same callback, after all that
     assert traces(learn) == before
@@ -245,7 +250,7 @@ def test_it_is_documented(name):
 def test_its_file_can_be_read_at_once_and_has_a_test_file(name):
     file = Path(inspect.getfile(CLASSES[name]))
     assert (Path(__file__).parent / f"test_{file.name}").is_file()
-    assert count_code_lines(file) <= 160
+    assert count_code_lines(file) <= 210  # about 150 is the aim
 
 
 def count_code_lines(file: Path) -> int:

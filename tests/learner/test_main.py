@@ -1,0 +1,61 @@
+"""The demo: learns the digits, leaves pictures and a log, and says where."""
+
+import csv
+import re
+import sys
+
+import pytest
+from PIL import Image
+
+from learner.__main__ import main
+
+PICTURES = {"history.png", "activations.png", "histograms.png", "dead.png", "hardest.png"}
+
+
+def test_it_learns_the_digits_and_leaves_what_it_says(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    main(["--epochs", "8"])
+    (folder,) = (tmp_path / "runs").iterdir()
+    assert re.fullmatch(r"digits-\d{8}-\d{6}", folder.name)
+    assert {file.name for file in folder.iterdir()} == PICTURES | {"history.csv"}
+    for name in PICTURES:
+        with Image.open(folder / name) as picture:
+            assert min(picture.size) > 200
+            assert len(picture.convert("L").getcolors()) > 20  # something is drawn
+    with (folder / "history.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["epoch"] for row in rows] == [str(i) for i in range(8)]
+    assert float(rows[-1]["valid/accuracy"]) >= 0.97
+    *_, last_line = capsys.readouterr().out.splitlines()
+    assert f"{float(rows[-1]['valid/accuracy']):.2%}" in last_line
+    assert last_line.endswith(f"runs/{folder.name}")
+
+
+def test_the_folder_can_be_chosen(tmp_path, capsys):
+    main(["--epochs", "1", "--out", str(tmp_path / "here")])
+    assert (tmp_path / "here" / "history.csv").is_file()
+    assert capsys.readouterr().out.rstrip().endswith(str(tmp_path / "here"))
+
+
+def test_without_scikit_learn_it_says_what_to_install(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(sys.modules, "sklearn", None)
+    monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
+    with pytest.raises(SystemExit, match=r"needs scikit-learn; do `pip install -e \"\.\[demo\]\"`"):
+        main([])
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(("arguments", "message"), [(["--epochs", "0"], "at least 1, got 0"), (["--what"], "--what")])
+def test_wrong_arguments_are_refused(arguments, message, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        main(arguments)
+    assert message in capsys.readouterr().err
+
+
+def test_help_names_the_options(capsys):
+    with pytest.raises(SystemExit, match="0"):
+        main(["--help"])
+    out = capsys.readouterr().out
+    assert "--epochs" in out
+    assert "--out" in out

@@ -1,0 +1,88 @@
+"""What the documents say is so: the README's code runs, and its drawing of the loop is the loop."""
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+
+from callbacks import LambdaCallback
+from learner import Learner
+from learner.callback import ACTIONS, SIGNALS
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+TRAINING_ONLY = "training loaders only"
+
+
+def blocks(language: str) -> list[str]:
+    """Return the README's fenced blocks of a language."""
+    return re.findall(rf"^```{language}\n(.*?)^```", README, flags=re.DOTALL | re.MULTILINE)
+
+
+def trace_of_a_run(n_epochs: int) -> list[str]:
+    """Return every signal and action of a real fit, one batch to a pass, in the order in which they came."""
+    trace: list[str] = []
+
+    def around(action):
+        def record(learn, act):
+            trace.append(action)
+            act()
+
+        return record
+
+    cbs = [
+        LambdaCallback(**{signal: lambda learn, signal=signal: trace.append(signal) for signal in SIGNALS}),
+        LambdaCallback(**{f"around_{action}": around(action) for action in ACTIONS}),
+    ]
+    batch = (torch.ones(2, 1), torch.ones(2, 1))
+    dls = {"train": [batch], "valid": [batch]}
+    Learner(torch.nn.Linear(1, 1), dls, torch.nn.functional.mse_loss, cbs=cbs).fit(n_epochs)
+    return trace
+
+
+def test_the_drawing_of_the_loop_is_what_happens():
+    drawings = [block for block in blocks("text") if "before_fit" in block]
+    assert len(drawings) == 1
+    names = [
+        (name, TRAINING_ONLY in line)
+        for line in drawings[0].splitlines()
+        for name in re.findall(r"[\w.]+", line)
+        if name in (*SIGNALS, *ACTIONS)
+    ]
+    before, *inner, after, cleanup = names
+    train = [name for name, _ in inner]
+    valid = [name for name, is_training_only in inner if not is_training_only]
+    assert trace_of_a_run(2) == [before[0], *(train + valid) * 2, after[0], cleanup[0]]
+
+
+def test_the_drawing_leaves_nothing_out():
+    assert set(trace_of_a_run(1)) == {*SIGNALS, *ACTIONS}
+
+
+def test_there_are_examples():
+    assert len(blocks("python")) >= 2
+
+
+def test_the_examples_run_one_after_the_other(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    torch.manual_seed(0)
+    namespace: dict[str, object] = {"__name__": "readme"}
+    for block in blocks("python"):
+        exec(compile(block, str(ROOT / "README.md"), "exec"), namespace)
+
+
+@pytest.mark.parametrize("document", ["README.md", "CONTRIBUTING.md", "CHANGELOG.md"])
+def test_links_lead_somewhere(document):
+    text = (ROOT / document).read_text()
+    for target in re.findall(r"\]\((?!https?:|#)([^)#\s]+)", text):
+        assert (ROOT / target).exists(), target
+
+
+def test_ci_runs_the_test_command_of_the_readme():
+    commands = [line for block in blocks("bash") for line in block.splitlines() if "pytest" in line]
+    assert len(commands) == 1
+    install, checks = commands[0].split(" && ", 1)
+    ci = (ROOT / ".ci" / "run").read_text()
+    assert install.removeprefix("pip install ") in ci
+    assert checks in ci
