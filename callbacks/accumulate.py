@@ -1,7 +1,125 @@
-"""To come."""
+"""One optimizer step for several batches."""
 
-from learner import Callback
+import operator
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
+
+from learner import Callback, CancelBatchException, CancelStepException, Learner
 
 
 class AccumulateCallback(Callback):
-    """To come."""
+    """Let `n` training batches share one optimizer step, as if they were one large batch.
+
+    Exactly so, to rounding: each batch counts by its size, and the gradients are divided by what was really in the
+    window. So batches may differ in size, and the last window of a pass may be shorter; it makes its step at the end of
+    the pass, without having to know how long the loader is. What is logged is the loss of each batch as it is.
+
+    A batch that is cancelled takes its window with it, for the learner then clears all gradients; a pass that is
+    cancelled makes no step for its open window. After a step that another callback skipped, the next batch joins the
+    window.
+
+    What it cannot make equal: a layer that looks across the batch, such as batch norm, still sees small batches. And
+    the loss must be a mean over the samples of a batch.
+
+    Args:
+        n: training batches for each optimizer step [batches].
+
+    Reads:
+        `loss`, `batch_size`, `training`, `opt`.
+
+    Writes:
+        `batches_per_step`, for the time of the fit.
+
+    Raises:
+        TypeError, ValueError: if `n` is no whole number, or less than 1.
+
+    Example:
+        >>> import torch
+        >>> from torch import nn
+        >>> from learner import Loaders
+        >>> x = torch.linspace(-1, 1, 10)[:, None]
+        >>> def train(batch_size, cbs=None):
+        ...     torch.manual_seed(0)
+        ...     dls = Loaders.from_arrays(train=(x, 2 * x), batch_size=batch_size, shuffle=False)
+        ...     learn = Learner(nn.Linear(1, 1), dls, nn.functional.mse_loss, cbs=cbs)
+        ...     learn.fit(2)
+        ...     return learn.model.weight.item()
+        >>> abs(train(8) - train(2, AccumulateCallback(4))) < 1e-6
+        True
+    """
+
+    order = -50
+
+    def __init__(self, n: int) -> None:
+        try:
+            self.n = operator.index(n)
+        except TypeError:
+            raise TypeError(f"`n` must be a whole number of batches, got {n!r}.") from None
+        if self.n < 1 or isinstance(n, bool):
+            raise ValueError(f"`n` must be at least 1 batch, got {n}.")
+        self._begin_window()
+
+    def _begin_window(self) -> None:
+        """Start a window; its weight is counted in sizes of its first batch, so that gradients keep their range."""
+        self._n_batches, self._weight, self._unit = 0, 0.0, 1.0
+
+    def _is_open(self, learn: Learner) -> bool:
+        """Tell whether batches wait for a step. Whoever cleared the gradients meanwhile has emptied the window."""
+        return self._n_batches > 0 and any(p.grad is not None for g in _groups(learn) for p in g["params"])
+
+    def before_fit(self, learn: Learner) -> None:
+        """Start clean, and say how many batches make a step."""
+        self._begin_window()
+        learn.batches_per_step = self.n
+
+    def around_backward(self, learn: Learner, action: Callable[[], None]) -> None:
+        """Add the batch's gradient, weighted by its size."""
+        if not self._is_open(learn):
+            self._begin_window()
+            self._unit = float(learn.batch_size or 1)
+        weight, loss = (learn.batch_size or 1) / self._unit, learn.loss
+        learn.loss = loss * weight
+        try:
+            action()
+        finally:
+            learn.loss = loss
+        self._weight += weight
+        self._n_batches += 1
+
+    def after_backward(self, learn: Learner) -> None:
+        """Put the step off until the window is full; then make the sum of gradients their mean."""
+        if self._n_batches < self.n:
+            raise CancelStepException
+        for group in _groups(learn):
+            for p in group["params"]:
+                if p.grad is not None:
+                    p.grad.div_(self._weight)
+        # From here the gradients are a mean, and stay one if somebody skips the step and a batch more comes in.
+        self._unit, self._weight = self._unit * self._weight, 1.0
+
+    def after_step(self, learn: Learner) -> None:
+        """Go on with the next window."""
+        self._begin_window()
+
+    def after_epoch(self, learn: Learner) -> None:
+        """Make the step for the batches that are left."""
+        if learn.training and self._is_open(learn):
+            self._n_batches = self.n
+            with suppress(CancelStepException, CancelBatchException):
+                learn.update()
+
+    def cleanup_epoch(self, learn: Learner) -> None:
+        """Drop what a cancelled pass or step has left."""
+        if learn.training and self._is_open(learn):
+            learn.opt.zero_grad()  # type: ignore[union-attr]  # there is one while training
+            self._begin_window()
+
+    def cleanup_fit(self, learn: Learner) -> None:
+        """Give the learner its own rhythm back."""
+        learn.batches_per_step = 1
+
+
+def _groups(learn: Learner) -> list[dict[str, Any]]:
+    """Return the optimizer's parameter groups."""
+    return learn.opt.param_groups  # type: ignore[union-attr]  # there is one while training
