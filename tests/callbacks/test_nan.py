@@ -114,6 +114,8 @@ def test_good_losses_pass_and_a_new_fit_starts_clean():
 def test_validate_outside_of_a_fit_is_left_alone():
     learn, stop = make([GOOD], valid=[bad()])
     assert math.isnan(learn.validate()["loss"])
+    learn.fit(0)
+    assert math.isnan(learn.validate()["loss"])
     assert stop.first_bad is None
 
 
