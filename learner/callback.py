@@ -185,9 +185,6 @@ def check_callback(cb: Any) -> None:
         raise TypeError(f"a callback must be an object with methods named like signals, got {cb!r}; {hint}.")
     _check_order(cb)
     owner = type(cb).__name__
-    handlers = [name for name in _known if _method(cb, name)]
-    if not handlers and not isinstance(cb, Callback):
-        raise TypeError(f"a callback must have a method named like a signal, such as `after_batch`, got {cb!r}.")
     for name in dir(cb):
         if name.startswith("_") or isinstance(inspect.getattr_static(cb, name), property):
             continue
@@ -196,6 +193,10 @@ def check_callback(cb: Any) -> None:
             raise TypeError(f"`{owner}.{name}` must be a method, got {value!r}; the name belongs to a signal.")
         if callable(value) and not isinstance(value, type):
             check_handler(owner, name, value)
+    if not isinstance(cb, Callback) and not any(_method(cb, name) for name in _known):
+        raise TypeError(
+            f"a callback must have a method named like a signal, such as `after_batch`, got a {owner} that has none."
+        )
 
 
 def _check_order(cb: Any) -> None:

@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 class Averages:
     """Means of scalars, weighted by batch size, that wait for the device only when they are read.
 
-    Tensors are added up where they are, 64 of them in their own precision and then in float64: nothing of a batch
-    is kept (small tensors that live on cost more than the addition), and long passes lose no digits.
+    Tensors are added up where they are: 64 in their own precision, those sums in float64, so that long passes lose
+    no digits. Nothing of a batch is kept: small tensors that live on cost the allocator more than the addition.
 
     Example:
         >>> averages = Averages()
@@ -33,15 +33,8 @@ class Averages:
     def add(self, name: str, value: Tensor | float, weight: float) -> None:
         """Add a detached scalar that stands for `weight` samples."""
         if name not in self._sums:
-            self._sums[name] = _Sum()
-        if isinstance(value, Tensor):
-            self._sums[name].add_tensor(value, weight)
-        else:
-            self._sums[name].add_total(float(value) * weight, weight)
-
-    def add_sum(self, name: str, total: Tensor | float, weight: float) -> None:
-        """Add what is already a sum over `weight` samples."""
-        self._sums.setdefault(name, _Sum()).add_total(total, weight)
+            self._sums[name] = _Sum(value)
+        self._sums[name].add(value, weight)
 
     def means(self) -> dict[str, float]:
         """Return the mean of each name; the one place that waits for the device."""
@@ -49,37 +42,36 @@ class Averages:
 
 
 class _Sum:
-    """A weighted sum: `total`, and a `partial` sum of up to 64 tensors on their device."""
+    """A weighted sum: a float64 total, and what has come since it was last brought up to date."""
 
-    __slots__ = ("n_partial", "partial", "total", "weight")
+    __slots__ = ("n_recent", "recent", "total", "weight")
 
-    def __init__(self) -> None:
-        self.total: Any = 0.0
+    def __init__(self, first: Tensor | float) -> None:
+        device = first.device if isinstance(first, Tensor) else torch.device("cpu")
+        dtype = first.dtype if isinstance(first, Tensor) and first.is_floating_point() else torch.float64
+        if device.type == "mps":  # which has no float64
+            dtype = torch.float32
+        self.recent = torch.zeros((), device=device, dtype=torch.promote_types(dtype, torch.float32))
+        self.total: Tensor | float = 0.0
         self.weight = 0.0
-        self.partial: Tensor | None = None
-        self.n_partial = 0
+        self.n_recent = 0
 
-    def add_tensor(self, value: Tensor, weight: float) -> None:
-        if self.partial is None:
-            dtype = torch.promote_types(value.dtype, torch.float32)  # halves would drown in their own sum
-            self.partial = torch.zeros((), dtype=dtype, device=value.device)
-        self.partial.add_(value if value.ndim == 0 else value.reshape(()), alpha=weight)
+    def add(self, value: Tensor | float, weight: float) -> None:
+        if isinstance(value, Tensor) and value.ndim:
+            value = value.reshape(())
+        self.recent.add_(value, alpha=weight)
         self.weight += weight
-        self.n_partial += 1
-        if self.n_partial == 64:
-            self.fold()
+        self.n_recent += 1
+        if self.n_recent == 64:
+            self._bring_up_to_date()
 
-    def add_total(self, total: Tensor | float, weight: float) -> None:
-        self.total = self.total + total
-        self.weight += weight
-
-    def fold(self) -> None:
-        if self.partial is not None:  # mps has no float64
-            self.total = self.total + (self.partial if self.partial.device.type == "mps" else self.partial.double())
-            self.partial, self.n_partial = None, 0
+    def _bring_up_to_date(self) -> None:
+        self.total = self.total + (self.recent if self.recent.device.type == "mps" else self.recent.double())
+        self.recent = torch.zeros_like(self.recent)
+        self.n_recent = 0
 
     def mean(self) -> float:
-        self.fold()
+        self._bring_up_to_date()
         return float(self.total) / self.weight
 
 
@@ -105,12 +97,7 @@ class History:
         self._start = self.rows[-1]["epoch"] + 1 if self.rows else 0
 
     def record(self, epoch: int, name: str, metrics: dict[str, float]) -> None:
-        """Put the metrics of a pass over loader `name` into the row of `epoch`, counted from this fit's start.
-
-        A pass without metrics, one that was cut short, leaves no trace.
-        """
-        if not metrics:
-            return
+        """Put the metrics of a pass over loader `name` into the row of `epoch`, counted from this fit's start."""
         number = self._start + epoch
         if not self.rows or self.rows[-1]["epoch"] != number:
             self.rows.append({"epoch": number})

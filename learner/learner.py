@@ -48,7 +48,7 @@ _CANCEL_OF = {"batch": CancelBatchException, "epoch": CancelEpochException, "fit
 
 # What belongs to one pass: a pass within a pass (a validation in the middle of an epoch) gives it back.
 _PASS = (
-    *("dl", "dl_name", "role", "training", "i", "n_batches", "_averages"),
+    *("dl", "dl_name", "role", "training", "i", "n_batches", "_averages", "_has_means"),
     *("is_in_batch", "batch", "batch_size", "xb", "yb", "output", "preds", "loss", "_logged"),
 )
 
@@ -190,7 +190,8 @@ class Learner:
                         try:
                             self._epoch(name, dl, role_of(name))
                         finally:  # a pass that went well is on record, also if a callback then ended the fit
-                            self.history.record(self.epoch, name, self.metrics.get(name, {}))
+                            if self._has_means:
+                                self.history.record(self.epoch, name, self.metrics[name])
                 self.callback("after_fit")
             except CancelFitException as cancel:
                 self._leave("fit", owed, cancel)
@@ -403,7 +404,10 @@ class Learner:
         self._bound = set()
         for action, (owner, wrappers) in self._dispatch.actions.items():
             own: Callable[[], object] = getattr(self, action)
-            act = self._named(owner or self, action, partial(getattr(owner, action), self) if owner else own)
+            is_owned = owner is not None
+            act = self._named(
+                owner if is_owned else self, action, partial(getattr(owner, action), self) if is_owned else own
+            )
             for cb in reversed(wrappers):
                 act = self._named(cb, f"around_{action}", partial(getattr(cb, f"around_{action}"), self, act))
             setattr(self, action, act)
@@ -525,7 +529,7 @@ class Learner:
                 self._logged.append((name, value))
                 continue
             self._averages.add(name, value, self.batch_size or 1)
-            if self.dl_name in self.metrics:  # the means of this pass have been read already
+            if self._has_means:  # they have been read already
                 self.metrics[self.dl_name][name] = self._averages.means()[name]
 
     def _prepare(self, lr: float) -> None:
@@ -549,7 +553,7 @@ class Learner:
     def _open_pass(self, name: str, dl: Any, role: str) -> None:
         self.dl_name, self.dl, self.role, self.training = name, dl, role, role == "train"
         self.i, self.n_batches, self.batch = 0, length_of(dl), None
-        self._averages = Averages()
+        self._averages, self._has_means = Averages(), False
         self._clear_batch()
         self._logged, self.is_in_batch = None, False
 
@@ -559,6 +563,7 @@ class Learner:
             raise no_batches(self)
         self._logged = None
         self.metrics[self.dl_name] = self._averages.means()
+        self._has_means = True
 
     def _clear_batch(self) -> None:
         """Forget the last batch, so that nothing stale is ever read."""

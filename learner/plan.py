@@ -20,7 +20,7 @@ def plan_rows(dispatch: Dispatch) -> Iterator[tuple[str, list[str]]]:
     for name in (*FIRING_ORDER, *own):
         if name in ACTIONS:
             owner, wrappers = dispatch.actions.get(name, (None, []))
-            yield name, [*(f"around: {_name(cb)}" for cb in wrappers), _name(owner) if owner else "Learner"]
+            yield name, [*(f"around: {_name(cb)}" for cb in wrappers), "Learner" if owner is None else _name(owner)]
         else:
             yield name, [_owner(dispatch, handler, name) for handler in dispatch.listeners[name]]
 

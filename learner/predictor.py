@@ -41,7 +41,7 @@ class Predictor:
         if n_inp is not None and (not isinstance(n_inp, int) or n_inp < 1):
             raise ValueError(f"`n_inp` must be a whole number of at least 1, got {n_inp!r}.")
         self.n_inp = n_inp
-        self._fitting: set[int | None] = set()  # numbers of inputs that forward is known to take; None: one tensor
+        self._fitting: set[tuple[type, int]] = set()  # class of model and number of inputs that were compared
 
     def split(self, batch: Any, has_target: bool = True) -> tuple[Any, Any, int | None]:
         """Take a batch apart: what the model gets, the target or None, the number of samples or None if unknown.
@@ -76,29 +76,29 @@ class Predictor:
             LearnerError: if `forward` cannot take it; says what both look like and what to change.
         """
         if isinstance(xb, Tensor):
-            if None not in self._fitting:
-                self._check(None, (xb,), {})
+            if (type(model), 1) not in self._fitting:
+                self._check(model, (xb,))
             return model(xb)
         if isinstance(xb, Mapping):
             return model(**xb)
         if not isinstance(xb, tuple):
             return model(xb)
-        if len(xb) not in self._fitting:
-            self._check(len(xb), xb, {})
+        if (type(model), len(xb)) not in self._fitting:
+            self._check(model, xb)
         return model(*xb)
 
-    def _check(self, kind: int | None, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
-        """Compare what goes in with what `forward` takes, once for each kind."""
-        signature = inspect.signature(self.model.forward)
+    def _check(self, model: nn.Module, args: tuple[Any, ...]) -> None:
+        """Compare what goes in with what `forward` takes, once for each number of inputs."""
+        signature = inspect.signature(model.forward)
         try:
-            signature.bind(*args, **kwargs)
+            signature.bind(*args)
         except TypeError as error:
             raise LearnerError(
                 f"the model must take what the batch holds, but there is {error}: {describe(args)} would go in, "
                 f"forward takes {signature}. Change one of the two, or say with "
                 f"`predictor=Predictor(model, n_inp=...)` how many elements of a batch go in."
             ) from None
-        self._fitting.add(kind)
+        self._fitting.add((type(model), len(args)))
 
 
 def checked_model(model: Any) -> nn.Module:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from learner.hooks import Hook, Hooks
+from learner.loaders import Loaders
 
 if TYPE_CHECKING:
     from learner.learner import Learner
@@ -79,7 +80,7 @@ def summarize(learn: Learner) -> Summary:
 
 
 def _first_batch(learn: Learner) -> list[Any]:
-    return [next(iter(next(iter(learn.dls.values()))))]
+    return [next(iter(next(iter(Loaders.of(learn.dls).values()))))]
 
 
 def _shape(value: Any) -> str:
