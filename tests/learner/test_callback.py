@@ -255,6 +255,12 @@ def test_before_holds_across_numbers_where_the_class_gave_none_of_its_own(make_l
     assert run_order(make_learner, c(), a(), b()) == "CBA"
 
 
+def test_a_number_still_counts_once_what_was_waited_for_has_run(make_learner):
+    a, b, c = letters("ABC")
+    b.order, b.after, c.order = 50, (a,), 10
+    assert run_order(make_learner, b(), c(), a()) == "ACB"
+
+
 def test_after_means_subclasses_too_and_all_of_them(make_learner):
     (a,) = letters("A")
     (b,) = letters("B", (a,))
@@ -354,6 +360,35 @@ def test_the_owner_acts_in_the_learners_place(make_learner):
     learn = make_learner(Owner())
     learn.fit(1)
     assert learn.history[0]["valid/loss"] == pytest.approx(math.log(3))  # three equal logits
+
+
+def test_a_callback_that_is_falsy_counts_like_any_other(make_learner, capsys):
+    class Empty(Callback):
+        def __init__(self):
+            self.rows = []
+
+        def __len__(self):
+            return 0
+
+        def before_fit(self, learn):
+            self.rows.append("before_fit")
+
+        def cleanup_fit(self, learn):
+            self.rows.append("cleanup_fit")
+
+        def step(self, learn):
+            self.rows.append("step")
+
+        def around_predict(self, learn, action):
+            self.rows.append("predict")
+            action()
+
+    empty = Empty()
+    learn = make_learner(empty, dls={"train": one_batch()})
+    learn.fit(1)
+    assert empty.rows == ["before_fit", "predict", "step", "cleanup_fit"]
+    learn.plan()
+    assert capsys.readouterr().out.count("Empty") == 4
 
 
 def test_two_owners_of_an_action_are_refused_with_both_names(make_learner):

@@ -52,6 +52,18 @@ def test_an_error_with_nothing_to_do_with_it_gets_no_such_hint(make_learner, kin
     assert len(note_of(caught).splitlines()) == 1
 
 
+def test_an_interrupt_is_nobodys_fault(make_learner):
+    class Interrupts(Callback):
+        def after_predict(self, learn):
+            raise KeyboardInterrupt
+
+    model, batches = on_meta("yb")
+    with pytest.raises(KeyboardInterrupt) as caught:
+        make_learner(Interrupts(), model=model, dls={"train": batches}).fit(1)
+    assert "Interrupts.after_predict" in note_of(caught)
+    assert "DeviceCallback" not in note_of(caught)
+
+
 def test_an_error_of_a_pass_within_a_pass_is_noted_once_where_it_arose(make_learner):
     class Fails(Callback):
         def after_loss(self, learn):
@@ -66,6 +78,18 @@ def test_an_error_of_a_pass_within_a_pass_is_noted_once_where_it_arose(make_lear
         make_learner(Looks()).fit(1)
     note = note_of(caught)
     assert "Fails.after_loss, epoch 0, loader 'valid', batch 0 of 2" in note
+
+
+def test_an_error_after_a_pass_within_a_pass_names_the_outer_one(make_learner):
+    class Looks(Callback):
+        def after_batch(self, learn):
+            if learn.training and learn.i == 1:
+                learn.validate()
+                raise ValueError("on purpose")
+
+    with pytest.raises(ValueError, match="on purpose") as caught:
+        make_learner(Looks()).fit(1)
+    assert "Looks.after_batch, epoch 0, loader 'train', batch 1 of 3, xb Tensor(16, 4)" in note_of(caught)
 
 
 def test_an_error_of_the_loader_says_which_batch_it_was_about_to_give(make_learner):

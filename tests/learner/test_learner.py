@@ -2,11 +2,14 @@
 
 import copy
 import gc
+import inspect
 import math
 import pickle
 import random
 import weakref
 from collections import OrderedDict, defaultdict, deque
+from contextlib import nullcontext
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -176,9 +179,11 @@ def test_a_partly_frozen_model_trains_the_rest(make_learner):
 
 @pytest.mark.parametrize("run", ["fit", "validate", "get_preds"])
 def test_fit_inside_a_callback_of_the_same_learner_is_refused(make_learner, run):
-    learn = make_learner(On(after_batch=lambda learn: learn.fit(1)))
+    learn = make_learner(On(before_batch=lambda learn: learn.fit(1)))
     with pytest.raises(LearnerError, match="`fit` must not be called while this learner runs"):
         learn.fit(1) if run == "fit" else getattr(learn, run)()
+    assert learn.n_steps == 0
+    assert (learn.opt is None) == (run != "fit")  # not even begun
     with pytest.raises(LearnerError, match="`fit` must not be called while this learner runs"):
         make_learner(On(before_fit=lambda learn: learn.fit(1))).fit(1)
 
@@ -206,6 +211,24 @@ def test_after_an_error_the_next_fit_goes_on_as_if_new(make_learner, kind):
         torch.manual_seed(1)
         each.fit(2)
     assert torch.equal(weight_of(learn), weight_of(other))
+
+
+@pytest.mark.parametrize("cbs", [None, Callback()])
+def test_from_fit_to_the_optimizer_is_five_frames_of_one_file(make_learner, cbs):
+    files, package = [], Path(inspect.getfile(Learner)).parent
+
+    class Sees(torch.optim.SGD):
+        def step(self):
+            files.extend(Path(frame.filename) for frame in inspect.stack())
+
+    make_learner(cbs, opt_func=Sees, dls={"train": one_batch()}).fit(1)
+    ours = [file.name for file in files if file.parent == package]
+    assert set(ours) == {"learner.py"}
+    assert len(ours) <= 5
+
+
+def one_batch():
+    return [(torch.ones(2, 4), torch.tensor([0, 1]))]
 
 
 # -- state that callbacks may read and replace --------------------------------------------------------------------
@@ -261,6 +284,19 @@ def test_a_cancelled_step_is_no_step(make_learner):
     learn = make_learner(On(after_loss=cancel))
     learn.fit(1)
     assert (learn.n_steps, learn.n_samples) == (2, 40)
+
+
+def test_a_step_that_was_made_counts_at_once_and_whatever_comes_after_it(make_learner):
+    seen = []
+
+    def see_and_cancel(learn):
+        seen.append(learn.n_steps)
+        raise CancelStepException
+
+    learn = make_learner(On(after_step=see_and_cancel))
+    learn.fit(1)
+    assert seen == [1, 2, 3]
+    assert (learn.n_steps, learn.n_samples) == (3, 40)
 
 
 def test_epochs_may_be_replaced_before_the_fit(make_learner):
@@ -810,6 +846,19 @@ def test_a_cancelled_pass_leaves_no_metrics_of_the_pass_before(make_learner):
     assert "loss" not in learn.metrics.get("valid", {})
 
 
+@pytest.mark.parametrize("kind", [CancelEpochException, CancelFitException, ValueError])
+def test_a_validation_within_a_pass_never_stands_for_that_pass_in_the_history(make_learner, kind):
+    def look_and_end(learn):
+        if learn.training:
+            learn.validate("train")
+            raise kind("on purpose")
+
+    learn = make_learner(On(after_batch=look_and_end))
+    with pytest.raises(ValueError, match="on purpose") if kind is ValueError else nullcontext():
+        learn.fit(1)
+    assert "train/loss" not in learn.history.to_dict()
+
+
 # -- sandbox ------------------------------------------------------------------------------------------------------
 
 
@@ -1087,7 +1136,7 @@ def test_own_signals_are_declared_and_emitted_by_hand(make_learner):
             heard.append(("cleanup", self.name))
 
     heard, base = [], make_learner()
-    learn = Clips(base.model, {"train": [(torch.ones(2, 4), torch.tensor([0, 1]))]}, base.loss_f)
+    learn = Clips(base.model, {"train": one_batch()}, base.loss_f)
     learn.add_cb([Hears("b", 2), Hears("a", 1)])
     learn.fit(1)
     assert heard == [("before", "a"), ("before", "b"), ("cleanup", "b"), ("cleanup", "a")]
