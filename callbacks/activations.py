@@ -1,7 +1,289 @@
-"""To come."""
+"""Watch what comes out of each layer while a model trains: its mean, its spread, and how much of it is dead."""
 
-from learner import Callback
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from callbacks.histogram import LARGEST, N_BINS, histogram
+from callbacks.hooks import HooksCallback, checked_count
+from learner import Learner, LearnerError
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 
-class ActivationStats(Callback):
-    """To come."""
+class LayerStats(NamedTuple):
+    """What one layer gave, a row for each time it ran; float64, on the CPU.
+
+    Attributes:
+        mean, std: of all elements of the output; `std` with n - 1, as `torch.std`.
+        hist: counts of |output| in 40 bins over 0..10, as `output.abs().histc(40, 0, 10)`; NaN where not taken.
+        dead: fraction of the elements looked at that are in the first bin, |output| < 0.25 [0-1]; NaN where not taken.
+    """
+
+    mean: Tensor
+    std: Tensor
+    hist: Tensor
+    dead: Tensor
+
+
+class _Call(NamedTuple):
+    where: tuple[int, str | None, int]  # epoch, loader, batch
+    n: int
+    mean: Tensor
+    squares: Tensor  # summed squares of the deviations from the mean
+    hist: Tensor | None
+    n_hist: int
+
+
+class ActivationStats(HooksCallback):
+    """Record mean, standard deviation and a histogram of |output| of each layer, batch by batch, of any model.
+
+    Of an output that holds several tensors (LSTM, attention) it is the first one. Half precision and whole numbers
+    are computed in float32, complex numbers by their absolute value. A layer that runs several times in a batch is
+    recorded each time, in order. All stays on the device until it is read, without waiting for it; a recorded
+    batch takes about 2 kB a layer. What was recorded stays readable after the fit, until the next one.
+
+    Args:
+        modules: modules or dotted names, one or several; all leaves of the model if None.
+        mod_filter: a function of a module that says whether to keep it.
+        on_train: whether to look at passes that train.
+        on_valid: whether to look at validation passes within the fit.
+        every: look at batches 0, n, 2n, … of each pass [batches].
+        hist_every: take a histogram, the dearest part, from every n-th batch looked at [batches].
+        hist_rows: take it from the first rows of the output's first axis only; from all if None [samples].
+
+    Attributes:
+        never_run: names of the layers that gave no tensor yet, for there is nothing to draw of them.
+
+    Reads:
+        `model`, `role`, `i`, `epoch`, `dl_name`.
+
+    Raises:
+        TypeError, ValueError: as `HooksCallback`.
+        LearnerError: when read before a fit.
+
+    Source:
+        The statistics and pictures of the fast.ai course, part 2 (2022), lesson "Initializing".
+
+    Example:
+        >>> from torch.nn.functional import mse_loss
+        >>> from learner import Loaders
+        >>> x = torch.linspace(-1, 1, 32)[:, None]
+        >>> model = nn.Sequential(nn.Linear(1, 8), nn.ReLU(), nn.Linear(8, 1))
+        >>> stats = ActivationStats()
+        >>> Learner(model, Loaders.from_arrays(train=(x, x), batch_size=8), mse_loss, cbs=stats).fit(2)
+        >>> stats
+        ActivationStats: 3 layers, 8 batches
+        >>> stats.layer("1").hist.shape, stats.layer("1").mean.min() >= 0
+        (torch.Size([8, 40]), tensor(True))
+    """
+
+    def __init__(
+        self,
+        modules: nn.Module | str | Iterable[nn.Module | str] | None = None,
+        mod_filter: Callable[[nn.Module], object] | None = None,
+        on_train: bool = True,
+        on_valid: bool = False,
+        every: int = 1,
+        *,
+        hist_every: int = 1,
+        hist_rows: int | None = None,
+    ) -> None:
+        super().__init__(self._measure, modules, mod_filter, on_train, on_valid, every)
+        self.hist_every = checked_count("hist_every", hist_every)
+        self.hist_rows = None if hist_rows is None else checked_count("hist_rows", hist_rows)
+        self._calls: dict[str, list[_Call]] = {}
+        self._where: tuple[int, str | None, int] = (0, None, 0)
+        self._takes_hist = True
+
+    # -- recording ---------------------------------------------------------------------------------------------
+
+    def before_fit(self, learn: Learner) -> None:
+        """Start clean, and put a hook on each layer."""
+        super().before_fit(learn)
+        self._calls = {name: [] for name in self.layers}
+        hook: Any
+        for hook, calls in zip(self.hooks, self._calls.values(), strict=True):
+            hook.calls = calls
+
+    def around_predict(self, learn: Learner, action: Callable[[], object]) -> None:
+        """Note which batch this is, and listen while the model runs."""
+        self._where = (learn.epoch, learn.dl_name, learn.i)
+        self._takes_hist = learn.i // self.every % self.hist_every == 0
+        super().around_predict(learn, action)
+
+    def _measure(self, hook: Any, module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
+        tensor = output if isinstance(output, Tensor) else _first_tensor(output)
+        if tensor is None:
+            return
+        if tensor.is_nested:  # a transformer's, in validation with a padding mask
+            tensor = torch.cat(tensor.unbind())
+        n = tensor.numel()
+        if not n:
+            return
+        flat = tensor.detach().reshape(-1)
+        if flat.dtype != torch.float32:
+            flat = _as_float(flat)
+        # From the mean, not from zero: of 1000.1² - 1000² little is left in float32.
+        mean = flat.mean()
+        deviations = flat - mean
+        squares = torch.dot(deviations, deviations)
+        hist, n_hist = None, 0
+        if self._takes_hist:
+            if self.hist_rows is not None and tensor.ndim:
+                flat = flat[: self.hist_rows * (n // len(tensor))]
+            hist, n_hist = histogram(flat), len(flat)
+        hook.calls.append(_Call(self._where, n, mean, squares, hist, n_hist))
+
+    # -- reading: here the device is waited for ----------------------------------------------------------------
+
+    @property
+    def never_run(self) -> list[str]:
+        """Names of the layers that gave no tensor in any batch looked at."""
+        return [name for name, calls in self._calls.items() if not calls]
+
+    def layer(self, name: str, dl_name: str | None = None) -> LayerStats:
+        """Return what a layer gave, in the order of running.
+
+        Args:
+            name: a dotted name, one of `layers`.
+            dl_name: only passes over this loader; all if None.
+        """
+        if name not in self._calls:
+            raise ValueError(f"`name` must be one of {', '.join(map(repr, self._calls))}, got {name!r}.")
+        calls = self._calls_of(dl_name)[name]
+        hist = torch.full((len(calls), N_BINS), math.nan, dtype=torch.float64)
+        n, n_hist = torch.tensor([(call.n, call.n_hist) for call in calls], dtype=torch.float64).reshape(-1, 2).T
+        mean = _on_cpu([call.mean for call in calls])
+        std = (_on_cpu([call.squares for call in calls]) / (n - 1)).sqrt()
+        if hists := [call.hist for call in calls if call.hist is not None]:
+            hist[n_hist > 0] = _on_cpu(hists)
+        return LayerStats(mean, std, hist, hist[:, 0] / n_hist)
+
+    def to_pandas(self, dl_name: str | None = None) -> pd.DataFrame:
+        """Return a row for each time a layer ran; needs pandas.
+
+        Columns are those of `LayerStats` and `layer`, `epoch`, `dl_name`, `batch`; `hist` is an array, or None where
+        not taken. Layers that never ran are in the frame's `attrs["never_run"]`.
+        """
+        try:
+            import pandas as pd
+        except ImportError:
+            raise ImportError("`to_pandas` needs pandas; do `pip install pandas`, or use `layer(name)`.") from None
+        rows = []
+        for name, calls in self._calls_of(dl_name).items():
+            stats = self.layer(name, dl_name)
+            taken = [call.hist is not None for call in calls]
+            hists = [hist if is_taken else None for hist, is_taken in zip(stats.hist.numpy(), taken, strict=True)]
+            numbers = zip(stats.mean.tolist(), stats.std.tolist(), stats.dead.tolist(), hists, strict=True)
+            rows += [(name, *call.where, *row) for call, row in zip(calls, numbers, strict=True)]
+        columns = ["layer", "epoch", "dl_name", "batch", "mean", "std", "dead", "hist"]
+        frame = pd.DataFrame(rows, columns=columns)
+        frame.attrs["never_run"] = self.never_run
+        return frame
+
+    def plot_stats(self, dl_name: str | None = None) -> Figure:
+        """Draw mean and standard deviation of each layer over the batches; return the figure."""
+        from matplotlib import colormaps
+        from matplotlib import pyplot as plt
+
+        layers = self._calls_of(dl_name)
+        figure, axes = plt.subplots(1, 2, figsize=(10, 3.5), layout="constrained")
+        for i, name in enumerate(layers):
+            stats = self.layer(name, dl_name)
+            color = colormaps["viridis"](0.9 * i / max(len(layers) - 1, 1))  # by depth
+            for ax, values in zip(axes, stats[:2], strict=True):
+                ax.plot(values, color=color, label=self._title(name, stats))
+        for ax, title in zip(axes, ("mean", "standard deviation"), strict=True):
+            ax.set(title=title, xlabel="recorded batch")
+        columns = math.ceil(len(layers) / 15)
+        axes[1].legend(bbox_to_anchor=(1.02, 1), loc="upper left", fontsize="small", ncols=columns)
+        return figure
+
+    def color_dim(self, dl_name: str | None = None) -> Figure:
+        """Draw the histograms of each layer side by side, as log(1 + count), large |activations| on top."""
+
+        def draw(ax: Axes, batches: Tensor, stats: LayerStats) -> None:
+            image = stats.hist[batches].log1p().T.numpy()
+            ax.imshow(image, origin="lower", aspect="auto", extent=(0, len(stats.hist), 0, LARGEST))
+
+        return self._grid(draw, "|activation|", dl_name)
+
+    def dead_chart(self, dl_name: str | None = None) -> Figure:
+        """Draw the fraction of activations near zero (|activation| < 0.25) of each layer over the batches."""
+
+        def draw(ax: Axes, batches: Tensor, stats: LayerStats) -> None:
+            ax.plot(batches, stats.dead[batches])
+            ax.set_ylim(-0.02, 1.02)
+
+        return self._grid(draw, "fraction near zero", dl_name)
+
+    def _grid(self, draw: Callable[[Axes, Tensor, LayerStats], None], y_label: str, dl_name: str | None) -> Figure:
+        """Draw a panel for each layer; one that never ran gets an empty one that says so."""
+        from matplotlib import pyplot as plt
+
+        layers = self._calls_of(dl_name)
+        n_columns = min(len(layers), 4)
+        n_rows = math.ceil(len(layers) / n_columns)
+        size = (3 * n_columns, 2.2 * n_rows)
+        figure, grid = plt.subplots(n_rows, n_columns, figsize=size, squeeze=False, layout="constrained")
+        for ax in grid.flat[len(layers) :]:
+            ax.remove()
+        for ax, name in zip(grid.flat, layers, strict=False):
+            stats = self.layer(name, dl_name)
+            ax.set_title(self._title(name, stats), fontsize="medium")
+            batches = stats.dead.isfinite().nonzero()[:, 0]
+            if len(batches):
+                draw(ax, batches, stats)
+        figure.supxlabel("recorded batch", fontsize="medium")
+        figure.supylabel(y_label, fontsize="medium")
+        return figure
+
+    def _calls_of(self, dl_name: str | None) -> dict[str, list[_Call]]:
+        if not self._calls:
+            raise LearnerError("`ActivationStats` must have watched a fit before it is read; call `learn.fit` first.")
+        known = {call.where[1] for calls in self._calls.values() for call in calls}
+        if dl_name is None:
+            return self._calls
+        if dl_name not in known:
+            raise ValueError(f"`dl_name` must be a loader that was watched, got {dl_name!r}; there is {known}.")
+        return {name: [call for call in calls if call.where[1] == dl_name] for name, calls in self._calls.items()}
+
+    def _title(self, name: str, stats: LayerStats) -> str:
+        return f"{name} {self.layers[name]}".strip() + ("" if len(stats.mean) else " (never ran)")
+
+    def __repr__(self) -> str:
+        n_batches = len({call.where for calls in self._calls.values() for call in calls})
+        never = f"; never run: {', '.join(self.never_run)}" if self.never_run else ""
+        return f"ActivationStats: {len(self.layers)} layers, {n_batches} batches{never}"
+
+
+def _first_tensor(output: Any) -> Tensor | None:
+    """Return the first tensor in an output, depth first, or None."""
+    if isinstance(output, Tensor):
+        return output
+    if isinstance(output, dict):
+        output = tuple(output.values())
+    if isinstance(output, tuple | list):
+        for part in output:
+            if (found := _first_tensor(part)) is not None:
+                return found
+    return None
+
+
+def _as_float(flat: Tensor) -> Tensor:
+    if flat.is_complex():
+        flat = flat.abs()
+    return flat if flat.dtype in (torch.float32, torch.float64) else flat.float()
+
+
+def _on_cpu(values: list[Tensor]) -> Tensor:
+    return torch.stack(values).cpu().double() if values else torch.empty(0, dtype=torch.float64)

@@ -1,7 +1,139 @@
-"""To come."""
+"""Forward hooks for as long as a fit: on in `before_fit`, off again however it ends."""
 
-from learner import Callback
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from numbers import Integral
+from typing import Any
+
+from torch import nn
+
+from learner import Callback, Hook, Hooks, Learner
 
 
 class HooksCallback(Callback):
-    """To come."""
+    """Call `hookfunc(hook, module, inputs, output)` each time a module of the model has run, while fitting.
+
+    Only what runs inside `predict` counts, and only in the passes and batches asked for. The function may keep what
+    it finds as attributes of its hook; the hooks stay readable as `hooks` after the fit. The next fit has new ones.
+
+    Args:
+        hookfunc: called with the `Hook`, the module, its inputs (a tuple) and its output; what it returns is dropped.
+        modules: modules or dotted names, one or several; all leaves of the model (modules without children) if None.
+        mod_filter: a function of a module that says whether to keep it.
+        on_train: whether to look at passes that train.
+        on_valid: whether to look at validation passes within the fit.
+        every: look at batches 0, n, 2n, … of each pass [batches].
+
+    Attributes:
+        hooks: a `Hook` for each module, in order; empty before the first fit.
+        layers: the class name of each watched module by its dotted name, in the order of `hooks`.
+
+    Reads:
+        `model`, `role`, `i`.
+
+    Raises:
+        TypeError, ValueError: when made, for an argument of the wrong kind; when a fit begins, for a module or name
+            that is not in the model, or if there is nothing to watch.
+
+    Example:
+        >>> import torch
+        >>> from torch.nn.functional import mse_loss
+        >>> from learner import Loaders
+        >>> def largest(hook, module, inputs, output): hook.largest = output.detach().amax()
+        >>> model = nn.Sequential(nn.Linear(1, 4), nn.Sigmoid(), nn.Linear(4, 1))
+        >>> watch = HooksCallback(largest, mod_filter=lambda module: isinstance(module, nn.Sigmoid))
+        >>> dls = Loaders.from_arrays(train=(torch.ones(8, 1), torch.ones(8, 1)), batch_size=4)
+        >>> Learner(model, dls, mse_loss, cbs=watch).fit(1)
+        >>> watch.layers, bool(watch.hooks[0].largest < 1)
+        ({'1': 'Sigmoid'}, True)
+    """
+
+    order = -10
+
+    def __init__(
+        self,
+        hookfunc: Callable[[Any, nn.Module, tuple[Any, ...], Any], Any],
+        modules: nn.Module | str | Iterable[nn.Module | str] | None = None,
+        mod_filter: Callable[[nn.Module], object] | None = None,
+        on_train: bool = True,
+        on_valid: bool = False,
+        every: int = 1,
+    ) -> None:
+        if not callable(hookfunc):
+            raise TypeError(f"`hookfunc` must be a function of (hook, module, inputs, output), got {hookfunc!r}.")
+        if mod_filter is not None and not callable(mod_filter):
+            raise TypeError(f"`mod_filter` must be a function of a module, got {mod_filter!r}.")
+        if not (on_train or on_valid):
+            raise ValueError("`on_train` or `on_valid` must be True, got neither; nothing would be watched.")
+        self.hookfunc, self.mod_filter, self.every = hookfunc, mod_filter, checked_count("every", every)
+        self.modules = [modules] if isinstance(modules, nn.Module | str) else None if modules is None else list(modules)
+        for module in self.modules or ():
+            if not isinstance(module, nn.Module | str):
+                raise TypeError(f"`modules` must hold modules or their dotted names, got {module!r}.")
+        self.roles = ("train",) * on_train + ("valid",) * on_valid
+        self.hooks: Hooks | tuple[()] = ()
+        self.layers: dict[str, str] = {}
+        self._is_due = False
+
+    def before_fit(self, learn: Learner) -> None:
+        """Put a hook on each module."""
+        chosen = self._chosen(learn.model)
+        self.layers = {name: type(module).__name__ for name, module in chosen.items()}
+        self.hooks = Hooks(chosen.values(), self._call)
+
+    def around_predict(self, learn: Learner, action: Callable[[], object]) -> None:
+        """Listen while the model runs, if this batch is asked for."""
+        self._is_due = learn.role in self.roles and learn.i % self.every == 0
+        try:
+            action()
+        finally:
+            self._is_due = False
+
+    def cleanup_fit(self, learn: Learner) -> None:
+        """Take the hooks off."""
+        for hook in self.hooks:
+            hook.remove()
+
+    def _call(self, hook: Hook, module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
+        if self._is_due:
+            self.hookfunc(hook, module, inputs, output)
+
+    def _chosen(self, model: nn.Module) -> dict[str, nn.Module]:
+        """Return the modules to watch by dotted name, each once."""
+        inside = dict(model.named_modules())
+        if self.modules is None:
+            chosen = {name: module for name, module in inside.items() if _is_leaf(name, module)}
+        else:
+            names = {module: name for name, module in inside.items()}
+            chosen = {}
+            for wanted in self.modules:
+                name = names.get(wanted) if isinstance(wanted, nn.Module) else wanted
+                if name is None or name not in inside:
+                    raise ValueError(
+                        f"`modules` must be modules of the learner's model or their dotted names, got {wanted!r}; "
+                        f"it has {', '.join(repr(name) for name in inside if name)}."
+                    )
+                chosen[name] = inside[name]
+        kept = {name: module for name, module in chosen.items() if not self.mod_filter or self.mod_filter(module)}
+        if not kept:
+            raise ValueError(
+                f"`modules` and `mod_filter` must leave a module to watch, got none of {len(chosen)}; a filter on its "
+                f"own is asked about leaves, for larger parts pass `modules`."
+            )
+        return kept
+
+
+def checked_count(name: str, value: Any) -> int:
+    """Return a whole number of at least 1, or say why it is none."""
+    if isinstance(value, bool) or not isinstance(value, Integral):
+        raise TypeError(f"`{name}` must be a whole number, got {value!r}.")
+    if value < 1:
+        raise ValueError(f"`{name}` must be at least 1, got {value}.")
+    return int(value)
+
+
+def _is_leaf(name: str, module: nn.Module) -> bool:
+    # A parametrization (weight norm) is a child of the layer whose weight it computes: the layer is the leaf.
+    has_children = any(child != "parametrizations" for child, _ in module.named_children())
+    return not has_children and "parametrizations" not in name.split(".")

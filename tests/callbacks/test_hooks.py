@@ -1,0 +1,248 @@
+"""HooksCallback: where it listens, when, and that it leaves."""
+
+import contextlib
+import copy
+import pickle
+
+import pytest
+import torch
+from torch import nn
+
+from callbacks import HooksCallback
+from learner import CancelBatchException, CancelEpochException, CancelFitException, Loaders
+
+
+def n_hooks(model):
+    return sum(len(module._forward_hooks) for module in model.modules())
+
+
+def count(hook, module, inputs, output):
+    hook.n = getattr(hook, "n", 0) + 1
+
+
+def counts(watch):
+    return [getattr(hook, "n", 0) for hook in watch.hooks]
+
+
+class Calls:
+    """A hook function that keeps which batch it was called in, of a learner set afterwards."""
+
+    def __init__(self):
+        self.seen = []
+
+    def __call__(self, hook, module, inputs, output):
+        self.seen.append((self.learn.dl_name, self.learn.epoch, self.learn.i))
+
+
+@pytest.fixture
+def watched(make_learner):
+    """Return the batches in which the first layer was looked at, in a fit of two epochs: 3 + 2 batches each."""
+
+    def run(**kwargs):
+        calls = Calls()
+        calls.learn = make_learner(HooksCallback(calls, "0", **kwargs))
+        calls.learn.fit(2)
+        return calls.seen
+
+    return run
+
+
+def test_by_default_all_leaves_in_training_batches_only(make_learner):
+    watch = HooksCallback(count)
+    learn = make_learner(watch)
+    learn.fit(2)
+    assert watch.layers == {"0": "Linear", "1": "ReLU", "2": "Linear"}
+    assert counts(watch) == [6, 6, 6]
+
+
+def test_passes(watched):
+    train = [("train", epoch, i) for epoch in range(2) for i in range(3)]
+    valid = [("valid", epoch, i) for epoch in range(2) for i in range(2)]
+    assert watched() == train
+    assert watched(on_train=False, on_valid=True) == valid
+    assert watched(on_valid=True) == train[:3] + valid[:2] + train[3:] + valid[2:]
+
+
+def test_every_counts_batches_of_each_pass(watched):
+    assert watched(every=2) == [("train", 0, 0), ("train", 0, 2), ("train", 1, 0), ("train", 1, 2)]
+    assert watched(every=100, on_valid=True) == [("train", 0, 0), ("valid", 0, 0), ("train", 1, 0), ("valid", 1, 0)]
+
+
+def test_passes_of_other_loaders_by_their_role(make_learner, dls):
+    calls = Calls()
+    both = Loaders({"train": dls["train"], "train2": dls["train"], "valid2": dls["valid"], "infer": dls["valid"]})
+    calls.learn = make_learner(HooksCallback(calls, "0", on_valid=True, every=9), dls=both)
+    calls.learn.fit(1)
+    assert calls.seen == [("train", 0, 0), ("train2", 0, 0), ("valid2", 0, 0)]
+
+
+def test_a_validation_and_a_forward_of_somebody_else_within_a_fit_are_left_alone(make_learner):
+    class Busy:
+        def before_batch(self, learn):
+            if learn.training:
+                learn.validate()
+
+        def after_predict(self, learn):
+            learn.model(torch.ones(2, 4))
+
+    calls = Calls()
+    calls.learn = make_learner([HooksCallback(calls, "0"), Busy()])
+    calls.learn.fit(1)
+    assert calls.seen == [("train", 0, 0), ("train", 0, 1), ("train", 0, 2)]
+
+
+def test_outside_a_fit_there_is_no_hook(make_learner):
+    watch = HooksCallback(count, on_valid=True)
+    learn = make_learner(watch)
+    learn.validate()
+    assert len(watch.hooks) == 0
+    learn.fit(1)
+    learn.validate()
+    learn.get_preds()
+    assert counts(watch) == [5, 5, 5]
+
+
+@pytest.mark.parametrize("signal", ["before_epoch", "before_batch", "after_predict", "after_batch", "after_fit"])
+@pytest.mark.parametrize(
+    "reason", [CancelFitException, CancelEpochException, CancelBatchException, ValueError, KeyboardInterrupt]
+)
+def test_leaves_however_the_fit_ends(make_learner, signal, reason):
+    def stop(self, learn):
+        raise reason("mine")
+
+    watch = HooksCallback(count)
+    learn = make_learner([watch, type("Stop", (), {signal: stop})()])
+    with contextlib.suppress(reason):  # a Cancel may end the fit well, or find no stage of its own
+        learn.fit(1)
+    assert n_hooks(learn.model) == 0
+    assert not watch._is_due
+
+
+def test_an_error_in_the_function_passes_and_hooks_leave(make_learner):
+    def fail(hook, module, inputs, output):
+        raise ValueError("mine")
+
+    watch = HooksCallback(fail)
+    learn = make_learner(watch)
+    with pytest.raises(ValueError, match="mine"):
+        learn.fit(1)
+    assert n_hooks(learn.model) == 0
+    learn.validate()  # would call `fail` if it still listened
+
+
+def test_a_fit_that_another_callback_refuses_leaves_no_hook(make_learner):
+    class Refuse:
+        def before_fit(self, learn):
+            assert n_hooks(learn.model) == 3
+            raise ValueError("mine")
+
+    learn = make_learner([HooksCallback(count), Refuse()])
+    with pytest.raises(ValueError, match="mine"):
+        learn.fit(1)
+    assert n_hooks(learn.model) == 0
+
+
+def test_a_second_fit_has_new_hooks(make_learner):
+    watch = HooksCallback(count)
+    learn = make_learner(watch)
+    learn.fit(2)
+    learn.fit(1)
+    assert counts(watch) == [3, 3, 3]
+    assert n_hooks(learn.model) == 0
+
+
+def test_the_model_pickles_and_copies_after_the_fit(make_learner):
+    learn = make_learner(HooksCallback(count))
+    learn.fit(1)
+    for twin in (pickle.loads(pickle.dumps(learn.model)), copy.deepcopy(learn.model)):
+        assert torch.equal(twin[0].weight, learn.model[0].weight)
+
+
+def test_trains_the_same_weights_as_without(make_learner, dls):
+    batches = {"train": list(dls["train"])}
+    double = HooksCallback(lambda hook, module, inputs, output: output * 2)
+    plain, watched = make_learner(dls=batches), make_learner(double, dls=batches)
+    plain.fit(2)
+    watched.fit(2)
+    assert torch.equal(plain.model[0].weight, watched.model[0].weight)
+
+
+class Block(nn.Module):
+    """No Sequential, one layer in a list, one that is used twice, one normalised by a parametrization."""
+
+    def __init__(self):
+        super().__init__()
+        self.layers = nn.ModuleList([nn.utils.parametrizations.weight_norm(nn.Linear(4, 4)), nn.Linear(4, 4)])
+        self.twin = self.layers[1]
+        self.head = nn.Sequential(nn.ReLU(), nn.Linear(4, 3))
+
+    def forward(self, x):
+        return self.head(self.twin(self.layers[1](self.layers[0](x))))
+
+
+def test_leaves_of_any_model(make_learner):
+    watch = HooksCallback(count)
+    make_learner(watch, model=Block()).fit(1)
+    assert watch.layers == {
+        "layers.0": "ParametrizedLinear",
+        "layers.1": "Linear",
+        "head.0": "ReLU",
+        "head.1": "Linear",
+    }
+    assert counts(watch) == [3, 6, 3, 3]
+
+
+def test_a_model_that_is_one_layer(make_learner):
+    watch = HooksCallback(count)
+    make_learner(watch, model=nn.Linear(4, 3)).fit(1)
+    assert watch.layers == {"": "Linear"}
+    assert counts(watch) == [3]
+
+
+def test_modules_by_object_and_by_name_each_once_and_filtered(make_learner):
+    model = Block()
+
+    def layers(**kwargs):
+        watch = HooksCallback(count, **kwargs)
+        make_learner(watch, model=model).fit(1)
+        return list(watch.layers)
+
+    assert layers(modules=model.head) == ["head"]
+    assert layers(modules="head.1") == ["head.1"]
+    assert layers(modules=["head", model.twin, "layers.1"]) == ["head", "layers.1"]
+    assert layers(mod_filter=lambda module: isinstance(module, nn.ReLU)) == ["head.0"]
+    assert layers(modules=["head", "head.0"], mod_filter=lambda module: isinstance(module, nn.ReLU)) == ["head.0"]
+
+
+def test_refuses_modules_that_are_not_in_the_model(make_learner):
+    other = nn.Linear(4, 4)
+    with pytest.raises(ValueError, match=r"`modules` must be modules of the learner's model .* got Linear\(.*'1'"):
+        make_learner(HooksCallback(count, [other])).fit(1)
+    with pytest.raises(ValueError, match=r"`modules` must be .* got 'head'; it has '0', '1', '2'"):
+        make_learner(HooksCallback(count, "head")).fit(1)
+    assert n_hooks(other) == 0
+
+
+def test_refuses_to_watch_nothing(make_learner):
+    with pytest.raises(ValueError, match="must leave a module to watch, got none of 3"):
+        make_learner(HooksCallback(count, mod_filter=lambda module: False)).fit(1)
+    with pytest.raises(ValueError, match="must leave a module to watch, got none of 0"):
+        make_learner(HooksCallback(count, [])).fit(1)
+    with pytest.raises(ValueError, match="`on_train` or `on_valid` must be True, got neither"):
+        HooksCallback(count, on_train=False)
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "error", "message"),
+    [
+        ({"hookfunc": None}, TypeError, "`hookfunc` must be a function of .* got None"),
+        ({"modules": [3]}, TypeError, "`modules` must hold modules or their dotted names, got 3"),
+        ({"mod_filter": "relu"}, TypeError, "`mod_filter` must be a function of a module, got 'relu'"),
+        ({"every": 0}, ValueError, "`every` must be at least 1, got 0"),
+        ({"every": 1.5}, TypeError, r"`every` must be a whole number, got 1\.5"),
+        ({"every": True}, TypeError, "`every` must be a whole number, got True"),
+    ],
+)
+def test_refuses_wrong_arguments_when_made(kwargs, error, message):
+    with pytest.raises(error, match=message):
+        HooksCallback(**{"hookfunc": count, **kwargs})
