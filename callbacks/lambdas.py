@@ -5,7 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 from learner import Callback
-from learner.callback import _known, check_handler
+from learner.callback import HANDLERS, check_handler
 
 
 class LambdaCallback(Callback):
@@ -34,8 +34,8 @@ class LambdaCallback(Callback):
 
     def __init__(self, **functions: Callable[..., Any]) -> None:
         for name, function in functions.items():
-            if name not in _known:
-                nearest = difflib.get_close_matches(name, _known, n=1, cutoff=0.0)[0]
+            if name not in HANDLERS:
+                nearest = difflib.get_close_matches(name, HANDLERS, n=1, cutoff=0.0)[0]
                 raise ValueError(f"a function must be given by the name of a signal, got {name!r}; is it {nearest!r}?")
             if not callable(function):
                 raise TypeError(f"`{name}` must be a function, got {function!r}.")

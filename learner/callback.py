@@ -105,7 +105,7 @@ class Callback:
 
 SIGNALS = tuple(name for name, value in vars(Callback).items() if not name.startswith("_") and callable(value))
 AROUND = tuple(f"around_{action}" for action in ACTIONS)
-_known = dict.fromkeys((*SIGNALS, *ACTIONS, *AROUND))  # signals that Learner subclasses declare are added
+HANDLERS = dict.fromkeys((*SIGNALS, *ACTIONS, *AROUND))  # and the signals that Learner subclasses declare
 
 
 def declare_signals(owner: str, names: Iterable[str]) -> None:
@@ -116,14 +116,14 @@ def declare_signals(owner: str, names: Iterable[str]) -> None:
     """
     if isinstance(names, str) or not all(isinstance(n, str) and n.isidentifier() for n in names):
         raise TypeError(f"`{owner}.signals` must be a tuple of method names, got {names!r}.")
-    _known.update(dict.fromkeys(names))
+    HANDLERS.update(dict.fromkeys(names))
 
 
 def check_handler(owner: str, name: str, method: Callable[..., Any]) -> None:
     """Refuse a method that looks like a signal and is none, or that the loop could not call."""
     if name.startswith("_"):
         return
-    if name in _known:
+    if name in HANDLERS:
         args = ("learn", "action") if name in AROUND else ("learn",)
         try:
             inspect.signature(method).bind(*args)
@@ -145,7 +145,7 @@ def check_handler(owner: str, name: str, method: Callable[..., Any]) -> None:
 def _nearest_signal(name: str) -> str | None:
     """Return the signal that a name was probably meant to be, or None if it is a name of its own."""
     begins_like_one = name.startswith(("before_", "after_", "cleanup_", "around_"))
-    match: list[str] = difflib.get_close_matches(name.lower(), _known, n=1, cutoff=0.0 if begins_like_one else 0.85)
+    match: list[str] = difflib.get_close_matches(name.lower(), HANDLERS, n=1, cutoff=0.0 if begins_like_one else 0.85)
     if not match:
         return None
     # Verbs are everyday words: `steps` or `get_losses` may well be methods of somebody's own.
@@ -189,11 +189,11 @@ def check_callback(cb: Any) -> None:
         if name.startswith("_") or isinstance(inspect.getattr_static(cb, name), property):
             continue
         value = getattr(cb, name)
-        if name in _known and not callable(value):
+        if name in HANDLERS and not callable(value):
             raise TypeError(f"`{owner}.{name}` must be a method, got {value!r}; the name belongs to a signal.")
         if callable(value) and not isinstance(value, type):
             check_handler(owner, name, value)
-    if not isinstance(cb, Callback) and not any(_method(cb, name) for name in _known):
+    if not isinstance(cb, Callback) and not any(_method(cb, name) for name in HANDLERS):
         raise TypeError(
             f"a callback must have a method named like a signal, such as `after_batch`, got a {owner} that has none."
         )
@@ -274,7 +274,7 @@ class Dispatch:
         self.cbs = sort_callbacks(cbs)
         signals = dict.fromkeys((*SIGNALS, *extra_signals))
         for cb in self.cbs:
-            for name in _known.keys() - signals.keys() - set(ACTIONS) - set(AROUND):
+            for name in HANDLERS.keys() - signals.keys() - set(ACTIONS) - set(AROUND):
                 if _method(cb, name):
                     raise ValueError(
                         f"`{type(cb).__name__}.{name}` must be a signal of this learner, which has none of "

@@ -97,7 +97,12 @@ class History:
         self._start = self.rows[-1]["epoch"] + 1 if self.rows else 0
 
     def record(self, epoch: int, name: str, metrics: dict[str, float]) -> None:
-        """Put the metrics of a pass over loader `name` into the row of `epoch`, counted from this fit's start."""
+        """Put the metrics of a pass over loader `name` into the row of `epoch`, counted from this fit's start.
+
+        A pass that measured nothing leaves no trace.
+        """
+        if not metrics:
+            return
         number = self._start + epoch
         if not self.rows or self.rows[-1]["epoch"] != number:
             self.rows.append({"epoch": number})

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -509,6 +509,13 @@ class Learner:
         """Run one batch in a sandbox; return a table of layers, output shapes and parameters."""
         with self.sandbox():
             return summarize(self)
+
+    if TYPE_CHECKING:  # `callbacks/lr_find.py` gives it
+
+        def lr_find(
+            self, start: float = 1e-6, end: float = 10.0, n: int = 100, stop_at: float = 4.0, *, plot: bool = True
+        ) -> Any:
+            """Try out learning rates in a sandbox; see `callbacks.lr_find`."""
 
     # -- state, and what must hold of it -----------------------------------------------------------------------
 
