@@ -60,8 +60,12 @@ class ClipGradientCallback(Callback):
         groups = learn.opt.param_groups  # type: ignore[union-attr]  # there is one while training
         parameters = [p for group in groups for p in group["params"]]
         self.norm = clip_grad_norm_(parameters, self.max_norm)
+
+    def after_step(self, learn: Learner) -> None:
+        """Note the norm of a step that was really made; a step may have been skipped just for its norm."""
         # NaN wins a maximum, so one number a pass is enough to look at.
-        self._largest = self.norm if self._largest is None else torch.maximum(self._largest, self.norm)
+        norm: Tensor = self.norm  # type: ignore[assignment]  # `after_backward` has made it
+        self._largest = norm if self._largest is None else torch.maximum(self._largest, norm)
 
     def after_epoch(self, learn: Learner) -> None:
         """Refuse to go on with ruined weights."""

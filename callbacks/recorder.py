@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 
 from learner import Callback, Learner
-from learner.errors import CancelException
 from learner.predictor import describe
 
 if TYPE_CHECKING:
@@ -81,8 +80,6 @@ class RecorderCallback(Callback):
         for name, fn in self.fns.items():
             try:
                 row.append(_checked_value(fn(learn)))
-            except CancelException:
-                raise
             except Exception as error:
                 error.add_note(f"in the function `{name}` of RecorderCallback")
                 raise

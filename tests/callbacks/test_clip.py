@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from callbacks import AccumulateCallback, ClipGradientCallback, RecorderCallback
-from learner import Learner, LearnerError
+from callbacks import AccumulateCallback, ClipGradientCallback, LambdaCallback, RecorderCallback
+from learner import Callback, CancelStepException, Learner, LearnerError
 
 
 def train_by_hand(learn, max_norm, *, opt_func=torch.optim.SGD, n_epochs=2):
@@ -76,6 +76,30 @@ def test_a_norm_that_is_not_finite_is_an_error(value):
     learn.model = nn.Linear(1, 1)
     learn.predictor.model, learn.opt = learn.model, None
     learn.fit(1)  # a new fit forgets it
+
+
+def skip_if_nan(learn):
+    if learn.loss.isnan():
+        learn.zero_grad()
+        raise CancelStepException
+
+
+class NoStep(Callback):
+    """Own the step and change no weight, so that later gradients are good again."""
+
+    def step(self, learn):
+        pass
+
+
+def test_one_bad_norm_among_good_ones_is_found_unless_its_step_was_skipped():
+    good, bad = (torch.ones(1, 1), torch.ones(1, 1)), (torch.full((1, 1), math.nan), torch.ones(1, 1))
+    learn = Learner(
+        nn.Linear(1, 1), {"train": [good, bad, good]}, nn.functional.mse_loss, cbs=ClipGradientCallback(1.0)
+    )
+    learn.fit(1, cbs=LambdaCallback(after_backward=skip_if_nan))
+    assert learn.n_steps == 2
+    with pytest.raises(LearnerError, match="got nan in epoch 0"):
+        learn.fit(1, cbs=NoStep())
 
 
 def test_it_starts_without_a_norm(make_learner):

@@ -152,6 +152,7 @@ def test_parameter_groups_keep_their_proportion(make_learner):
     expected = np.geomspace(1e-4, 1e-2, 5)
     np.testing.assert_allclose(recorder.values["a"], expected)
     np.testing.assert_allclose(recorder.values["b"], expected / 10, rtol=1e-6)  # a float32 tensor
+    assert isinstance(learn.opt.param_groups[1]["lr"], torch.Tensor)
 
 
 def test_only_training_loaders_run_and_without_a_length_too(make_learner, dls):
@@ -185,6 +186,16 @@ def test_a_validation_within_the_training_pass_and_one_beside_the_fit_do_run(mak
     with learn.added(finder):
         learn.fit(1)
         assert "loss" in learn.validate()
+
+
+def test_a_batch_without_a_loss_leaves_no_trace(make_learner):
+    class Skip(Callback):
+        def after_predict(self, learn):
+            if learn.i == 1:
+                raise CancelStepException
+
+    result = make_learner([Scripted([1.0, 3.0, 5.0]), Skip()]).lr_find(n=3, stop_at=9, plot=False)
+    assert result.losses == pytest.approx([1.0, 3.0, 5.0])
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
@@ -228,7 +239,8 @@ def test_the_suggestion_is_half_the_rate_of_steepest_descent():
     lrs = np.geomspace(1e-6, 10, 100)
     losses = 1 + 2 / (1 + (lrs / 0.1) ** 1.5)
     diverging = np.where(lrs > 2, 50, losses)
-    for values in (losses, diverging):
+    falling_again = np.where(lrs > 5, 10, diverging)
+    for values in (losses, diverging, falling_again):
         result = LRFinderResult(lrs.tolist(), values.tolist())
         assert result.suggestion == pytest.approx(0.05, rel=0.1)  # one of the rates tried, 18 % apart
 

@@ -98,9 +98,10 @@ def test_a_validation_within_a_batch_changes_nothing():
         def after_step(self, learn):
             learn.validate()
 
-    recorder = RecorderCallback(i=lambda learn: learn.i)
+    recorder = RecorderCallback(i=lambda learn: learn.i, grad=lambda learn: learn.model.bias.grad)
     make(3, [recorder, Validate()]).fit(1)
     assert recorder.values["i"] == [0, 1, 2]
+    assert not any(map(math.isnan, recorder.values["grad"]))
 
 
 def test_values_are_not_waited_for_until_they_are_read():
@@ -139,6 +140,13 @@ def test_many_values_of_all_kinds_keep_their_order():
     for i, value in enumerate(recorder.values["i"]):
         assert type(value) is float
         assert value == i or (i % 7 == 6 and math.isnan(value))
+
+
+def test_whole_numbers_lose_nothing_among_floats():
+    """float32 cannot hold 2**24 + 1."""
+    recorder = RecorderCallback(x=lambda learn: torch.tensor(0.5 if learn.i % 2 else 2**24 + 1))
+    make(4, recorder).fit(1)
+    assert recorder.values["x"] == [2**24 + 1, 0.5] * 2
 
 
 def test_each_fit_starts_anew_and_keeps_what_it_has_if_it_ends_early():
