@@ -164,10 +164,12 @@ def flattened(cbs: Any) -> list[Any]:
     return [inner for cb in cbs for inner in (flattened(cb) if isinstance(cb, list | tuple) else [cb])]
 
 
-def checked_callbacks(cbs: list[Any]) -> list[Any]:
-    """Return callbacks that are fit to be added, each once, or say what is wrong with one."""
+def checked_callbacks(cbs: list[Any], known: Iterable[Any] = ()) -> list[Any]:
+    """Return callbacks that are fit to be added, each once, or say what is wrong with one; `known` ones are fit."""
+    fit = {id(cb) for cb in known}
     for i, cb in enumerate(cbs):
-        check_callback(cb)
+        if id(cb) not in fit:
+            check_callback(cb)
         if any(cb is other for other in cbs[:i]):
             raise ValueError(f"`cbs` must hold a callback once, got the same {type(cb).__name__} twice; take one out.")
     return cbs

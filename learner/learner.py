@@ -39,6 +39,7 @@ from learner.history import Averages, History
 from learner.loaders import Loaders, length_of, role_of
 from learner.plan import plan_html, plan_text
 from learner.predictor import Predictor, describe
+from learner.rates import BaseRates
 from learner.state import pass_mode, remember_learner
 from learner.summary import Summary, summarize
 
@@ -152,13 +153,13 @@ class Learner:
         self.model, self.loss_f, self.opt_func = model, loss_f, opt_func
         self.dls, self.lr = Loaders.of(dls), checked_lr(lr)
         self.opt = None
-        self._opt_lr, self._group_lrs = self.lr, list[float]()
+        self._rates: BaseRates | None = None
         self.n_epochs, self.epochs, self.epoch = 0, (), 0
         self.n_steps, self.n_samples, self.batches_per_step = 0, 0, 1
         self.metrics, self.history = {}, History()
         self.in_sandbox, self._is_fitting, self._n_passes = False, False, 0
         self._open_pass("", (), "train")
-        self._bound: set[str] = set()
+        self.cbs, self._bound = (), set[str]()
         self._set_callbacks(flattened(cbs))
 
     # -- the loop ------------------------------------------------------------------------------------------
@@ -371,7 +372,8 @@ class Learner:
         Raises:
             TypeError, ValueError: if one is no callback, is there already, or does not fit the others.
         """
-        self._set_callbacks([*self.cbs, *flattened(cbs)])
+        if new := flattened(cbs):
+            self._set_callbacks([*self.cbs, *new])
 
     def remove_cb(self, cbs: Any) -> None:
         """Take off a callback or several that were added.
@@ -389,15 +391,16 @@ class Learner:
     def added(self, cbs: Any) -> Iterator[None]:
         """Have callbacks for a block of code, and take them off again however it ends."""
         new = flattened(cbs)
-        self._set_callbacks([*self.cbs, *new])
+        self.add_cb(new)
         try:
             yield
         finally:
-            self._set_callbacks([cb for cb in self.cbs if not any(cb is other for other in new)])
+            if new:
+                self._set_callbacks([cb for cb in self.cbs if not any(cb is other for other in new)])
 
     def _set_callbacks(self, cbs: list[Any]) -> None:
         """Resolve who listens to what and who takes over which action; nothing changes if that fails."""
-        self._dispatch = Dispatch(checked_callbacks(cbs), self.signals)
+        self._dispatch = Dispatch(checked_callbacks(cbs, known=self.cbs), self.signals)
         self.cbs = tuple(cbs)
         for action in self._bound:
             delattr(self, action)
@@ -549,12 +552,11 @@ class Learner:
         trainable = checked_trainable(self.model)
         if self.opt is None:
             self.opt = checked_optimizer(self.opt_func(list(self.model.parameters()), lr=lr), trainable)
-            self._opt_lr, self._group_lrs = lr, [float(group["lr"]) for group in self.opt.param_groups]
+            self._rates = BaseRates(self.opt, lr)
         checked_optimizer(self.opt, trainable)
-        for group, made_with in zip(self.opt.param_groups, self._group_lrs, strict=False):
-            # A group with a rate of its own keeps its proportion to the others.
-            rate = lr if made_with == self._opt_lr or not self._opt_lr else made_with * (lr / self._opt_lr)
-            group["lr"] = group["lr"].fill_(rate) if isinstance(group["lr"], Tensor) else rate
+        if self._rates is None or self._rates.opt is not self.opt:  # somebody's own
+            self._rates = BaseRates(self.opt, float(self.opt.param_groups[0]["lr"]))
+        self._rates.start_from(lr)
         self.history.begin_fit()
 
     def _open_pass(self, name: str, dl: Any, role: str) -> None:
