@@ -25,7 +25,8 @@ class LayerStats(NamedTuple):
     Attributes:
         mean, std: of all elements of the output; `std` with n - 1, as `torch.std`.
         hist: counts of |output| in 40 bins over 0..10, as `output.abs().histc(40, 0, 10)`; NaN where not taken.
-        dead: fraction of the elements looked at that are in the first bin, |output| < 0.25 [0-1]; NaN where not taken.
+        dead: fraction of the elements looked at that are in the first bin, |output| < 0.25 [0-1]; NaN where not taken,
+            and for outputs that hold a NaN.
     """
 
     mean: Tensor
@@ -166,7 +167,8 @@ class ActivationStats(HooksCallback):
         std = (_on_cpu([call.squares for call in calls]) / (n - 1)).sqrt()
         if hists := [call.hist for call in calls if call.hist is not None]:
             hist[n_hist > 0] = _on_cpu(hists)
-        return LayerStats(mean, std, hist, hist[:, 0] / n_hist)
+        dead = torch.where(mean.isnan(), math.nan, hist[:, 0] / n_hist)  # what is no number is not alive
+        return LayerStats(mean, std, hist, dead)
 
     def to_pandas(self, dl_name: str | None = None) -> pd.DataFrame:
         """Return a row for each time a layer ran; needs pandas.
@@ -222,7 +224,7 @@ class ActivationStats(HooksCallback):
 
         def draw(ax: Axes, batches: Tensor, stats: LayerStats) -> None:
             ax.plot(batches, stats.dead[batches])
-            ax.set_ylim(-0.02, 1.02)
+            ax.set_ylim(-0.05, 1.05)
 
         return self._grid(draw, "fraction near zero", dl_name)
 
@@ -231,16 +233,16 @@ class ActivationStats(HooksCallback):
         from matplotlib import pyplot as plt
 
         layers = self._calls_of(dl_name)
-        n_columns = min(len(layers), 4)
-        n_rows = math.ceil(len(layers) / n_columns)
-        size = (3 * n_columns, 2.2 * n_rows)
-        figure, grid = plt.subplots(n_rows, n_columns, figsize=size, squeeze=False, layout="constrained")
+        n_rows = math.ceil(len(layers) / 4)
+        n_columns = math.ceil(len(layers) / n_rows)
+        size = (max(3 * n_columns, 4), 2.2 * n_rows + 0.3)
+        figure, grid = plt.subplots(n_rows, n_columns, figsize=size, squeeze=False, sharey=True, layout="constrained")
         for ax in grid.flat[len(layers) :]:
             ax.remove()
         for ax, name in zip(grid.flat, layers, strict=False):
             stats = self.layer(name, dl_name)
             ax.set_title(self._title(name, stats), fontsize="medium")
-            batches = stats.dead.isfinite().nonzero()[:, 0]
+            batches = stats.hist[:, 0].isfinite().nonzero()[:, 0]
             if len(batches):
                 draw(ax, batches, stats)
         figure.supxlabel("recorded batch", fontsize="medium")

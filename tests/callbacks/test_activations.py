@@ -129,6 +129,7 @@ def test_values_that_are_not_finite_or_alone_warn_of_nothing():
     bad, one = stats.layer("bad"), stats.layer("one")
     assert bad.mean.isnan().all()
     assert bad.std.isnan().all()
+    assert bad.dead.isnan().all()  # or a network that has diverged would look all alive
     assert bad.hist[0].nonzero().flatten().tolist() == [4, 8]
     assert one.mean.tolist() == [8.0]
     assert one.std.isnan().all()  # one number has no spread, as for torch.std
