@@ -77,7 +77,7 @@ def main() -> None:
         "no hooks": make_burst(model, batches),
         "forward hooks: mean, std, histc of the CPU copy": make_burst(model, batches, is_course=True),
         "`ActivationStats()`": make_burst(model, batches, stats()),
-        "`ActivationStats(hist_rows=8)`": make_burst(model, batches, stats(hist_rows=8)),
+        "`ActivationStats(hist_rows=16)`": make_burst(model, batches, stats(hist_rows=8)),
         "`ActivationStats(hist_every=10)`": make_burst(model, batches, stats(hist_every=10)),
         "`ActivationStats(every=10)`": make_burst(model, batches, stats(every=10)),
     }

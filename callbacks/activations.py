@@ -37,11 +37,8 @@ class LayerStats(NamedTuple):
 
 class _Call(NamedTuple):
     where: tuple[int, str | None, int]  # epoch, loader, batch
-    n: int
-    mean: Tensor
-    squares: Tensor  # summed squares of the deviations from the mean
-    hist: Tensor | None
-    n_hist: int
+    n: int  # elements
+    n_hist: int  # those that the histogram was taken from, or 0
 
 
 class ActivationStats(HooksCallback):
@@ -50,7 +47,7 @@ class ActivationStats(HooksCallback):
     Of an output that holds several tensors (LSTM, attention) it is the first one. Half precision and whole numbers
     are computed in float32, complex numbers by their absolute value. A layer that runs several times in a batch is
     recorded each time, in order. All stays on the device until it is read, without waiting for it; a recorded
-    batch takes about 2 kB a layer. What was recorded stays readable after the fit, until the next one.
+    batch takes under half a kB a layer. What was recorded stays readable after the fit, until the next one.
 
     Args:
         modules: modules or dotted names, one or several; all leaves of the model if None.
@@ -101,7 +98,9 @@ class ActivationStats(HooksCallback):
         super().__init__(self._measure, modules, mod_filter, on_train, on_valid, every)
         self.hist_every = checked_count("hist_every", hist_every)
         self.hist_rows = None if hist_rows is None else checked_count("hist_rows", hist_rows)
+        # By layer, plain lists, which a sandbox puts back: a call each, and its numbers in a row of one of the blocks.
         self._calls: dict[str, list[_Call]] = {}
+        self._blocks: dict[str, list[Tensor]] = {}
         self._where: tuple[int, str | None, int] = (0, None, 0)
         self._takes_hist = True
 
@@ -111,9 +110,10 @@ class ActivationStats(HooksCallback):
         """Start clean, and put a hook on each layer."""
         super().before_fit(learn)
         self._calls = {name: [] for name in self.layers}
+        self._blocks = {name: [] for name in self.layers}
         hook: Any
-        for hook, calls in zip(self.hooks, self._calls.values(), strict=True):
-            hook.calls = calls
+        for hook, name in zip(self.hooks, self.layers, strict=True):
+            hook.calls, hook.blocks = self._calls[name], self._blocks[name]
 
     def around_predict(self, learn: Learner, action: Callable[[], object]) -> None:
         """Note which batch this is, and listen while the model runs."""
@@ -136,13 +136,16 @@ class ActivationStats(HooksCallback):
         # From the mean, not from zero: of 1000.1² - 1000² little is left in float32.
         mean = flat.mean()
         deviations = flat - mean
-        squares = torch.dot(deviations, deviations)
-        hist, n_hist = None, 0
+        row = _next_row(hook.blocks, len(hook.calls), like=flat)
+        row[0] = mean
+        row[1] = torch.dot(deviations, deviations)
+        n_hist = 0
         if self._takes_hist:
             if self.hist_rows is not None and tensor.ndim:
                 flat = flat[: self.hist_rows * (n // len(tensor))]
-            hist, n_hist = histogram(flat), len(flat)
-        hook.calls.append(_Call(self._where, n, mean, squares, hist, n_hist))
+            row[2:] = histogram(flat)
+            n_hist = len(flat)
+        hook.calls.append(_Call(self._where, n, n_hist))
 
     # -- reading: here the device is waited for ----------------------------------------------------------------
 
@@ -158,17 +161,15 @@ class ActivationStats(HooksCallback):
             name: a dotted name, one of `layers`.
             dl_name: only passes over this loader; all if None.
         """
-        if name not in self._calls:
+        if name not in self._calls_of(dl_name):
             raise ValueError(f"`name` must be one of {', '.join(map(repr, self._calls))}, got {name!r}.")
-        calls = self._calls_of(dl_name)[name]
-        hist = torch.full((len(calls), N_BINS), math.nan, dtype=torch.float64)
-        n, n_hist = torch.tensor([(call.n, call.n_hist) for call in calls], dtype=torch.float64).reshape(-1, 2).T
-        mean = _on_cpu([call.mean for call in calls])
-        std = (_on_cpu([call.squares for call in calls]) / (n - 1)).sqrt()
-        if hists := [call.hist for call in calls if call.hist is not None]:
-            hist[n_hist > 0] = _on_cpu(hists)
+        kept = [(i, call) for i, call in enumerate(self._calls[name]) if dl_name in (None, call.where[1])]
+        rows = _read(self._blocks[name])[[i for i, _ in kept]]
+        mean, squares, hist = rows[:, 0], rows[:, 1], rows[:, 2:]
+        n, n_hist = torch.tensor([(call.n, call.n_hist) for _, call in kept], dtype=torch.float64).reshape(-1, 2).T
+        hist[n_hist == 0] = math.nan
         dead = torch.where(mean.isnan(), math.nan, hist[:, 0] / n_hist)  # what is no number is not alive
-        return LayerStats(mean, std, hist, dead)
+        return LayerStats(mean, (squares / (n - 1)).sqrt(), hist, dead)
 
     def to_pandas(self, dl_name: str | None = None) -> pd.DataFrame:
         """Return a row for each time a layer ran; needs pandas.
@@ -183,8 +184,7 @@ class ActivationStats(HooksCallback):
         rows = []
         for name, calls in self._calls_of(dl_name).items():
             stats = self.layer(name, dl_name)
-            taken = [call.hist is not None for call in calls]
-            hists = [hist if is_taken else None for hist, is_taken in zip(stats.hist.numpy(), taken, strict=True)]
+            hists = [hist if call.n_hist else None for hist, call in zip(stats.hist.numpy(), calls, strict=True)]
             numbers = zip(stats.mean.tolist(), stats.std.tolist(), stats.dead.tolist(), hists, strict=True)
             rows += [(name, *call.where, *row) for call, row in zip(calls, numbers, strict=True)]
         columns = ["layer", "epoch", "dl_name", "batch", "mean", "std", "dead", "hist"]
@@ -287,5 +287,18 @@ def _as_float(flat: Tensor) -> Tensor:
     return flat if flat.dtype in (torch.float32, torch.float64) else flat.float()
 
 
-def _on_cpu(values: list[Tensor]) -> Tensor:
-    return torch.stack(values).cpu().double() if values else torch.empty(0, dtype=torch.float64)
+def _next_row(blocks: list[Tensor], n_rows: int, like: Tensor) -> Tensor:
+    """Return the first free row, in a new block if there is none; blocks have 64, 128, 256, … rows.
+
+    Why not keep a few small tensors from each call: they would sit in memory between the outputs, where the C library
+    cannot use the gaps again, and each recorded output of 64 kB would cost 50 kB.
+    """
+    k = (n_rows // 64 + 1).bit_length() - 1
+    if k == len(blocks):
+        blocks.append(like.new_empty(64 << k, 2 + N_BINS))
+    return blocks[k][n_rows + 64 - (64 << k)]
+
+
+def _read(blocks: list[Tensor]) -> Tensor:
+    """Return all rows, also those that are still free; here the device is waited for."""
+    return torch.cat([torch.empty(0, 2 + N_BINS), *(block.cpu() for block in blocks)]).double()

@@ -381,6 +381,30 @@ def test_a_sandbox_gives_back_what_was_recorded(make_learner):
         assert torch.equal(old, new)
 
 
+def test_a_sandbox_within_the_fit_gives_back_what_was_recorded(make_learner):
+    class Try:
+        def after_epoch(self, learn):
+            if learn.dl_name == "valid" and not learn.in_sandbox:
+                with learn.sandbox():
+                    learn.validate()
+                    assert len(stats.layer("1", "valid").mean) == 4 + 2 * learn.epoch
+
+    stats = ActivationStats(on_valid=True)
+    make_learner([stats, Try()]).fit(2)
+    assert len(stats.layer("1", "valid").mean) == 4
+
+
+def test_long_fits_are_kept_in_few_pieces():
+    batches = list(torch.randn(500, 2, 4))
+    stats = ActivationStats("0", hist_every=7)
+    fit(nn.Sequential(nn.Identity(), nn.Linear(4, 1)), batches, stats)
+    assert [len(block) for block in stats._blocks["0"]] == [64, 128, 256, 512]
+    mean, std, hist, _ = stats.layer("0")
+    torch.testing.assert_close(mean, torch.stack([batch.mean() for batch in batches]).double(), rtol=1e-5, atol=1e-7)
+    torch.testing.assert_close(std, torch.stack([batch.std() for batch in batches]).double(), rtol=1e-5, atol=1e-7)
+    assert torch.equal(hist[::7], torch.stack([b.abs().histc(40, 0, 10) for b in batches[::7]]).double())
+
+
 def test_never_waits_for_the_device_and_keeps_no_graph(make_learner):
     class NoWaiting(TorchDispatchMode):
         """Refuses what would have to wait for an accelerator: reading a number, or copying to another device."""
@@ -398,9 +422,8 @@ def test_never_waits_for_the_device_and_keeps_no_graph(make_learner):
     x = [torch.randn(300, 40)]  # 300 * 40 numbers, which are counted in the faster way
     stats = ActivationStats()
     fit(nn.Sequential(nn.Linear(40, 40), nn.ReLU(), nn.Linear(40, 1)), x, stats, Watch())
-    calls = [call for layer in stats._calls.values() for call in layer]
-    assert len(calls) == 3
-    assert not any(tensor.requires_grad for call in calls for tensor in (call.mean, call.squares, call.hist))
+    assert not any(block.requires_grad for blocks in stats._blocks.values() for block in blocks)
+    assert repr(stats) == "ActivationStats: 3 layers, 1 batches"
 
 
 # -- reading ---------------------------------------------------------------------------------------------------
@@ -449,6 +472,11 @@ def test_plots_show_the_numbers(make_learner):
 def test_read_before_a_fit_says_so(read):
     with pytest.raises(LearnerError, match="`ActivationStats` must have watched a fit before it is read"):
         getattr(ActivationStats(), read)()
+
+
+def test_a_layer_read_before_a_fit_says_so():
+    with pytest.raises(LearnerError, match="`ActivationStats` must have watched a fit before it is read"):
+        ActivationStats().layer("0")
 
 
 def test_an_unknown_layer_lists_those_there_are(make_learner):
