@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from learner import Callback, Learner
-from learner.predictor import describe
+from learner.batch import describe
 
 if TYPE_CHECKING:
     import pandas as pd

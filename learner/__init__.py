@@ -11,7 +11,7 @@ from learner.errors import (
 from learner.hooks import Hook, Hooks
 from learner.learner import Learner
 from learner.loaders import Loaders
-from learner.predictor import Predictor
+from learner.predictor import Predictor, PredictorOutput
 
 __all__ = [
     "Callback",
@@ -25,4 +25,5 @@ __all__ = [
     "LearnerError",
     "Loaders",
     "Predictor",
+    "PredictorOutput",
 ]

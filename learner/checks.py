@@ -5,13 +5,14 @@ from __future__ import annotations
 import inspect
 import math
 import operator
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
+from learner.batch import describe
 from learner.errors import LearnerError
-from learner.predictor import describe
 
 if TYPE_CHECKING:
     from learner.learner import Learner
@@ -74,26 +75,47 @@ def checked_scalar(name: str, value: Any) -> Any:
     return float(value)
 
 
-def targetless_loss(learn: Learner) -> Any:
-    """Return the loss where there is no loss function, or no target; say what is missing if there is none."""
+def unusual_loss(learn: Learner) -> Any:
+    """Return the loss where there is no loss function, no target, or a target that is no tensor.
+
+    A tuple of targets goes in whole, or one by one where `loss_f` takes that many; a mapping of them by name where
+    `loss_f` has those names, else whole.
+    """
     if learn.loss_f is None:
-        output = learn.output
-        loss = output.get("loss") if isinstance(output, dict) else getattr(output, "loss", None)
-        if loss is None:
+        return _loss_of_output(learn.output)
+    loss_f, preds, yb = learn.loss_f, learn.preds, learn.yb
+    signature = inspect.signature(loss_f.forward if isinstance(loss_f, nn.Module) else loss_f)
+    if yb is None:
+        if not _fits(signature, preds):
             raise LearnerError(
-                f"the model's output must carry a `loss` when `loss_f` is None, got {describe(output)}; "
-                f"pass a `loss_f`."
+                f"a batch of {learn.dl_name!r} must hold a target for `loss_f`, got {describe(learn.batch)}; let the "
+                f"loader give (x, y), say `Predictor(model, target_key=...)`, or pass a `loss_f` that takes the "
+                f"predictions alone."
             )
-        return loss
-    takes = learn.loss_f.forward if isinstance(learn.loss_f, nn.Module) else learn.loss_f
+        return loss_f(preds)
+    if type(yb) is tuple and not _fits(signature, preds, yb) and _fits(signature, preds, *yb):
+        return loss_f(preds, *yb)
+    if isinstance(yb, Mapping) and yb.keys() <= signature.parameters.keys():
+        return loss_f(preds, **yb)
+    return loss_f(preds, yb)
+
+
+def _fits(signature: inspect.Signature, *args: Any) -> bool:
     try:
-        inspect.signature(takes).bind(learn.preds)
-    except (TypeError, ValueError):
+        signature.bind(*args)
+    except TypeError:
+        return False
+    return True
+
+
+def _loss_of_output(output: Any) -> Any:
+    loss = output.get("loss") if isinstance(output, Mapping) else getattr(output, "loss", None)
+    if loss is None:
         raise LearnerError(
-            f"a batch of {learn.dl_name!r} must hold a target for `loss_f`, got {describe(learn.batch)}; let the "
-            f"loader give (x, y), or pass a `loss_f` that takes the predictions alone."
-        ) from None
-    return learn.loss_f(learn.preds)
+            f"the model's output must carry a `loss` when `loss_f` is None, got {describe(output)}; pass a `loss_f`, "
+            f"or give the model the target as well."
+        )
+    return loss
 
 
 def bad_loss(loss: Any) -> LearnerError:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from learner.predictor import describe
+from learner.batch import describe
 
 if TYPE_CHECKING:
     from learner.learner import Learner

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from learner.batch import describe
 from learner.callback import Dispatch, Handler, checked_callbacks, declare_signals, flattened
 from learner.checks import (
     bad_loss,
@@ -21,7 +22,7 @@ from learner.checks import (
     checked_scalar,
     checked_trainable,
     no_batches,
-    targetless_loss,
+    unusual_loss,
 )
 from learner.diagnose import annotate
 from learner.errors import (
@@ -38,7 +39,7 @@ from learner.gather import Gather
 from learner.history import Averages, History
 from learner.loaders import Loaders, length_of, role_of
 from learner.plan import plan_html, plan_text
-from learner.predictor import Predictor, describe
+from learner.predictor import Predictor, preds_of
 from learner.rates import BaseRates
 from learner.state import pass_mode, remember_learner
 from learner.summary import Summary, summarize
@@ -49,7 +50,7 @@ _CANCEL_OF = {"batch": CancelBatchException, "epoch": CancelEpochException, "fit
 
 # What belongs to one pass: a pass within a pass (a validation in the middle of an epoch) gives it back.
 _PASS = (
-    *("dl", "dl_name", "role", "training", "i", "n_batches", "_averages", "_has_means"),
+    *("dl", "dl_name", "role", "training", "i", "n_batches", "_needs_target", "_averages", "_has_means"),
     *("is_in_batch", "batch", "batch_size", "xb", "yb", "output", "preds", "loss", "_logged"),
 )
 
@@ -241,7 +242,8 @@ class Learner:
         try:
             try:
                 self._enter("batch", owed)
-                self.xb, self.yb, self.batch_size = self.predictor.split(self.batch, self.loss_f is not None)
+                split = self.predictor.split(self.batch, self.loss_f is None, self._needs_target)
+                self.xb, self.yb, self.batch_size = split
                 self.predict()
                 self.callback("after_predict")
                 if self.role != "infer":
@@ -283,12 +285,13 @@ class Learner:
 
     def predict(self) -> None:
         """Write `output` and `preds` from `xb`."""
-        self.output = self.preds = self.predictor.feed(self.model, self.xb)
+        output = self.output = self.predictor.feed(self.model, self.xb)
+        self.preds = output if isinstance(output, Tensor) else preds_of(output)
 
     def get_loss(self) -> None:
         """Write `loss` from `preds` and `yb`."""
-        loss = targetless_loss(self) if self.loss_f is None or self.yb is None else self.loss_f(self.preds, self.yb)
-        self.loss = loss
+        is_usual = self.loss_f is not None and isinstance(self.yb, Tensor)
+        loss = self.loss = self.loss_f(self.preds, self.yb) if is_usual else unusual_loss(self)  # type: ignore[misc]
         if not isinstance(loss, Tensor) or loss.numel() != 1 or (self.training and not loss.requires_grad):
             raise bad_loss(loss)
 
@@ -561,6 +564,7 @@ class Learner:
 
     def _open_pass(self, name: str, dl: Any, role: str) -> None:
         self.dl_name, self.dl, self.role, self.training = name, dl, role, role == "train"
+        self._needs_target = not name.startswith("infer")
         self.i, self.n_batches, self.batch = 0, length_of(dl), None
         self._averages, self._has_means = Averages(), False
         self._clear_batch()

@@ -2,103 +2,319 @@
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor, nn
 
+from learner.batch import batch_size_of, check_lengths, describe, fields_of
 from learner.errors import LearnerError
+from learner.fields import TARGET_NAMES, FieldPlan, plan_fields
+from learner.hooks import Hook, Hooks
+from learner.moving import to_device
+from learner.signature import ForwardSignature
+
+Split = tuple[Any, Any, int | None]
 
 _PAIRS = (tuple, list)
+
+
+class PredictorOutput(NamedTuple):
+    """What a model gave for a batch: its output untouched, the layers that were asked for, and notes."""
+
+    forward: Any
+    hidden_layers: dict[int | str, Any]
+    metadata: Any = None
 
 
 class Predictor:
     """Feed batches of any kind to a model.
 
-    A tensor goes in as it is. Of a tuple or list all but the last element go in and the last is the target;
-    `n_inp` says otherwise.
+    In a Learner, with nothing set: a tensor goes in as it is; of a tuple or list all but the last element go in and
+    the last is the target; of a mapping, dataclass or named tuple the fields that `forward` takes go in by name, and
+    the target is the one that is left, or the one of `targets target labels label y`. Anything else goes in whole.
+
+    Called by itself, `predictor(batch)`, it takes the first element of a tuple or list, and a mapping as it is, unless
+    told otherwise; always in the order preprocess, unpack, call, wrap.
 
     Args:
         model: the module that is called.
-        n_inp: how many elements of a tuple go into the model; the others are the target.
+        unpack_dicts: whether a mapping goes in by name, `model(**batch)`.
+        unpack_lists: whether a tuple or list goes in by position, `model(*batch)`.
+        preprocess_fn: makes of a batch what goes in; replaces the default, the first element of a tuple or list.
+        disable_preprocess: whether the batch is left as it is.
+        n_inp: how many elements of a tuple or list go in; the others are the target.
+        target_key: the field that is the target.
+        target_fn: makes the target of a batch.
+        layers: modules whose outputs are kept, by position in `named_modules()` (0 is the model) or by name.
+        device: where to run when called by itself; the model is moved there at once.
 
     Raises:
-        TypeError: if `model` is no `nn.Module`.
-        ValueError: if `n_inp` is no whole number of at least 1.
+        TypeError, ValueError: if an argument is of the wrong kind, or two contradict each other.
 
     Example:
-        >>> import torch
-        >>> predictor = Predictor(nn.Linear(3, 1))
-        >>> x, y = torch.ones(2, 3), torch.zeros(2, 1)
-        >>> xb, yb, batch_size = predictor.split((x, y))
-        >>> xb is x, yb is y, batch_size
-        (True, True, 2)
+        >>> class Sum(nn.Module):
+        ...     def forward(self, arg_1=None, arg_2=None): return arg_1 + arg_2
+        >>> batch = {"arg_1": torch.tensor([0, 1]), "arg_2": torch.tensor([10, 11])}
+        >>> Predictor(Sum(), unpack_dicts=True)(batch)
+        PredictorOutput(forward=tensor([10, 12]), hidden_layers={}, metadata=None)
     """
 
-    def __init__(self, model: nn.Module, *, n_inp: int | None = None) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        *,
+        unpack_dicts: bool | None = None,
+        unpack_lists: bool | None = None,
+        preprocess_fn: Callable[[Any], Any] | None = None,
+        disable_preprocess: bool = False,
+        n_inp: int | None = None,
+        target_key: str | None = None,
+        target_fn: Callable[[Any], Any] | None = None,
+        layers: Sequence[int | str] = (),
+        device: torch.device | str | None = None,
+    ) -> None:
         self.model = checked_model(model)
-        if n_inp is not None and (not isinstance(n_inp, int) or n_inp < 1):
+        if n_inp is not None and (not isinstance(n_inp, int) or isinstance(n_inp, bool) or n_inp < 1):
             raise ValueError(f"`n_inp` must be a whole number of at least 1, got {n_inp!r}.")
-        self.n_inp = n_inp
-        self._fitting: set[tuple[type, int]] = set()  # class of model and number of inputs that were compared
+        if target_key is not None and not isinstance(target_key, str):
+            raise TypeError(f"`target_key` must be the name of a field, got {target_key!r}; use `target_fn` else.")
+        for name, function in (("preprocess_fn", preprocess_fn), ("target_fn", target_fn)):
+            if function is not None and not callable(function):
+                raise TypeError(f"`{name}` must be a function of a batch, got {function!r}.")
+        if preprocess_fn and disable_preprocess:
+            raise ValueError("`preprocess_fn` must be left out with `disable_preprocess=True`; give one of the two.")
+        if target_key and target_fn:
+            raise ValueError("`target_key` and `target_fn` must not both be given; leave one out.")
+        self.unpack_dicts, self.unpack_lists = unpack_dicts, unpack_lists
+        self.preprocess_fn, self.disable_preprocess = preprocess_fn, disable_preprocess
+        self.n_inp, self.target_key, self.target_fn = n_inp, target_key, target_fn
+        self.device = None if device is None else torch.device(device)
+        if self.device:
+            self.model.to(self.device)
+        self._layers = _checked_layers(self.model, layers)
+        self._found: dict[int | str, Any] | None = None  # there while hooks are on
+        self._is_told = (
+            bool(preprocess_fn or disable_preprocess) or unpack_dicts is not None or unpack_lists is not None
+        )
+        self._is_plain = not (self._is_told or n_inp or target_key or target_fn)
+        # What was found out of one model, the last that was called; it may be swapped, for an average of it say.
+        self._known_model, self._takes = self.model, ForwardSignature(self.model)
+        self._plans: dict[tuple[Any, ...], FieldPlan] = {}
+        self._fitting: set[int] = set()  # numbers of inputs that forward was seen to take
 
-    def split(self, batch: Any, has_target: bool = True) -> tuple[Any, Any, int | None]:
-        """Take a batch apart: what the model gets, the target or None, the number of samples or None if unknown.
+    # -- by itself -----------------------------------------------------------------------------------------------
+
+    def __call__(self, batch: Any) -> PredictorOutput:
+        """Run the model on a batch.
+
+        Raises:
+            LearnerError: if the batch does not fit; says what it holds, what `forward` takes, what to change.
+        """
+        if self._layers and self._found is None:
+            with self.with_hooks():
+                return self(batch)
+        if self._found is not None:
+            self._found.clear()
+        forward = self._call(self.model, self._preprocessed(self._on_device(batch)))
+        return PredictorOutput(forward, self._hidden_layers())
+
+    @contextmanager
+    def with_hooks(self) -> Iterator[Predictor]:
+        """Put the hooks for `layers` on once for several calls; without it they come and go with each call."""
+        outer, self._found = self._found, {}
+        names = {module: name for name, module in self._layers.items()}
+
+        def keep(hook: Hook, module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
+            if self._found is not None:
+                self._found[names[module]] = _cloned(output)
+
+        try:
+            with Hooks(names, keep):
+                yield self
+        finally:
+            self._found = outer
+
+    def explain(self, batch: Any) -> str:
+        """Say in words what of a batch goes where when a Learner feeds it.
+
+        Example:
+            >>> print(Predictor(nn.Linear(3, 2)).explain((torch.zeros(4, 3), torch.zeros(4))))
+            batch: (Tensor(4, 3) float32, Tensor(4,) float32)
+            into forward(input: torch.Tensor) -> torch.Tensor: Tensor(4, 3) float32
+            target: Tensor(4,) float32
+            samples: 4
+        """
+        xb, yb, size = self.split(batch)
+        lines = [f"batch: {describe(batch)}", f"into forward{self._signature(self.model)}: {describe(xb)}"]
+        return "\n".join([*lines, f"target: {describe(yb)}", f"samples: {size if size is not None else 'unknown'}"])
+
+    def _on_device(self, batch: Any) -> Any:
+        return batch if self.device is None else to_device(batch, self.device)
+
+    def _preprocessed(self, batch: Any) -> Any:
+        """Make of a batch what goes in: by `preprocess_fn`, not at all, or the first elements of a list."""
+        if self.preprocess_fn:
+            made = self.preprocess_fn(batch)
+            if made is None:
+                raise LearnerError(
+                    f"`preprocess_fn` must return what goes into the model, got None for {describe(batch)}."
+                )
+            return made
+        if self.disable_preprocess or self.unpack_lists or not isinstance(batch, tuple | list):
+            return batch
+        if not batch:
+            raise LearnerError("a batch must hold at least 1 element, got none.")
+        return batch[0] if self.n_inp in (None, 1) else tuple(batch[: self.n_inp])
+
+    def _call(self, model: nn.Module, value: Any) -> Any:
+        """Call a model on what was preprocessed, unpacked as it was said."""
+        if self.unpack_dicts and not isinstance(value, Mapping):
+            raise LearnerError(
+                f"`unpack_dicts=True` must have a mapping to unpack, got {describe(value)}; leave it out, use "
+                f"`unpack_lists`, or make a mapping by `preprocess_fn`."
+            )
+        if self.unpack_lists and not isinstance(value, tuple | list):
+            raise LearnerError(
+                f"`unpack_lists=True` must have a tuple or list to unpack, got {describe(value)}; leave it out, use "
+                f"`unpack_dicts`, or make a tuple by `preprocess_fn`."
+            )
+        is_several = self.unpack_lists or (self.n_inp and not self._is_told and isinstance(value, tuple))
+        args = tuple(value) if is_several else () if self.unpack_dicts else (value,)
+        kwargs = dict(value) if self.unpack_dicts else {}
+        if misfit := self._signature(model).misfit(args, kwargs):
+            raise self._misfit(model, misfit, kwargs or args)
+        return model(*args, **kwargs)
+
+    def _hidden_layers(self) -> dict[int | str, Any]:
+        found = self._found or {}
+        for layer in self._layers:
+            if layer not in found:
+                raise LearnerError(f"`layers` must be modules that run, but {layer!r} did not; {list(found)} did.")
+        return {layer: found[layer] for layer in self._layers}
+
+    # -- in a Learner --------------------------------------------------------------------------------------------
+
+    def split(self, batch: Any, takes_target: bool = False, needs_target: bool = True) -> Split:
+        """Take a batch apart: what goes in, the target or None, the number of samples or None if unknown.
 
         Args:
             batch: what the loader gave.
-            has_target: whether the last element of a tuple is the target, or goes into the model as well.
+            takes_target: whether the model gets the target as well, to make the loss itself.
+            needs_target: whether it is an error if the target cannot be told.
 
         Raises:
-            LearnerError: if the batch has fewer elements than `n_inp`.
+            LearnerError: if the batch does not fit; says what it holds, what `forward` takes, what to change.
         """
-        if has_target and self.n_inp is None and type(batch) in _PAIRS and len(batch) == 2:
-            x, y = batch  # nearly every batch there is, so nothing else is looked at
-            if isinstance(x, Tensor) and x.dim():
-                return x, y, x.size(0)
-        if not isinstance(batch, tuple | list):
-            return batch, None, batch_size_of(batch)
-        n_inp = self.n_inp or max(len(batch) - 1 if has_target else len(batch), 1)
+        if self._is_plain and needs_target and not takes_target and type(batch) in _PAIRS and len(batch) == 2:
+            x, y = batch  # nearly every batch there is
+            if isinstance(x, Tensor) and isinstance(y, Tensor) and x.dim() and y.dim():
+                size = x.size(0)
+                if size and size == y.size(0):
+                    return x, y, size
+        xb, yb = self._parted(batch, takes_target, needs_target)
+        if self._is_plain:
+            check_lengths(xb, yb, batch)
+        return xb, yb, batch_size_of(xb, yb)
+
+    def _parted(self, batch: Any, takes_target: bool, needs_target: bool) -> tuple[Any, Any]:
+        if self._is_told:
+            return self._preprocessed(batch), self._target_of(batch, needs_target)
+        fields = fields_of(batch)
+        takes = self._signature(self.model)
+        has_names = fields is not None and (isinstance(batch, Mapping) or takes.asks_for(fields))
+        if isinstance(batch, tuple | list) and not has_names:
+            return self._parted_by_position(batch, takes_target, needs_target)
+        if fields is None or not has_names:
+            return batch, self.target_fn(batch) if self.target_fn else None
+        key = (*fields, takes_target, needs_target)
+        if key not in self._plans:
+            needs_target = needs_target and not self.target_fn
+            self._plans[key] = plan_fields(
+                takes, fields, self.target_key, takes_target=takes_target, needs_target=needs_target
+            )
+        xb, yb = self._plans[key].take(batch, fields)
+        return xb, self.target_fn(batch) if self.target_fn else yb
+
+    def _parted_by_position(self, batch: Any, takes_target: bool, needs_target: bool) -> tuple[Any, Any]:
+        if self.target_key:
+            raise LearnerError(
+                f"`target_key` must be a field of the batch, got {self.target_key!r} for {describe(batch)}, which has "
+                f"no names; use `target_fn` or `n_inp`."
+            )
+        if not batch:
+            raise LearnerError("a batch must hold at least 1 element, got none.")
+        n_inp = self.n_inp
+        if n_inp is None:
+            n_inp = max(len(batch) - 1, 1)
+            fits = self._signature(self.model).fits
+            if (takes_target or not needs_target) and fits(batch) and (takes_target or not fits(batch[:n_inp])):
+                n_inp = len(batch)
         if len(batch) < n_inp:
             raise LearnerError(
-                f"a batch must hold at least {n_inp} elements to go into the model, got {describe(batch)}; change "
-                f"the dataset, or `n_inp` of the Predictor."
+                f"a batch must hold at least {n_inp} elements to go into the model, got {describe(batch)}; change the "
+                f"dataset, or `n_inp`."
             )
-        xb = batch[0] if n_inp == 1 else tuple(batch[:n_inp])
         targets = tuple(batch[n_inp:])
-        return xb, targets[0] if len(targets) == 1 else targets or None, batch_size_of(batch)
+        xb = batch[0] if n_inp == 1 else tuple(batch[:n_inp])
+        if self.target_fn:
+            return xb, self.target_fn(batch)
+        return xb, targets[0] if len(targets) == 1 else targets or None
+
+    def _target_of(self, batch: Any, needs_target: bool) -> Any:
+        """Return the target of a batch whose inputs are made by `preprocess_fn` or the like."""
+        if self.target_fn:
+            return self.target_fn(batch)
+        fields = fields_of(batch)
+        if isinstance(batch, Mapping) or (fields and self.target_key):
+            known = [name for name in TARGET_NAMES if name in (fields or ())]
+            target = self.target_key or (known[0] if len(known) == 1 else None)
+            return (fields or {}).get(target) if target else None
+        if isinstance(batch, tuple | list) and len(batch) > (self.n_inp or 1):
+            return batch[-1]
+        return None
 
     def feed(self, model: nn.Module, xb: Any) -> Any:
-        """Call a model on what `split` took out for it: tuples by position, mappings by name.
+        """Call a model on what `split` took out for it: tuples by position, mappings by name, unless told otherwise.
 
         Raises:
             LearnerError: if `forward` cannot take it; says what both look like and what to change.
         """
+        if self._is_told:
+            return self._call(model, xb)
         if isinstance(xb, Tensor):
-            if (type(model), 1) not in self._fitting:
+            if model is not self._known_model or 1 not in self._fitting:
                 self._check(model, (xb,))
             return model(xb)
-        if isinstance(xb, Mapping):
+        if isinstance(xb, tuple) and not hasattr(xb, "_fields"):
+            if model is not self._known_model or len(xb) not in self._fitting:
+                self._check(model, xb)
+            return model(*xb)
+        if isinstance(xb, dict) and not self._signature(model).takes_whole_mapping:
             return model(**xb)
-        if not isinstance(xb, tuple):
-            return model(xb)
-        if (type(model), len(xb)) not in self._fitting:
-            self._check(model, xb)
-        return model(*xb)
+        return model(xb)
 
     def _check(self, model: nn.Module, args: tuple[Any, ...]) -> None:
         """Compare what goes in with what `forward` takes, once for each number of inputs."""
-        signature = inspect.signature(model.forward)
-        try:
-            signature.bind(*args)
-        except TypeError as error:
-            raise LearnerError(
-                f"the model must take what the batch holds, but there is {error}: {describe(args)} would go in, "
-                f"forward takes {signature}. Change one of the two, or say with "
-                f"`predictor=Predictor(model, n_inp=...)` how many elements of a batch go in."
-            ) from None
-        self._fitting.add((type(model), len(args)))
+        if misfit := self._signature(model).misfit(args):
+            raise self._misfit(model, misfit, args)
+        self._fitting.add(len(args))
+
+    def _misfit(self, model: nn.Module, misfit: str, given: Any) -> LearnerError:
+        return LearnerError(
+            f"the model must take what the batch holds, but there is {misfit}: {describe(given)} would go in, "
+            f"forward takes {self._signature(model)}. Change one of the two, or say what goes in: "
+            f"`Predictor(model, n_inp=...)` of a tuple, `preprocess_fn=...` of anything."
+        )
+
+    def _signature(self, model: nn.Module) -> ForwardSignature:
+        if model is not self._known_model:
+            self._known_model, self._takes = model, ForwardSignature(model)
+            self._plans.clear()
+            self._fitting.clear()
+        return self._takes
 
 
 def checked_model(model: Any) -> nn.Module:
@@ -109,46 +325,34 @@ def checked_model(model: Any) -> nn.Module:
     raise TypeError(f"`model` must be an nn.Module, got {model!r}{hint}.")
 
 
-def batch_size_of(batch: Any) -> int | None:
-    """Return the number of samples: the length of the first tensor, array or list in a batch; None if none has one."""
-    for leaf in _leaves(batch):
-        if isinstance(leaf, list):
-            return len(leaf)
-        if len(getattr(leaf, "shape", None) or ()):
-            return int(leaf.shape[0])
-    return None
+def preds_of(output: Any) -> Any:
+    """Return the predictions in what a model gave: its `logits` where it has some, else all of it."""
+    if isinstance(output, Mapping):
+        return output.get("logits", output)
+    return getattr(output, "logits", output)
 
 
-def _leaves(value: Any) -> Any:
-    """Walk a nest of containers: tensors, arrays and lists of plain values come out."""
-    if isinstance(value, Mapping):
-        value = list(value.values())
-    if isinstance(value, tuple | list):
-        if isinstance(value, list) and value and isinstance(value[0], str | int | float):
-            yield value
+def _checked_layers(model: nn.Module, layers: Sequence[int | str]) -> dict[int | str, nn.Module]:
+    """Return modules by what they were asked for, or say what there is."""
+    if isinstance(layers, str | int):
+        raise TypeError(f"`layers` must be a sequence of positions or names, got {layers!r}; pass ({layers!r},).")
+    named = dict(model.named_modules())
+    found: dict[int | str, nn.Module] = {}
+    for layer in layers:
+        if isinstance(layer, int) and not isinstance(layer, bool) and 0 <= layer < len(named):
+            found[layer] = list(named.values())[layer]
+        elif isinstance(layer, str) and layer in named:
+            found[layer] = named[layer]
         else:
-            for item in value:
-                yield from _leaves(item)
-    else:
-        yield value
+            listed = ", ".join(f"{i} {name or '(the model)'}" for i, name in enumerate(named))
+            raise ValueError(f"`layers` must be positions or names of modules, got {layer!r}; there is {listed}.")
+    return found
 
 
-def describe(value: Any) -> str:
-    """Say in a few words what a batch holds: shapes and dtypes, keys, types.
-
-    Example:
-        >>> import torch
-        >>> describe((torch.zeros(2, 3), torch.zeros(2, dtype=torch.int64)))
-        '(Tensor(2, 3) float32, Tensor(2,) int64)'
-    """
+def _cloned(value: Any) -> Any:
+    """Copy what a layer gave: the next one may change it in place."""
     if isinstance(value, Tensor):
-        device = "" if value.device.type == "cpu" else f" on {value.device}"
-        return f"Tensor{tuple(value.shape)} {str(value.dtype).removeprefix('torch.')}{device}"
-    if hasattr(value, "shape") and hasattr(value, "dtype"):
-        return f"{type(value).__name__}{tuple(value.shape)} {value.dtype}"
-    if isinstance(value, Mapping):
-        return "{" + ", ".join(f"{key!r}: {describe(item)}" for key, item in value.items()) + "}"
-    if isinstance(value, tuple | list):
-        inner = ", ".join(describe(item) for item in value[:8]) + (", ..." if len(value) > 8 else "")
-        return f"({inner})" if isinstance(value, tuple) else f"[{inner}]"
-    return repr(value) if value is None or isinstance(value, int | float | str) else type(value).__name__
+        return value.clone()
+    if isinstance(value, tuple) and not hasattr(value, "_fields"):
+        return tuple(map(_cloned, value))
+    return value

@@ -348,8 +348,7 @@ def test_no_loss_f_and_no_loss_in_the_output(make_learner, output):
         make_learner(model=Gives(4, 3), loss_f=None, dls={"train": [X]}).fit(1)
 
 
-def test_predictions_of_another_shape_than_the_target_are_left_to_the_loss(make_learner):
-    """The learner guesses nothing about losses; the loss itself says what it does not take."""
+def test_elements_of_different_lengths_are_refused(make_learner):
     dls = Loaders({"train": [(X, torch.ones(5, 3))]})
-    with pytest.raises(RuntimeError, match="size of tensor"), pytest.warns(UserWarning, match="target size"):
+    with pytest.raises(LearnerError, match=r"must have one length.*Tensor\(6, 4\).*Tensor\(5, 3\).*n_inp"):
         make_learner(dls=dls, loss_f=mse_loss).fit(1)

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from learner import LearnerError, Predictor
-from learner.predictor import batch_size_of, describe
+from learner.batch import batch_size_of, describe
 
 X, X2, Y = torch.zeros(5, 2), torch.ones(5, 2), torch.arange(5)
 Pair = namedtuple("Pair", "x y")
@@ -57,7 +57,7 @@ def same(given, expected):
     ],
 )
 def test_split(batch, options, has_target, xb, yb):
-    got_x, got_y, size = Predictor(Takes(1), **options).split(batch, has_target)
+    got_x, got_y, size = Predictor(Takes(1 if has_target else 2), **options).split(batch, takes_target=not has_target)
     assert same(got_x, xb)
     assert same(got_y, yb)
     assert size == 5

@@ -1,0 +1,69 @@
+"""Move a batch of any shape to a device."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from collections.abc import Mapping
+from operator import is_
+from typing import Any
+
+import torch
+from torch import Tensor
+
+# CUDA takes smaller copies into a buffer of its own and returns at once, so pinning them gains nothing.
+_WORTH_PINNING = 2**16  # [bytes]
+
+
+def to_device(value: Any, device: torch.device) -> Any:
+    """Return a nest of containers with its tensors on a device; the same object if they are there.
+
+    Tensors are found in tuples, lists, mappings, named tuples and dataclasses; other objects with a `.to` are moved by
+    that. Copies to cuda are asynchronous: a tensor of pageable memory is pinned first.
+
+    Example:
+        >>> batch = {"x": torch.ones(2), "name": "a"}
+        >>> to_device(batch, torch.device("cpu")) is batch
+        True
+    """
+    if isinstance(value, Tensor):
+        return value if value.device == device else _copied(value, device)
+    if hasattr(value, "to"):
+        return value.to(device)
+    if isinstance(value, tuple | list):
+        items = [to_device(item, device) for item in value]
+        if all(map(is_, items, value)):
+            return value
+        return value._make(items) if hasattr(value, "_make") else type(value)(items)
+    if isinstance(value, Mapping):
+        entries = {key: to_device(item, device) for key, item in value.items()}
+        if all(map(is_, entries.values(), value.values())):
+            return value
+        moved: Any = copy.copy(value)  # keeps what a subclass knows, like the factory of a defaultdict
+        for key, item in entries.items():
+            moved[key] = item
+        return moved
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return _moved_fields(value, device)
+    return value
+
+
+def _moved_fields(value: Any, device: torch.device) -> Any:
+    fields = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+    moved = {name: to_device(item, device) for name, item in fields.items()}
+    if all(map(is_, moved.values(), fields.values())):
+        return value
+    new = copy.copy(value)  # `dataclasses.replace` would run `__init__` again, and cannot set all fields
+    for name, item in moved.items():
+        object.__setattr__(new, name, item)  # frozen or not
+    return new
+
+
+def _copied(tensor: Tensor, device: torch.device) -> Tensor:
+    # On mps a copy that nobody waits for reads memory that may be gone (pytorch issues 139550, 189690), and towards
+    # the cpu the host would read what has not arrived.
+    if device.type != "cuda":
+        return tensor.to(device)
+    if tensor.device.type == "cpu" and tensor.layout is torch.strided and tensor.nbytes > _WORTH_PINNING:
+        tensor = tensor.pin_memory()  # the same tensor if it is pinned
+    return tensor.to(device, non_blocking=True)
