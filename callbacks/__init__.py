@@ -10,6 +10,7 @@ from callbacks.lambdas import LambdaCallback
 from callbacks.lr_find import LRFinderCallback
 from callbacks.metrics import MetricsCallback, accuracy
 from callbacks.nan import TerminateOnNaNCallback
+from callbacks.overfit import OverfitCallback
 from callbacks.progress import ProgressCallback
 from callbacks.recorder import RecorderCallback
 from callbacks.schedule import SchedulerCallback
@@ -25,6 +26,7 @@ __all__ = [
     "LRFinderCallback",
     "LambdaCallback",
     "MetricsCallback",
+    "OverfitCallback",
     "ProgressCallback",
     "RecorderCallback",
     "SchedulerCallback",

@@ -10,10 +10,12 @@ from learner.errors import (
 )
 from learner.hooks import Hook, Hooks
 from learner.learner import Learner
+from learner.limit import BatchLimit
 from learner.loaders import Loaders
 from learner.predictor import Predictor, PredictorOutput
 
 __all__ = [
+    "BatchLimit",
     "Callback",
     "CancelBatchException",
     "CancelEpochException",

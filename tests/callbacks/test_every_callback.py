@@ -40,6 +40,7 @@ MAKE: dict[str, Callable[[Path], Any]] = {
     "LRFinderCallback": lambda folder: callbacks.LRFinderCallback(),
     "LambdaCallback": lambda folder: callbacks.LambdaCallback(after_batch=lambda learn: None),
     "MetricsCallback": lambda folder: callbacks.MetricsCallback(accuracy=callbacks.accuracy),
+    "OverfitCallback": lambda folder: callbacks.OverfitCallback(train=2, valid=2),
     "ProgressCallback": lambda folder: callbacks.ProgressCallback(),
     "RecorderCallback": lambda folder: callbacks.RecorderCallback(lr=lambda learn: learn.opt.param_groups[0]["lr"]),
     "SchedulerCallback": lambda folder: callbacks.SchedulerCallback(
