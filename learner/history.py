@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 class Averages:
     """Means of scalars, weighted by batch size, that wait for the device only when they are read.
 
-    Tensors are added up where they are: 64 in their own precision, those sums in float64, so that long passes lose
-    no digits. Nothing of a batch is kept: small tensors that live on cost the allocator more than the addition.
+    Tensors are added up where they are: up to 64 in their own precision, those sums in float64, so that long passes
+    lose no digits. Nothing of a batch is kept: small tensors that live on cost the allocator more than the addition.
 
     Example:
         >>> averages = Averages()
@@ -42,9 +42,9 @@ class Averages:
 
 
 class _Sum:
-    """A weighted sum: a float64 total, and what has come since it was last brought up to date."""
+    """A weighted sum: a float64 total, and the plain sum of the last few values of one weight."""
 
-    __slots__ = ("n_recent", "recent", "total", "weight")
+    __slots__ = ("n_recent", "recent", "total", "weight", "weight_each")
 
     def __init__(self, first: Tensor | float) -> None:
         device = first.device if isinstance(first, Tensor) else torch.device("cpu")
@@ -53,22 +53,26 @@ class _Sum:
             dtype = torch.float32
         self.recent = torch.zeros((), device=device, dtype=torch.promote_types(dtype, torch.float32))
         self.total: Tensor | float = 0.0
-        self.weight = 0.0
+        self.weight = self.weight_each = 0.0
         self.n_recent = 0
 
     def add(self, value: Tensor | float, weight: float) -> None:
-        if isinstance(value, Tensor) and value.ndim:
-            value = value.reshape(())
-        self.recent.add_(value, alpha=weight)
-        self.weight += weight
-        self.n_recent += 1
-        if self.n_recent == 64:
+        if weight != self.weight_each or self.n_recent == 64:
             self._bring_up_to_date()
+            self.weight_each = weight
+        try:
+            self.recent.add_(value)
+        except RuntimeError:  # a scalar of shape (1,)
+            self.recent.add_(value.reshape(()))  # type: ignore[union-attr]
+        self.n_recent += 1
 
     def _bring_up_to_date(self) -> None:
-        self.total = self.total + (self.recent if self.recent.device.type == "mps" else self.recent.double())
-        self.recent = torch.zeros_like(self.recent)
-        self.n_recent = 0
+        if self.n_recent:
+            recent = self.recent if self.recent.device.type == "mps" else self.recent.double()
+            self.total = self.total + recent * self.weight_each
+            self.weight += self.n_recent * self.weight_each
+            self.recent = torch.zeros_like(self.recent)
+            self.n_recent = 0
 
     def mean(self) -> float:
         self._bring_up_to_date()

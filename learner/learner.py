@@ -37,6 +37,7 @@ from learner.errors import (
 )
 from learner.gather import Gather
 from learner.history import Averages, History
+from learner.limit import describe_limits, limited
 from learner.loaders import Loaders, length_of, role_of
 from learner.plan import plan_html, plan_text
 from learner.predictor import Predictor, preds_of
@@ -51,7 +52,7 @@ _CANCEL_OF = {"batch": CancelBatchException, "epoch": CancelEpochException, "fit
 # What belongs to one pass: a pass within a pass (a validation in the middle of an epoch) gives it back.
 _PASS = (
     *("dl", "dl_name", "role", "training", "i", "n_batches", "_needs_target", "_averages", "_has_means"),
-    *("is_in_batch", "batch", "batch_size", "xb", "yb", "output", "preds", "loss", "_logged"),
+    *("is_in_batch", "batch", "batch_size", "xb", "yb", "output", "preds", "loss", "_is_counting", "_logged"),
 )
 
 
@@ -90,6 +91,7 @@ class Learner:
     | `loss` | 0-d tensor or None | of this batch |
     | `metrics` | `dict` | `metrics[dl_name][metric]` of the last pass over that loader |
     | `history` | `History` | a row per epoch |
+    | `best` | any | the best epoch of the fit and its value, where a callback keeps it; else None |
     | `in_sandbox` | `bool` | whether all of this will be undone: write no files |
 
     Raises:
@@ -126,8 +128,9 @@ class Learner:
     is_in_batch: bool
     metrics: dict[str, dict[str, float]]
     history: History
+    best: Any
     _averages: Averages
-    _logged: list[tuple[str, Tensor | float]] | None  # of this batch; None while no batch is worked on
+    _logged: list[tuple[str, Tensor | float]]  # of this batch, while it is counting
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         """Make the subclass's own signals known to callbacks."""
@@ -157,21 +160,24 @@ class Learner:
         self._rates: BaseRates | None = None
         self.n_epochs, self.epochs, self.epoch = 0, (), 0
         self.n_steps, self.n_samples, self.batches_per_step = 0, 0, 1
-        self.metrics, self.history = {}, History()
+        self.metrics, self.history, self.best = {}, History(), None
         self.in_sandbox, self._is_fitting, self._n_passes = False, False, 0
+        self._logged = []
         self._open_pass("", (), "train")
         self.cbs, self._bound = (), set[str]()
         self._set_callbacks(flattened(cbs))
 
     # -- the loop ------------------------------------------------------------------------------------------
 
-    def fit(self, n_epochs: int, lr: float | None = None, cbs: Any = None) -> None:
+    def fit(self, n_epochs: int, lr: float | None = None, cbs: Any = None, *, overfit: bool = False) -> None:
         """Train for some epochs: each is a pass over every loader, in order.
 
         Args:
             n_epochs: rounds over the loaders; 0 emits the signals of the fit alone.
             lr: learning rate to start from; the learner's own if left out.
             cbs: callbacks for this call only.
+            overfit: whether to see one batch of each loader only, always the same: a model that cannot learn that by
+                heart has a fault. `callbacks.OverfitCallback` takes more.
 
         Raises:
             LearnerError: if there is nothing to train, or a pass of this learner is running.
@@ -180,7 +186,7 @@ class Learner:
         if self._is_fitting or self._n_passes:
             raise LearnerError("`fit` must not be called while this learner runs; use `validate`, or a learner more.")
         n_epochs = checked_epochs(n_epochs)
-        with self.added(cbs):
+        with self.added(cbs), self._limited(overfit):
             self._prepare(self.lr if lr is None else checked_lr(lr))
             self.n_epochs, self.epochs, self.epoch = n_epochs, range(n_epochs), 0
             owed: list[Handler] = []
@@ -207,6 +213,20 @@ class Learner:
                 self._is_fitting = False
                 self._clear_gradients()
         self._open_pass("", (), "train")  # lets go of the last batch
+
+    @contextmanager
+    def _limited(self, is_limited: bool) -> Iterator[None]:
+        """Have one batch of each loader for a block of code."""
+        whole = self.dls = Loaders.of(self.dls)
+        if is_limited:
+            self.dls = limited(whole, {})
+            if not self.in_sandbox:
+                sys.stdout.write(describe_limits(self.dls) + "\n")
+        try:
+            yield
+        finally:
+            if is_limited:
+                self.dls = whole
 
     def _epoch(self, name: str, dl: Any, role: str) -> None:
         """Run one pass over one loader."""
@@ -237,7 +257,7 @@ class Learner:
     def _batch(self) -> None:
         """Run one batch: the whole of a training step, from top to bottom."""
         self._clear_batch()
-        self.is_in_batch = True
+        self.is_in_batch = self._is_counting = True
         owed: list[Handler] = []
         try:
             try:
@@ -538,7 +558,7 @@ class Learner:
             raise LearnerError("`log` must be called while a pass runs, and none does; there is nothing to average.")
         for name, value in values.items():
             value = checked_scalar(name, value)
-            if self._logged is not None:
+            if self._is_counting:
                 self._logged.append((name, value))
                 continue
             self._averages.add(name, value, self.batch_size or 1)
@@ -546,8 +566,7 @@ class Learner:
                 self.metrics[self.dl_name][name] = self._averages.means()[name]
 
     def _prepare(self, lr: float) -> None:
-        """Be ready to train: loaders, optimizer, learning rate."""
-        self.dls = Loaders.of(self.dls)
+        """Be ready to train: optimizer, learning rate."""
         if not any(role_of(name) == "train" for name in self.dls):
             raise LearnerError(
                 f"`dls` must hold a loader whose name starts with 'train', got {list(self.dls)}; add one."
@@ -568,13 +587,13 @@ class Learner:
         self.i, self.n_batches, self.batch = 0, length_of(dl), None
         self._averages, self._has_means = Averages(), False
         self._clear_batch()
-        self._logged, self.is_in_batch = None, False
+        self.is_in_batch = self._is_counting = False
 
     def _close_pass(self) -> None:
         """Read the means of a pass that went well."""
         if self.batch is None:
             raise no_batches(self)
-        self._logged = None
+        self._is_counting = False
         self.metrics[self.dl_name] = self._averages.means()
         self._has_means = True
 
@@ -582,7 +601,8 @@ class Learner:
         """Forget the last batch, so that nothing stale is ever read."""
         self.xb = self.yb = self.output = self.preds = self.loss = None
         self.batch_size = 0
-        self._logged = []
+        if self._logged:
+            self._logged = []
 
     def _count_batch(self) -> None:
         """Take a batch that went well into the counts and averages."""
@@ -593,9 +613,9 @@ class Learner:
             )
         if self.loss is not None:
             self._averages.add("loss", self.loss.detach(), self.batch_size)
-        for name, value in self._logged or ():
+        for name, value in self._logged:
             self._averages.add(name, value, self.batch_size or 1)
-        self._logged = None
+        self._is_counting = False
         if self.training:
             self.n_samples += self.batch_size
 

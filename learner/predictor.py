@@ -95,7 +95,7 @@ class Predictor:
         if self.device:
             self.model.to(self.device)
         self._layers = _checked_layers(self.model, layers)
-        self._found: dict[int | str, Any] | None = None  # there while hooks are on
+        self._found: dict[nn.Module, Any] | None = None  # there while hooks are on
         self._is_told = (
             bool(preprocess_fn or disable_preprocess) or unpack_dicts is not None or unpack_lists is not None
         )
@@ -125,14 +125,13 @@ class Predictor:
     def with_hooks(self) -> Iterator[Predictor]:
         """Put the hooks for `layers` on once for several calls; without it they come and go with each call."""
         outer, self._found = self._found, {}
-        names = {module: name for name, module in self._layers.items()}
 
         def keep(hook: Hook, module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
             if self._found is not None:
-                self._found[names[module]] = _cloned(output)
+                self._found[module] = _cloned(output)
 
         try:
-            with Hooks(names, keep):
+            with Hooks(dict.fromkeys(self._layers.values()), keep):
                 yield self
         finally:
             self._found = outer
@@ -190,10 +189,11 @@ class Predictor:
 
     def _hidden_layers(self) -> dict[int | str, Any]:
         found = self._found or {}
-        for layer in self._layers:
-            if layer not in found:
-                raise LearnerError(f"`layers` must be modules that run, but {layer!r} did not; {list(found)} did.")
-        return {layer: found[layer] for layer in self._layers}
+        for layer, module in self._layers.items():
+            if module not in found:
+                ran = [layer for layer, module in self._layers.items() if module in found]
+                raise LearnerError(f"`layers` must be modules that run, but {layer!r} did not; of them {ran} did.")
+        return {layer: found[module] for layer, module in self._layers.items()}
 
     # -- in a Learner --------------------------------------------------------------------------------------------
 
@@ -209,11 +209,13 @@ class Predictor:
             LearnerError: if the batch does not fit; says what it holds, what `forward` takes, what to change.
         """
         if self._is_plain and needs_target and not takes_target and type(batch) in _PAIRS and len(batch) == 2:
-            x, y = batch  # nearly every batch there is
-            if isinstance(x, Tensor) and isinstance(y, Tensor) and x.dim() and y.dim():
-                size = x.size(0)
+            x, y = batch  # nearly every batch there is: two tensors of one length
+            try:
+                size: int = x.size(0)
                 if size and size == y.size(0):
                     return x, y, size
+            except (AttributeError, IndexError, TypeError):
+                pass
         xb, yb = self._parted(batch, takes_target, needs_target)
         if self._is_plain:
             check_lengths(xb, yb, batch)
