@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor
@@ -23,9 +23,9 @@ def fields_of(batch: Any) -> Mapping[str, Any] | None:
 
 
 def batch_size_of(xb: Any, yb: Any = None) -> int | None:
-    """Return the number of samples: that of the inputs' tensor, else the target's, else of the first that tells.
+    """Return the number of samples: of the first tensor among inputs and targets, else of lists; None if none tells.
 
-    A list of tensors may be a batch of samples or several inputs; the target decides, where it can.
+    A list of tensors may be a batch of samples or several inputs; another list of that length decides, or their shapes.
 
     Example:
         >>> import torch
@@ -33,33 +33,33 @@ def batch_size_of(xb: Any, yb: Any = None) -> int | None:
         >>> batch_size_of(images, torch.tensor([0, 1])), batch_size_of(images, [{}, {}]), batch_size_of("what")
         (2, 2, None)
     """
-    for part in (xb, yb):
-        if isinstance(part, Tensor) and part.ndim:
-            return part.shape[0]
-    if isinstance(xb, list) and isinstance(yb, list) and len(xb) == len(yb):
-        return len(xb)
-    for leaf in _leaves((xb, yb)):
-        if isinstance(leaf, list):
-            return len(leaf)
-        if len(getattr(leaf, "shape", None) or ()):
-            return int(leaf.shape[0])
-    return None
+    parts = (*_parts(xb), *_parts(yb))
+    for part in parts:
+        if len(getattr(part, "shape", None) or ()):
+            return int(part.shape[0])
+    lists = [part for part in parts if isinstance(part, list) and part]
+    if lists and len({len(part) for part in lists}) == 1 and (len(lists) > 1 or _is_of_samples(lists[0])):
+        return len(lists[0])
+    nested = [part for part in parts if not isinstance(part, Tensor) and fields_of(part) is not None]
+    return next((size for part in nested if (size := batch_size_of(part)) is not None), None)
 
 
-def _leaves(value: Any) -> Iterator[Any]:
-    """Walk a nest of containers: tensors, arrays and lists of plain values come out."""
-    fields = fields_of(value)
-    if fields is not None:
-        value = list(fields.values())
-        if value and all(isinstance(item, str | int | float) for item in value):
-            return
-    if isinstance(value, list) and value and isinstance(value[0], str | int | float):
-        yield value
-    elif isinstance(value, tuple | list):
-        for item in value:
-            yield from _leaves(item)
-    else:
-        yield value
+def _is_of_samples(values: list[Any]) -> bool:
+    """Tell whether a list holds a sample in each place: tensors of one shape may be several inputs instead."""
+    shapes = [getattr(value, "shape", None) for value in values]
+    return None in shapes or len(set(shapes)) > 1
+
+
+def common_length(xb: Any, yb: Any) -> int | None:
+    """Return the number of samples where all inputs and the target are tensors of one length, at least 1; else None."""
+    try:
+        size: int = yb.size(0)
+        for part in xb.values() if isinstance(xb, dict) else xb if isinstance(xb, tuple) else (xb,):
+            if part.size(0) != size:
+                return None
+    except (AttributeError, IndexError, TypeError):
+        return None
+    return size or None
 
 
 def check_lengths(xb: Any, yb: Any, batch: Any) -> None:
@@ -79,8 +79,10 @@ def check_lengths(xb: Any, yb: Any, batch: Any) -> None:
 
 
 def _parts(value: Any) -> tuple[Any, ...]:
-    if isinstance(value, Mapping):
-        return tuple(value.values())
+    """Return what stands side by side in a batch: the values of a mapping or tuple, or the one value."""
+    fields = fields_of(value)
+    if fields is not None:
+        return tuple(fields.values())
     return value if isinstance(value, tuple) else (value,)
 
 

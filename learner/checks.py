@@ -84,7 +84,10 @@ def unusual_loss(learn: Learner) -> Any:
     if learn.loss_f is None:
         return _loss_of_output(learn.output)
     loss_f, preds, yb = learn.loss_f, learn.preds, learn.yb
-    signature = inspect.signature(loss_f.forward if isinstance(loss_f, nn.Module) else loss_f)
+    try:
+        signature = inspect.signature(loss_f.forward if isinstance(loss_f, nn.Module) else loss_f)
+    except ValueError:  # of a builtin there is none to be had
+        signature = inspect.Signature([inspect.Parameter(n, inspect.Parameter.POSITIONAL_ONLY) for n in ("p", "y")])
     if yb is None:
         if not _fits(signature, preds):
             raise LearnerError(
@@ -93,7 +96,7 @@ def unusual_loss(learn: Learner) -> Any:
                 f"predictions alone."
             )
         return loss_f(preds)
-    if type(yb) is tuple and not _fits(signature, preds, yb) and _fits(signature, preds, *yb):
+    if type(yb) in (tuple, list) and not _fits(signature, preds, yb) and _fits(signature, preds, *yb):
         return loss_f(preds, *yb)
     if isinstance(yb, Mapping) and yb.keys() <= signature.parameters.keys():
         return loss_f(preds, **yb)

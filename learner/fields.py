@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from learner.batch import describe
+from learner.batch import describe, fields_of
 from learner.errors import LearnerError
 from learner.signature import ForwardSignature, nearest
 
@@ -30,12 +30,17 @@ class FieldPlan(NamedTuple):
     def take(self, batch: Any, fields: Mapping[str, Any]) -> tuple[Any, Any]:
         """Return what goes in and the target."""
         if self.is_whole:
-            xb = batch
+            xb = as_argument(batch)
         elif self.is_single:
-            xb = fields[self.inputs[0]]
+            xb = as_argument(fields[self.inputs[0]])
         else:
             xb = {name: fields[name] for name in self.inputs}
         return xb, None if self.target is None else fields[self.target]
+
+
+def as_argument(value: Any) -> Any:
+    """Return a value as the one argument of a call, where a tuple stands for several and a dict for named ones."""
+    return (value,) if isinstance(value, tuple | Mapping) else value
 
 
 def plan_fields(
@@ -54,8 +59,7 @@ def plan_fields(
         LearnerError: if nothing fits, something is missing, or the target may be several.
     """
     if target is not None and target not in fields:
-        hint = nearest(target, fields)
-        raise LearnerError(f"`target_key` must be a key of the batch, got {target!r}; it has {list(fields)}{hint}.")
+        raise no_target_key(target, fields)
     inputs = [name for name in fields if name in takes.names and (takes_target or name != target)]
     is_whole = not inputs and takes.takes_whole_mapping
     left = [name for name in fields if name not in inputs]
@@ -66,6 +70,13 @@ def plan_fields(
     if not is_whole:
         _require_inputs(takes, fields, inputs, left)
     return FieldPlan(tuple(inputs), target, inputs == [takes.first], is_whole)
+
+
+def no_target_key(name: str, batch: Any) -> LearnerError:
+    """Return the error that says that a batch has no such field."""
+    fields = fields_of(batch) or {}
+    hint = nearest(name, fields)
+    return LearnerError(f"`target_key` must be a key of the batch, got {name!r}; it is {describe(batch)}{hint}.")
 
 
 def _find_target(

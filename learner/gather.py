@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from typing import TYPE_CHECKING, Any
 
@@ -41,18 +42,31 @@ def _to_cpu(value: Any) -> Any:
         return value.detach().clone() if value.device.type == "cpu" else value.detach().cpu()
     if isinstance(value, dict):
         return {key: _to_cpu(item) for key, item in value.items()}
-    if isinstance(value, tuple | list):
+    if isinstance(value, tuple):
         return tuple(_to_cpu(item) for item in value)
+    if isinstance(value, list):
+        return [_to_cpu(item) for item in value]
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {field.name: _to_cpu(getattr(value, field.name)) for field in dataclasses.fields(value)}
     return value
 
 
-def _joined(parts: list[Any]) -> Any:
-    if not parts:
-        return None
-    if isinstance(parts[0], Tensor):
-        return torch.cat(parts) if parts[0].ndim else torch.stack(parts)
-    if isinstance(parts[0], dict):
-        return {key: _joined([part[key] for part in parts]) for key in parts[0]}
-    if isinstance(parts[0], tuple):
-        return tuple(_joined(list(column)) for column in zip(*parts, strict=True))
-    return parts
+def _joined(batches: list[Any]) -> Any:
+    """Join what batches gave: tensors along the first axis, tuples and mappings part by part, lists end to end."""
+    first = batches[0] if batches else None
+    if isinstance(first, Tensor):
+        return torch.cat(batches) if first.ndim else torch.stack(batches)
+    if isinstance(first, dict):
+        return {key: _joined([batch[key] for batch in batches]) for key in first}
+    if isinstance(first, tuple) or (isinstance(first, list) and all(map(_is_of_parts, batches))):
+        return tuple(_joined(list(column)) for column in zip(*batches, strict=True))
+    if isinstance(first, list):
+        return [item for batch in batches for item in batch]
+    return batches or None
+
+
+def _is_of_parts(values: list[Any]) -> bool:
+    """Tell whether a list holds whole parts, tensors of one length, as collating tuples makes it; else samples."""
+    if not all(isinstance(value, Tensor) and value.ndim for value in values):
+        return False
+    return len({len(value) for value in values}) == 1

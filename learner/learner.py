@@ -232,6 +232,7 @@ class Learner:
         """Run one pass over one loader."""
         self._open_pass(name, dl, role)
         self.metrics.pop(name, None)
+        self.predictor.model = self.model  # which may have been replaced
         self._n_passes += 1
         owed: list[Handler] = []
         with pass_mode(self.model, dl, training=self.training):

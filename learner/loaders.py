@@ -115,7 +115,7 @@ class Loaders(Mapping[str, Iterable[Any]]):
 
     @classmethod
     def from_arrays(cls, *, batch_size: int = 64, **arrays: Any) -> Loaders:
-        """Make loaders from arrays in memory: `train=(x, y)`, `valid=(x, y)`, `infer=x`.
+        """Make loaders from arrays in memory: `train=(x, y)`, `valid={"image": x, "label": y}`, `infer=x`.
 
         Arrays are tensors, NumPy arrays or lists with the samples along the first axis. float64 becomes
         float32, what models take. A batch is cut out of the arrays at once, so this is fast.
@@ -165,11 +165,13 @@ def _as_it_is(batch: Any) -> Any:
 
 
 class ArrayDataset(Dataset[Any]):
-    """Aligned arrays as a dataset that cuts a whole batch out at once."""
+    """Aligned arrays, one, a tuple or a mapping of them, as a dataset that cuts a whole batch out at once."""
 
     def __init__(self, arrays: Any, name: str = "arrays") -> None:
-        self._is_single = not isinstance(arrays, tuple)
-        self.tensors = [_as_tensor(array) for array in ((arrays,) if self._is_single else arrays)]
+        self._is_single = not isinstance(arrays, tuple | Mapping)
+        self._keys = list(arrays) if isinstance(arrays, Mapping) else None
+        columns = arrays.values() if isinstance(arrays, Mapping) else (arrays,) if self._is_single else arrays
+        self.tensors = [_as_tensor(array) for array in columns]
         lengths = [len(tensor) for tensor in self.tensors]
         if len(set(lengths)) != 1 or not lengths[0]:
             raise ValueError(f"`{name}` must be arrays of one length, at least 1, got lengths {lengths}.")
@@ -179,6 +181,8 @@ class ArrayDataset(Dataset[Any]):
 
     def __getitem__(self, i: Any) -> Any:
         cut = tuple(tensor[i] for tensor in self.tensors)
+        if self._keys is not None:
+            return dict(zip(self._keys, cut, strict=True))
         return cut[0] if self._is_single else cut
 
     def __getitems__(self, indices: list[int]) -> Any:

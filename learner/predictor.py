@@ -9,9 +9,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from learner.batch import batch_size_of, check_lengths, describe, fields_of
+from learner.batch import batch_size_of, check_lengths, common_length, describe, fields_of
 from learner.errors import LearnerError
-from learner.fields import TARGET_NAMES, FieldPlan, plan_fields
+from learner.fields import TARGET_NAMES, FieldPlan, as_argument, no_target_key, plan_fields
 from learner.hooks import Hook, Hooks
 from learner.moving import to_device
 from learner.signature import ForwardSignature
@@ -77,13 +77,8 @@ class Predictor:
         device: torch.device | str | None = None,
     ) -> None:
         self.model = checked_model(model)
-        if n_inp is not None and (not isinstance(n_inp, int) or isinstance(n_inp, bool) or n_inp < 1):
-            raise ValueError(f"`n_inp` must be a whole number of at least 1, got {n_inp!r}.")
-        if target_key is not None and not isinstance(target_key, str):
-            raise TypeError(f"`target_key` must be the name of a field, got {target_key!r}; use `target_fn` else.")
-        for name, function in (("preprocess_fn", preprocess_fn), ("target_fn", target_fn)):
-            if function is not None and not callable(function):
-                raise TypeError(f"`{name}` must be a function of a batch, got {function!r}.")
+        _check_options(n_inp, target_key, preprocess_fn=preprocess_fn, target_fn=target_fn)
+        _check_flags(unpack_dicts=unpack_dicts, unpack_lists=unpack_lists, disable_preprocess=disable_preprocess)
         if preprocess_fn and disable_preprocess:
             raise ValueError("`preprocess_fn` must be left out with `disable_preprocess=True`; give one of the two.")
         if target_key and target_fn:
@@ -162,11 +157,18 @@ class Predictor:
                     f"`preprocess_fn` must return what goes into the model, got None for {describe(batch)}."
                 )
             return made
-        if self.disable_preprocess or self.unpack_lists or not isinstance(batch, tuple | list):
+        is_kept = self.disable_preprocess or self.unpack_lists or self.unpack_dicts
+        if is_kept or not isinstance(batch, tuple | list):
             return batch
-        if not batch:
-            raise LearnerError("a batch must hold at least 1 element, got none.")
+        self._require_elements(batch, self.n_inp or 1)
         return batch[0] if self.n_inp in (None, 1) else tuple(batch[: self.n_inp])
+
+    def _require_elements(self, batch: Any, n: int) -> None:
+        if len(batch) < n:
+            raise LearnerError(
+                f"a batch must hold at least {n} element{'s' * (n > 1)} to go into the model, got {describe(batch)}; "
+                f"change the dataset, or `n_inp`."
+            )
 
     def _call(self, model: nn.Module, value: Any) -> Any:
         """Call a model on what was preprocessed, unpacked as it was said."""
@@ -200,6 +202,8 @@ class Predictor:
     def split(self, batch: Any, takes_target: bool = False, needs_target: bool = True) -> Split:
         """Take a batch apart: what goes in, the target or None, the number of samples or None if unknown.
 
+        What goes in is a tensor or object, the one argument; or a tuple of arguments; or a dict of them by name.
+
         Args:
             batch: what the loader gave.
             takes_target: whether the model gets the target as well, to make the loss itself.
@@ -217,28 +221,32 @@ class Predictor:
             except (AttributeError, IndexError, TypeError):
                 pass
         xb, yb = self._parted(batch, takes_target, needs_target)
+        if (n_samples := common_length(xb, yb)) is not None:
+            return xb, yb, n_samples
         if self._is_plain:
             check_lengths(xb, yb, batch)
-        return xb, yb, batch_size_of(xb, yb)
+        if (n_samples := batch_size_of(xb, yb)) == 0:
+            raise LearnerError(f"a batch must hold at least one sample, got {describe(batch)}.")
+        return xb, yb, n_samples
 
     def _parted(self, batch: Any, takes_target: bool, needs_target: bool) -> tuple[Any, Any]:
+        """Return what goes in, and the target."""
         if self._is_told:
-            return self._preprocessed(batch), self._target_of(batch, needs_target)
-        fields = fields_of(batch)
-        takes = self._signature(self.model)
-        has_names = fields is not None and (isinstance(batch, Mapping) or takes.asks_for(fields))
-        if isinstance(batch, tuple | list) and not has_names:
+            return self._preprocessed(batch), self._told_target(batch, needs_target)
+        takes, fields = self._signature(self.model), fields_of(batch)
+        if isinstance(batch, tuple | list) and not (fields and takes.asks_for(fields)):
             return self._parted_by_position(batch, takes_target, needs_target)
-        if fields is None or not has_names:
-            return batch, self.target_fn(batch) if self.target_fn else None
+        if self.n_inp is not None:
+            raise LearnerError(f"`n_inp` must be left out where a batch is no tuple or list, got {describe(batch)}.")
+        if fields is None or not (isinstance(batch, Mapping | tuple) or takes.knows_any(fields)):
+            return as_argument(batch), self._told_target(batch, needs_target)
         key = (*fields, takes_target, needs_target)
         if key not in self._plans:
-            needs_target = needs_target and not self.target_fn
-            self._plans[key] = plan_fields(
-                takes, fields, self.target_key, takes_target=takes_target, needs_target=needs_target
-            )
+            target = self.target_key if needs_target or self.target_key in fields else None
+            is_needed = needs_target and not self.target_fn
+            self._plans[key] = plan_fields(takes, fields, target, takes_target=takes_target, needs_target=is_needed)
         xb, yb = self._plans[key].take(batch, fields)
-        return xb, self.target_fn(batch) if self.target_fn else yb
+        return xb, self.target_fn(batch) if self.target_fn and needs_target else yb
 
     def _parted_by_position(self, batch: Any, takes_target: bool, needs_target: bool) -> tuple[Any, Any]:
         if self.target_key:
@@ -246,57 +254,56 @@ class Predictor:
                 f"`target_key` must be a field of the batch, got {self.target_key!r} for {describe(batch)}, which has "
                 f"no names; use `target_fn` or `n_inp`."
             )
-        if not batch:
-            raise LearnerError("a batch must hold at least 1 element, got none.")
-        n_inp = self.n_inp
+        takes, n_inp = self._signature(self.model), self.n_inp
         if n_inp is None:
             n_inp = max(len(batch) - 1, 1)
-            fits = self._signature(self.model).fits
-            if (takes_target or not needs_target) and fits(batch) and (takes_target or not fits(batch[:n_inp])):
+            may_take_all = (takes_target or not needs_target) and takes.fits(batch)
+            if may_take_all and (takes_target or not takes.fits(batch[:n_inp])):
                 n_inp = len(batch)
-        if len(batch) < n_inp:
-            raise LearnerError(
-                f"a batch must hold at least {n_inp} elements to go into the model, got {describe(batch)}; change the "
-                f"dataset, or `n_inp`."
-            )
+        self._require_elements(batch, n_inp)
         targets = tuple(batch[n_inp:])
-        xb = batch[0] if n_inp == 1 else tuple(batch[:n_inp])
-        if self.target_fn:
-            return xb, self.target_fn(batch)
-        return xb, targets[0] if len(targets) == 1 else targets or None
+        yb = targets[0] if len(targets) == 1 else targets or None
+        if self.target_fn and needs_target:
+            yb = self.target_fn(batch)
+        if n_inp > 1:
+            return tuple(batch[:n_inp]), yb
+        xb = batch[0]
+        if isinstance(xb, Mapping) and takes.takes_by_name(xb):
+            return dict(xb), yb
+        if isinstance(xb, tuple | list) and not takes.fits((xb,)) and takes.fits(xb):
+            return tuple(xb), yb
+        return as_argument(xb), yb
 
-    def _target_of(self, batch: Any, needs_target: bool) -> Any:
-        """Return the target of a batch whose inputs are made by `preprocess_fn` or the like."""
+    def _told_target(self, batch: Any, needs_target: bool) -> Any:
+        """Return the target of a batch that goes in whole, or as `preprocess_fn` and the like make it."""
         if self.target_fn:
-            return self.target_fn(batch)
+            return self.target_fn(batch) if needs_target else None
         fields = fields_of(batch)
-        if isinstance(batch, Mapping) or (fields and self.target_key):
-            known = [name for name in TARGET_NAMES if name in (fields or ())]
-            target = self.target_key or (known[0] if len(known) == 1 else None)
-            return (fields or {}).get(target) if target else None
-        if isinstance(batch, tuple | list) and len(batch) > (self.n_inp or 1):
-            return batch[-1]
-        return None
+        if self.target_key:
+            if fields is None and hasattr(batch, self.target_key):
+                return getattr(batch, self.target_key)
+            if self.target_key not in (fields or {}) and needs_target:
+                raise no_target_key(self.target_key, batch)
+            return (fields or {}).get(self.target_key)
+        if isinstance(batch, tuple | list):
+            return batch[-1] if len(batch) > (self.n_inp or 1) else None
+        named = [name for name in TARGET_NAMES if name in (fields or ())]
+        return fields[named[0]] if fields is not None and len(named) == 1 else None
 
     def feed(self, model: nn.Module, xb: Any) -> Any:
-        """Call a model on what `split` took out for it: tuples by position, mappings by name, unless told otherwise.
+        """Call a model on what `split` took out for it: a tuple by position, a dict by name, else as the one argument.
 
         Raises:
             LearnerError: if `forward` cannot take it; says what both look like and what to change.
         """
         if self._is_told:
             return self._call(model, xb)
-        if isinstance(xb, Tensor):
-            if model is not self._known_model or 1 not in self._fitting:
-                self._check(model, (xb,))
-            return model(xb)
-        if isinstance(xb, tuple) and not hasattr(xb, "_fields"):
-            if model is not self._known_model or len(xb) not in self._fitting:
-                self._check(model, xb)
-            return model(*xb)
-        if isinstance(xb, dict) and not self._signature(model).takes_whole_mapping:
+        if isinstance(xb, dict):
             return model(**xb)
-        return model(xb)
+        args = xb if isinstance(xb, tuple) else (xb,)
+        if model is not self._known_model or len(args) not in self._fitting:
+            self._check(model, args)
+        return model(*args)
 
     def _check(self, model: nn.Module, args: tuple[Any, ...]) -> None:
         """Compare what goes in with what `forward` takes, once for each number of inputs."""
@@ -306,7 +313,7 @@ class Predictor:
 
     def _misfit(self, model: nn.Module, misfit: str, given: Any) -> LearnerError:
         return LearnerError(
-            f"the model must take what the batch holds, but there is {misfit}: {describe(given)} would go in, "
+            f'the model must take what the batch holds, but forward says "{misfit}": {describe(given)} would go in, '
             f"forward takes {self._signature(model)}. Change one of the two, or say what goes in: "
             f"`Predictor(model, n_inp=...)` of a tuple, `preprocess_fn=...` of anything."
         )
@@ -327,6 +334,24 @@ def checked_model(model: Any) -> nn.Module:
     raise TypeError(f"`model` must be an nn.Module, got {model!r}{hint}.")
 
 
+def _check_options(n_inp: Any, target_key: Any, **functions: Any) -> None:
+    if n_inp is not None and (not isinstance(n_inp, int) or isinstance(n_inp, bool) or n_inp < 1):
+        raise ValueError(f"`n_inp` must be a whole number of at least 1, got {n_inp!r}.")
+    if target_key is not None and not isinstance(target_key, str):
+        raise TypeError(f"`target_key` must be the name of a field, got {target_key!r}; use `target_fn` else.")
+    for name, function in functions.items():
+        if function is not None and not callable(function):
+            raise TypeError(f"`{name}` must be a function of a batch, got {function!r}.")
+
+
+def _check_flags(**flags: Any) -> None:
+    for name, flag in flags.items():
+        if not (flag is None or isinstance(flag, bool)):
+            raise TypeError(f"`{name}` must be True or False, got {flag!r}.")
+    if flags["unpack_dicts"] and flags["unpack_lists"]:
+        raise ValueError("`unpack_dicts` and `unpack_lists` must not both be True; leave one out.")
+
+
 def preds_of(output: Any) -> Any:
     """Return the predictions in what a model gave: its `logits` where it has some, else all of it."""
     if isinstance(output, Mapping):
@@ -336,7 +361,7 @@ def preds_of(output: Any) -> Any:
 
 def _checked_layers(model: nn.Module, layers: Sequence[int | str]) -> dict[int | str, nn.Module]:
     """Return modules by what they were asked for, or say what there is."""
-    if isinstance(layers, str | int):
+    if layers is None or isinstance(layers, str | int):
         raise TypeError(f"`layers` must be a sequence of positions or names, got {layers!r}; pass ({layers!r},).")
     named = dict(model.named_modules())
     found: dict[int | str, nn.Module] = {}

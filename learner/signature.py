@@ -27,14 +27,24 @@ class ForwardSignature:
         self._signature = inspect.signature(unwrapped(model).forward)
         parameters = self._signature.parameters.values()
         self.names = [p.name for p in parameters if p.kind in _BY_NAME]
-        self.required = [p.name for p in parameters if p.kind in _BY_NAME and p.default is Parameter.empty]
+        kinds = {*_BY_NAME, *_BY_POSITION}
+        self.required = [p.name for p in parameters if p.kind in kinds and p.default is Parameter.empty]
         self.first = next((p.name for p in parameters if p.kind in _BY_POSITION), None)
         self.takes_any_name = any(p.kind is Parameter.VAR_KEYWORD for p in parameters)
         self.takes_whole_mapping = _is_for_a_batch(self._signature)
 
+    def knows_any(self, names: Iterable[str]) -> bool:
+        """Tell whether one of these names, or a mapping of them, could go in."""
+        return self.takes_whole_mapping or not set(self.names).isdisjoint(names)
+
     def asks_for(self, names: Iterable[str]) -> bool:
         """Tell whether all that must be given, and at least something, is among these names."""
         return set(self.required) <= set(names) and not set(self.names).isdisjoint(names)
+
+    def takes_by_name(self, names: Iterable[str]) -> bool:
+        """Tell whether all of these could go in by name, and nothing would be missing."""
+        names = set(names)
+        return set(self.required) <= names and (self.takes_any_name or names <= set(self.names))
 
     def fits(self, args: Iterable[Any], kwargs: Mapping[str, Any] | None = None) -> bool:
         """Tell whether `forward` could be called so."""
@@ -63,7 +73,7 @@ def unwrapped(model: nn.Module) -> nn.Module:
     while True:
         inner = getattr(model, "_orig_mod", None) or getattr(model, "module", None)
         kinds = {p.kind for p in inspect.signature(model.forward).parameters.values()}
-        if not isinstance(inner, nn.Module) or kinds > {Parameter.VAR_POSITIONAL, Parameter.VAR_KEYWORD}:
+        if not isinstance(inner, nn.Module) or not kinds <= {Parameter.VAR_POSITIONAL, Parameter.VAR_KEYWORD}:
             return model
         model = inner
 
