@@ -2,9 +2,11 @@
 
 from callbacks.accumulate import AccumulateCallback
 from callbacks.activations import ActivationStats
+from callbacks.best import BestModelCallback
 from callbacks.clip import ClipGradientCallback
 from callbacks.csv_logger import CSVLoggerCallback
 from callbacks.device import DeviceCallback
+from callbacks.early_stopping import EarlyStoppingCallback
 from callbacks.hooks import HooksCallback
 from callbacks.lambdas import LambdaCallback
 from callbacks.lr_find import LRFinderCallback
@@ -19,9 +21,11 @@ from callbacks.seed import SeedCallback
 __all__ = [
     "AccumulateCallback",
     "ActivationStats",
+    "BestModelCallback",
     "CSVLoggerCallback",
     "ClipGradientCallback",
     "DeviceCallback",
+    "EarlyStoppingCallback",
     "HooksCallback",
     "LRFinderCallback",
     "LambdaCallback",

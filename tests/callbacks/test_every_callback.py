@@ -33,9 +33,11 @@ from learner import (
 MAKE: dict[str, Callable[[Path], Any]] = {
     "AccumulateCallback": lambda folder: callbacks.AccumulateCallback(2),
     "ActivationStats": lambda folder: callbacks.ActivationStats(),
+    "BestModelCallback": lambda folder: callbacks.BestModelCallback(),
     "CSVLoggerCallback": lambda folder: callbacks.CSVLoggerCallback(folder / "log.csv"),
     "ClipGradientCallback": lambda folder: callbacks.ClipGradientCallback(1.0),
     "DeviceCallback": lambda folder: callbacks.DeviceCallback("cpu"),
+    "EarlyStoppingCallback": lambda folder: callbacks.EarlyStoppingCallback(patience=1),
     "HooksCallback": lambda folder: callbacks.HooksCallback(look_at_output),
     "LRFinderCallback": lambda folder: callbacks.LRFinderCallback(),
     "LambdaCallback": lambda folder: callbacks.LambdaCallback(after_batch=lambda learn: None),
@@ -51,6 +53,7 @@ MAKE: dict[str, Callable[[Path], Any]] = {
 }
 OBSERVERS = [
     "ActivationStats",
+    "BestModelCallback",
     "CSVLoggerCallback",
     "DeviceCallback",  # here the model is on its device already
     "HooksCallback",
