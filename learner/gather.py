@@ -28,27 +28,33 @@ class Gather(Callback):
         """Take this batch's."""
         if learn.preds is None:  # the batch was cut short
             return
-        self._preds.append(_to_cpu(learn.preds))
+        self._preds.append(_to_cpu(learn.preds, learn.batch_size))
         if learn.yb is not None:
-            self._targets.append(_to_cpu(learn.yb))
+            self._targets.append(_to_cpu(learn.yb, learn.batch_size))
 
     def result(self) -> tuple[Any, Any]:
         """Return predictions and targets, each joined along the first axis; None where there was none."""
         return _joined(self._preds), _joined(self._targets)
 
 
-def _to_cpu(value: Any) -> Any:
+def _to_cpu(value: Any, size: int | None) -> Any:
+    """Copy the tensors of a nest to the CPU; make a list that holds parts, and not one thing a sample, a tuple."""
     if isinstance(value, Tensor):
         return value.detach().clone() if value.device.type == "cpu" else value.detach().cpu()
     if isinstance(value, dict):
-        return {key: _to_cpu(item) for key, item in value.items()}
-    if isinstance(value, tuple):
-        return tuple(_to_cpu(item) for item in value)
-    if isinstance(value, list):
-        return [_to_cpu(item) for item in value]
+        return {key: _to_cpu(item, size) for key, item in value.items()}
+    if isinstance(value, tuple | list):
+        items = [_to_cpu(item, size) for item in value]
+        return items if isinstance(value, list) and _is_of_samples(items, size) else tuple(items)
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {field.name: _to_cpu(getattr(value, field.name)) for field in dataclasses.fields(value)}
+        return {field.name: _to_cpu(getattr(value, field.name), size) for field in dataclasses.fields(value)}
     return value
+
+
+def _is_of_samples(items: list[Any], size: int | None) -> bool:
+    return len(items) == size and not all(
+        isinstance(item, Tensor) and item.ndim and len(item) == size for item in items
+    )
 
 
 def _joined(batches: list[Any]) -> Any:
@@ -58,15 +64,8 @@ def _joined(batches: list[Any]) -> Any:
         return torch.cat(batches) if first.ndim else torch.stack(batches)
     if isinstance(first, dict):
         return {key: _joined([batch[key] for batch in batches]) for key in first}
-    if isinstance(first, tuple) or (isinstance(first, list) and all(map(_is_of_parts, batches))):
+    if isinstance(first, tuple):
         return tuple(_joined(list(column)) for column in zip(*batches, strict=True))
     if isinstance(first, list):
         return [item for batch in batches for item in batch]
     return batches or None
-
-
-def _is_of_parts(values: list[Any]) -> bool:
-    """Tell whether a list holds whole parts, tensors of one length, as collating tuples makes it; else samples."""
-    if not all(isinstance(value, Tensor) and value.ndim for value in values):
-        return False
-    return len({len(value) for value in values}) == 1
