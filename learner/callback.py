@@ -15,6 +15,8 @@ from collections.abc import Callable, Iterable, Iterator
 from numbers import Real
 from typing import TYPE_CHECKING, Any
 
+from learner.frequency import Gate, Guard
+
 if TYPE_CHECKING:
     from learner.learner import Learner
 
@@ -37,6 +39,16 @@ class Callback:
             was measured (schedules, stopping), 100 shows and writes.
         after: classes of callbacks that this one runs after, whatever the numbers.
         before: classes of callbacks that this one runs before.
+        every: how often it is called: a number of batches, or "10 batches", "2 epochs", "30 s", "10 min", "1 h".
+        loaders: the passes that it is called in, by the names of their loaders: "valid", "valid*", ("train", "valid2").
+
+    `every` and `loaders` mean the same for each callback. Signals of a fit always come. `loaders` leaves out all
+    other signals, and the wrapping of actions, in passes over other loaders. `every` in batches leaves out signals and
+    wrapping for all but the n-th, 2n-th, … batch that this callback would hear, counted over passes and epochs from the
+    beginning of the fit; in seconds, for all but the first one after so long. Signals of a pass come as ever. In epochs
+    it leaves out all of a round but those of rounds n - 1, 2n - 1, … (from 0). What is left out costs a call or two,
+    and a callback that sets neither pays nothing. They are read when callbacks are added and when a fit begins. A pass
+    outside of a fit counts on its own and belongs to no round. Who owns an action cannot be away: that is an error.
 
     Raises:
         ValueError: when the class is made, if a public method is nearly a signal but none.
@@ -46,6 +58,9 @@ class Callback:
         >>> class Count(Callback):
         ...     def before_fit(self, learn): self.n = 0
         ...     def after_batch(self, learn): self.n += 1
+        >>> class Peek(Callback):
+        ...     every, loaders = 10, "train*"
+        ...     def after_loss(self, learn): print(learn.loss)
         >>> class Typo(Callback):
         ...     def befor_batch(self, learn): ...
         Traceback (most recent call last):
@@ -55,6 +70,8 @@ class Callback:
     order: float = 0
     after: tuple[type, ...] = ()
     before: tuple[type, ...] = ()
+    every: int | str | None = None
+    loaders: str | tuple[str, ...] | None = None
 
     def before_fit(self, learn: Learner) -> None:
         """Come first in a fit: the model, the optimizer and `learn.epochs` are there."""
@@ -265,15 +282,25 @@ def _require_agreement(first: Any, second: Any, says: Any) -> None:
 class Dispatch:
     """Who is called for each signal and action: resolved once, read at every batch.
 
+    Args:
+        cbs: callbacks in any order.
+        extra_signals: what a subclass of Learner has besides.
+        former: what this one takes the place of; who stays goes on counting.
+
     Attributes:
         cbs: the callbacks in running order.
+        gates: by the `id` of a callback that is not always called, what decides when it is.
         listeners: for each signal a tuple of bound methods in the order in which they are called.
         turns: for each stage its `before_` and `cleanup_` methods side by side, callback by callback.
         actions: for an action that is taken over, its owner or None, and its wrappers, the outermost first.
     """
 
-    def __init__(self, cbs: Iterable[Any], extra_signals: Iterable[str] = ()) -> None:
+    def __init__(self, cbs: Iterable[Any], extra_signals: Iterable[str] = (), former: Dispatch | None = None) -> None:
         self.cbs = sort_callbacks(cbs)
+        self.gates = {id(cb): gate for cb in self.cbs if not (gate := Gate(cb)).is_always_open}
+        for key, gate in former.gates.items() if former else ():
+            if gate.means_the_same(self.gates.get(key)):
+                self.gates[key] = gate
         signals = dict.fromkeys((*SIGNALS, *extra_signals))
         for cb in self.cbs:
             for name in HANDLERS.keys() - signals.keys() - set(ACTIONS) - set(AROUND):
@@ -287,30 +314,73 @@ class Dispatch:
         }
         self.turns: dict[str, tuple[tuple[Handler | None, Handler | None], ...]] = {}
         for stage in STAGES:
-            pairs = [(_method(cb, f"before_{stage}"), _method(cb, f"cleanup_{stage}")) for cb in self.cbs]
+            pairs = [(self._handler(cb, f"before_{stage}"), self._handler(cb, f"cleanup_{stage}")) for cb in self.cbs]
             self.turns[stage] = tuple(pair for pair in pairs if any(pair))
         self.actions: dict[str, tuple[Any, list[Any]]] = {}
         for action in ACTIONS:
-            owners = [cb for cb in self.cbs if _method(cb, action)]
+            owner = self._owner_of(action)
             wrappers = [cb for cb in self.cbs if _method(cb, f"around_{action}")]
-            if len(owners) > 1:
-                names = " and ".join(type(cb).__name__ for cb in owners)
-                raise ValueError(
-                    f"`{action}` must have one owner, got {names}; take one out, or let it wrap the other "
-                    f"with `around_{action}(self, learn, action)`."
-                )
-            if owners or wrappers:
-                self.actions[action] = (owners[0] if owners else None, wrappers)
+            if owner is not None or wrappers:
+                self.actions[action] = (owner, wrappers)
+
+    def _owner_of(self, action: str) -> Any:
+        """Return the callback that has an action, or None if it is the learner's own."""
+        owners = [cb for cb in self.cbs if _method(cb, action)]
+        if len(owners) > 1:
+            names = " and ".join(type(cb).__name__ for cb in owners)
+            raise ValueError(
+                f"`{action}` must have one owner, got {names}; take one out, or let it wrap the other "
+                f"with `around_{action}(self, learn, action)`."
+            )
+        if owners and id(owners[0]) in self.gates:
+            raise ValueError(
+                f"`{type(owners[0]).__name__}` must not set `every` or `loaders`, for it owns `{action}`, which each "
+                f"batch needs; let it wrap the action with `around_{action}(self, learn, action)`."
+            )
+        return owners[0] if owners else None
 
     def _in_order(self, signal: str, *, reverse: bool) -> Iterator[Handler]:
         for cb in reversed(self.cbs) if reverse else self.cbs:
-            if method := _method(cb, signal):
-                yield method
+            if handler := self._handler(cb, signal):
+                yield handler
+
+    def _handler(self, cb: Any, signal: str) -> Handler | None:
+        """Return what to call for a signal: a method, guarded where the callback asked for it."""
+        method, gate = _method(cb, signal), self.gates.get(id(cb))
+        if method is None or gate is None or signal.endswith("_fit") or signal not in SIGNALS:
+            return method
+        return gate.guard(method, is_of_epoch=signal.endswith("_epoch"))
+
+    def wrapper(self, cb: Any, action: str) -> Callable[[Learner, Callable[[], object]], object]:
+        """Return what to call around an action, with the learner and the action."""
+        method: Any = getattr(cb, f"around_{action}")
+        guarded = self.gates[id(cb)].guard(method) if id(cb) in self.gates else method
+        return guarded.around if isinstance(guarded, Guard) else guarded
+
+    def restart(self) -> None:
+        """Let each callback that is called every so often count from here."""
+        for gate in self.gates.values():
+            gate.pace.restart()
+
+    def check_loaders(self, names: Iterable[str]) -> None:
+        """Refuse a callback that asks for a loader that is none of these."""
+        for gate in self.gates.values():
+            gate.check_loaders(names)
+
+    def state_dict(self) -> list[dict[str, float]]:
+        """Return how far each callback that counts is, so that a sandbox can put it back."""
+        return [gate.pace.state_dict() for gate in self.gates.values()]
+
+    def load_state_dict(self, state: list[dict[str, float]]) -> None:
+        """Count on from a state."""
+        for gate, its in zip(self.gates.values(), state, strict=True):
+            gate.pace.load_state_dict(its)
 
     def name_of(self, handler: Handler, signal: str) -> str:
         """Return `Class.signal` of a handler, for an error's note."""
-        owners = [type(cb).__name__ for cb in self.cbs if _method(cb, signal) == handler]
-        return f"{owners[0] if owners else repr(handler)}.{signal}"
+        method = handler.method if isinstance(handler, Guard) else handler
+        owners = [type(cb).__name__ for cb in self.cbs if _method(cb, signal) == method]
+        return f"{owners[0] if owners else repr(method)}.{signal}"
 
 
 def _method(cb: Any, name: str) -> Callable[..., Any] | None:

@@ -35,6 +35,7 @@ from learner.errors import (
     LearnerError,
     severity,
 )
+from learner.frequency import Decision, Gate
 from learner.gather import Gather
 from learner.history import Averages, History
 from learner.limit import describe_limits, limited
@@ -52,7 +53,19 @@ _CANCEL_OF = {"batch": CancelBatchException, "epoch": CancelEpochException, "fit
 # What belongs to one pass: a pass within a pass (a validation in the middle of an epoch) gives it back.
 _PASS = (
     *("dl", "dl_name", "role", "training", "i", "n_batches", "_needs_target", "_averages", "_has_means"),
-    *("is_in_batch", "batch", "batch_size", "xb", "yb", "output", "preds", "loss", "_is_counting", "_logged"),
+    *(
+        "is_in_batch",
+        "batch",
+        "batch_size",
+        "xb",
+        "yb",
+        "output",
+        "preds",
+        "loss",
+        "_is_counting",
+        "_logged",
+        "_decisions",
+    ),
 )
 
 
@@ -130,6 +143,7 @@ class Learner:
     history: History
     best: Any
     _averages: Averages
+    _decisions: dict[Gate, Decision]  # of callbacks that are not always called, in this pass
     _logged: list[tuple[str, Tensor | float]]  # of this batch, while it is counting
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
@@ -164,7 +178,7 @@ class Learner:
         self.in_sandbox, self._is_fitting, self._n_passes = False, False, 0
         self._logged = []
         self._open_pass("", (), "train")
-        self.cbs, self._bound = (), set[str]()
+        self.cbs, self._dispatch, self._bound = (), Dispatch(()), set[str]()
         self._set_callbacks(flattened(cbs))
 
     # -- the loop ------------------------------------------------------------------------------------------
@@ -188,6 +202,9 @@ class Learner:
         n_epochs = checked_epochs(n_epochs)
         with self.added(cbs), self._limited(overfit):
             self._prepare(self.lr if lr is None else checked_lr(lr))
+            self._set_callbacks(list(self.cbs))  # `every` and the like may have been set since they were added
+            self._dispatch.check_loaders(self.dls)
+            self._dispatch.restart()
             self.n_epochs, self.epochs, self.epoch = n_epochs, range(n_epochs), 0
             owed: list[Handler] = []
             self._is_fitting = True
@@ -424,7 +441,7 @@ class Learner:
 
     def _set_callbacks(self, cbs: list[Any]) -> None:
         """Resolve who listens to what and who takes over which action; nothing changes if that fails."""
-        self._dispatch = Dispatch(checked_callbacks(cbs, known=self.cbs), self.signals)
+        self._dispatch = Dispatch(checked_callbacks(cbs, known=self.cbs), self.signals, self._dispatch)
         self.cbs = tuple(cbs)
         for action in self._bound:
             delattr(self, action)
@@ -436,7 +453,7 @@ class Learner:
                 owner if is_owned else self, action, partial(getattr(owner, action), self) if is_owned else own
             )
             for cb in reversed(wrappers):
-                act = self._named(cb, f"around_{action}", partial(getattr(cb, f"around_{action}"), self, act))
+                act = self._named(cb, f"around_{action}", partial(self._dispatch.wrapper(cb, action), self, act))
             setattr(self, action, act)
             self._bound.add(action)
 
@@ -503,6 +520,8 @@ class Learner:
         """Run a pass beside whatever runs, and give that its state back."""
         is_inside = self._is_fitting or self._n_passes > 0
         outer = {key: getattr(self, key) for key in _PASS}
+        if not is_inside:
+            self._dispatch.restart()
         try:
             with self.added(cbs):
                 self._epoch(name, dl, role)
@@ -586,7 +605,7 @@ class Learner:
         self.dl_name, self.dl, self.role, self.training = name, dl, role, role == "train"
         self._needs_target = not name.startswith("infer")
         self.i, self.n_batches, self.batch = 0, length_of(dl), None
-        self._averages, self._has_means = Averages(), False
+        self._averages, self._has_means, self._decisions = Averages(), False, {}
         self._clear_batch()
         self.is_in_batch = self._is_counting = False
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from learner.callback import ACTIONS, SIGNALS, Dispatch, Handler
+from learner.frequency import Guard
 
 # The order in which one batch, then the rest of a fit, comes by; a test compares it with a recorded trace.
 FIRING_ORDER = (
@@ -20,7 +21,8 @@ def plan_rows(dispatch: Dispatch) -> Iterator[tuple[str, list[str]]]:
     for name in (*FIRING_ORDER, *own):
         if name in ACTIONS:
             owner, wrappers = dispatch.actions.get(name, (None, []))
-            yield name, [*(f"around: {_name(cb)}" for cb in wrappers), "Learner" if owner is None else _name(owner)]
+            around = [f"around: {_name(cb)}{_condition(dispatch.wrapper(cb, name))}" for cb in wrappers]
+            yield name, [*around, "Learner" if owner is None else _name(owner)]
         else:
             yield name, [_owner(dispatch, handler, name) for handler in dispatch.listeners[name]]
 
@@ -42,7 +44,13 @@ def plan_html(dispatch: Dispatch) -> str:
 
 
 def _owner(dispatch: Dispatch, handler: Handler, signal: str) -> str:
-    return dispatch.name_of(handler, signal).rpartition(".")[0]
+    return dispatch.name_of(handler, signal).rpartition(".")[0] + _condition(handler)
+
+
+def _condition(handler: object) -> str:
+    """Return when a handler is called, in brackets, or nothing if that is always."""
+    guard = getattr(handler, "__self__", handler)  # a wrapper is a method of its guard
+    return f" ({guard.condition})" if isinstance(guard, Guard) else ""
 
 
 def _name(cb: object) -> str:

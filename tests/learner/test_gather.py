@@ -11,6 +11,7 @@ class Stub:
 
     def __init__(self, preds, yb):
         self.preds, self.yb = preds, yb
+        self.batch_size = len(preds) if isinstance(preds, torch.Tensor) and preds.ndim else 1
 
 
 def gathered(*pairs):
