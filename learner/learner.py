@@ -53,19 +53,8 @@ _CANCEL_OF = {"batch": CancelBatchException, "epoch": CancelEpochException, "fit
 # What belongs to one pass: a pass within a pass (a validation in the middle of an epoch) gives it back.
 _PASS = (
     *("dl", "dl_name", "role", "training", "i", "n_batches", "_needs_target", "_averages", "_has_means"),
-    *(
-        "is_in_batch",
-        "batch",
-        "batch_size",
-        "xb",
-        "yb",
-        "output",
-        "preds",
-        "loss",
-        "_is_counting",
-        "_logged",
-        "_decisions",
-    ),
+    *("is_in_batch", "batch", "batch_size", "xb", "yb", "output", "preds", "loss"),
+    *("_is_counting", "_logged", "_decisions"),
 )
 
 
@@ -202,9 +191,6 @@ class Learner:
         n_epochs = checked_epochs(n_epochs)
         with self.added(cbs), self._limited(overfit):
             self._prepare(self.lr if lr is None else checked_lr(lr))
-            self._set_callbacks(list(self.cbs))  # `every` and the like may have been set since they were added
-            self._dispatch.check_loaders(self.dls)
-            self._dispatch.restart()
             self.n_epochs, self.epochs, self.epoch = n_epochs, range(n_epochs), 0
             owed: list[Handler] = []
             self._is_fitting = True
@@ -586,7 +572,10 @@ class Learner:
                 self.metrics[self.dl_name][name] = self._averages.means()[name]
 
     def _prepare(self, lr: float) -> None:
-        """Be ready to train: optimizer, learning rate."""
+        """Be ready to train: callbacks, optimizer, learning rate."""
+        self._set_callbacks(list(self.cbs))  # `every` and the like may have been set since they were added
+        self._dispatch.check_loaders(self.dls)
+        self._dispatch.restart()
         if not any(role_of(name) == "train" for name in self.dls):
             raise LearnerError(
                 f"`dls` must hold a loader whose name starts with 'train', got {list(self.dls)}; add one."

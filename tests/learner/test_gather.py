@@ -11,7 +11,7 @@ class Stub:
 
     def __init__(self, preds, yb):
         self.preds, self.yb = preds, yb
-        self.batch_size = len(preds) if isinstance(preds, torch.Tensor) and preds.ndim else 1
+        self.batch_size = 2
 
 
 def gathered(*pairs):
@@ -60,3 +60,10 @@ def test_a_batch_that_was_cut_short_before_its_prediction_is_left_out():
     preds, targets = gathered((A, A), (None, B), (B, B))
     assert torch.equal(preds, torch.cat([A, B]))
     assert torch.equal(targets, torch.cat([A, B]))
+
+
+def test_a_list_with_a_thing_for_each_sample_is_joined_end_to_end():
+    boxes = [{"boxes": A}, {"boxes": B}]
+    preds, targets = gathered((boxes, ["a", "b"]), (boxes[::-1], ["c", "d"]))
+    assert [len(pred["boxes"]) for pred in preds] == [2, 1, 1, 2]
+    assert targets == ["a", "b", "c", "d"]
