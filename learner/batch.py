@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+import itertools
+import reprlib
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from torch import Tensor
@@ -101,9 +103,16 @@ def describe(value: Any) -> str:
         return f"{type(value).__name__}{tuple(value.shape)} {value.dtype}"
     fields = fields_of(value)
     if fields is not None:
-        inside = ", ".join(f"{key!r}: {describe(item)}" for key, item in fields.items())
+        inside = _listed((f"{key!r}: {describe(item)}" for key, item in fields.items()), at_most=24)
         return ("" if type(value) is dict else type(value).__name__) + "{" + inside + "}"
     if isinstance(value, tuple | list):
-        inner = ", ".join(describe(item) for item in value[:8]) + (", ..." if len(value) > 8 else "")
+        inner = _listed((describe(item) for item in value), at_most=8)
         return f"({inner})" if isinstance(value, tuple) else f"[{inner}]"
-    return repr(value) if value is None or isinstance(value, int | float | str) else type(value).__name__
+    is_plain = value is None or isinstance(value, int | float | str)
+    return reprlib.repr(value) if is_plain else type(value).__name__
+
+
+def _listed(parts: Iterator[str], at_most: int) -> str:
+    """Join the first few of what may be many."""
+    first = list(itertools.islice(parts, at_most + 1))
+    return ", ".join([*first[:at_most], "..."] if len(first) > at_most else first)

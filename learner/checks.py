@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from learner.batch import describe
 from learner.errors import LearnerError
+from learner.signature import ForwardSignature
 
 if TYPE_CHECKING:
     from learner.learner import Learner
@@ -82,7 +83,7 @@ def unusual_loss(learn: Learner) -> Any:
     `loss_f` has those names, else whole.
     """
     if learn.loss_f is None:
-        return _loss_of_output(learn.output)
+        return _loss_of_output(learn)
     loss_f, preds, yb = learn.loss_f, learn.preds, learn.yb
     try:
         signature = inspect.signature(loss_f.forward if isinstance(loss_f, nn.Module) else loss_f)
@@ -111,12 +112,14 @@ def _fits(signature: inspect.Signature, *args: Any) -> bool:
     return True
 
 
-def _loss_of_output(output: Any) -> Any:
+def _loss_of_output(learn: Learner) -> Any:
+    output = learn.output
     loss = output.get("loss") if isinstance(output, Mapping) else getattr(output, "loss", None)
     if loss is None:
         raise LearnerError(
             f"the model's output must carry a `loss` when `loss_f` is None, got {describe(output)}; pass a `loss_f`, "
-            f"or give the model the target as well."
+            f"or give the model the target as well. What went in is {describe(learn.xb)}, of {describe(learn.batch)}; "
+            f"forward takes {ForwardSignature(learn.model)}."
         )
     return loss
 

@@ -131,19 +131,32 @@ class Predictor:
         finally:
             self._found = outer
 
-    def explain(self, batch: Any) -> str:
+    def explain(self, batch: Any, takes_target: bool = False) -> str:
         """Say in words what of a batch goes where when a Learner feeds it.
+
+        Args:
+            batch: as the loader gives it.
+            takes_target: whether the model makes the loss itself, as with `loss_f=None`.
 
         Example:
             >>> print(Predictor(nn.Linear(3, 2)).explain((torch.zeros(4, 3), torch.zeros(4))))
-            batch: (Tensor(4, 3) float32, Tensor(4,) float32)
-            into forward(input: torch.Tensor) -> torch.Tensor: Tensor(4, 3) float32
+            forward takes (input: torch.Tensor) -> torch.Tensor
+            goes in: Tensor(4, 3) float32
             target: Tensor(4,) float32
             samples: 4
         """
-        xb, yb, size = self.split(batch)
-        lines = [f"batch: {describe(batch)}", f"into forward{self._signature(self.model)}: {describe(xb)}"]
-        return "\n".join([*lines, f"target: {describe(yb)}", f"samples: {size if size is not None else 'unknown'}"])
+        xb, yb, size = self.split(batch, takes_target, needs_target=False)
+        if isinstance(xb, dict):
+            inputs = [f"goes in as {name}: {describe(value)}" for name, value in xb.items()]
+        else:
+            inputs = [f"goes in: {describe(value)}" for value in (xb if isinstance(xb, tuple) else (xb,))]
+        used = [*(xb.values() if isinstance(xb, dict) else xb if isinstance(xb, tuple) else (xb,)), yb]
+        left = [name for name, value in (fields_of(batch) or {}).items() if all(value is not part for part in used)]
+        is_whole = any(batch is part for part in used)
+        lines = [f"forward takes {self._signature(self.model)}", *inputs]
+        lines += [f"target: {describe(yb) if yb is not None else 'none'}"]
+        lines += [f"left out: {', '.join(left)}"] if left and not is_whole else []
+        return "\n".join([*lines, f"samples: {size if size is not None else 'unknown'}"])
 
     def _on_device(self, batch: Any) -> Any:
         return batch if self.device is None else to_device(batch, self.device)
@@ -220,7 +233,9 @@ class Predictor:
                     return x, y, size
             except (AttributeError, IndexError, TypeError):
                 pass
-        xb, yb = self._parted(batch, takes_target, needs_target)
+        is_known = self._is_plain and type(batch) is dict and self.model is self._known_model
+        plan = self._plans.get((*batch, takes_target, needs_target)) if is_known else None
+        xb, yb = plan.take(batch, batch) if plan else self._parted(batch, takes_target, needs_target)
         if (n_samples := common_length(xb, yb)) is not None:
             return xb, yb, n_samples
         if self._is_plain:
