@@ -17,6 +17,7 @@ from callbacks.progress import ProgressCallback
 from callbacks.recorder import RecorderCallback
 from callbacks.schedule import SchedulerCallback
 from callbacks.seed import SeedCallback
+from callbacks.validate import ValidateCallback
 
 __all__ = [
     "AccumulateCallback",
@@ -36,5 +37,6 @@ __all__ = [
     "SchedulerCallback",
     "SeedCallback",
     "TerminateOnNaNCallback",
+    "ValidateCallback",
     "accuracy",
 ]

@@ -52,10 +52,10 @@ class ActivationStats(HooksCallback):
     Args:
         modules: modules or dotted names, one or several; all leaves of the model if None.
         mod_filter: a function of a module that says whether to keep it.
-        on_train: whether to look at passes that train.
-        on_valid: whether to look at validation passes within the fit.
-        every: look at batches 0, n, 2n, … of each pass [batches].
-        hist_every: take a histogram, the dearest part, from every n-th batch looked at [batches].
+        on_train: whether to look at passes that train, those over loaders named `train…`.
+        on_valid: whether to look at validation passes within the fit, over loaders named `valid…`.
+        every: how often to look, as any callback's: 10 is the tenth batch of these passes, the twentieth, …
+        hist_every: take a histogram, the dearest part, from the first batch looked at and each n-th after it [batches].
         hist_rows: take it from the first rows of the output's first axis only; from all if None [samples].
 
     Attributes:
@@ -90,7 +90,7 @@ class ActivationStats(HooksCallback):
         mod_filter: Callable[[nn.Module], object] | None = None,
         on_train: bool = True,
         on_valid: bool = False,
-        every: int = 1,
+        every: int | str | None = None,
         *,
         hist_every: int = 1,
         hist_rows: int | None = None,
@@ -102,6 +102,7 @@ class ActivationStats(HooksCallback):
         self._calls: dict[str, list[_Call]] = {}
         self._blocks: dict[str, list[Tensor]] = {}
         self._where: tuple[int, str | None, int] = (0, None, 0)
+        self._n_looked_at = 0
         self._takes_hist = True
 
     # -- recording ---------------------------------------------------------------------------------------------
@@ -111,6 +112,7 @@ class ActivationStats(HooksCallback):
         super().before_fit(learn)
         self._calls = {name: [] for name in self.layers}
         self._blocks = {name: [] for name in self.layers}
+        self._n_looked_at = 0
         hook: Any
         for hook, name in zip(self.hooks, self.layers, strict=True):
             hook.calls, hook.blocks = self._calls[name], self._blocks[name]
@@ -118,7 +120,8 @@ class ActivationStats(HooksCallback):
     def around_predict(self, learn: Learner, action: Callable[[], object]) -> None:
         """Note which batch this is, and listen while the model runs."""
         self._where = (learn.epoch, learn.dl_name, learn.i)
-        self._takes_hist = learn.i // self.every % self.hist_every == 0
+        self._takes_hist = self._n_looked_at % self.hist_every == 0
+        self._n_looked_at += learn.role in self.roles
         super().around_predict(learn, action)
 
     def _measure(self, hook: Any, module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 from torch import nn
 
 from learner import Callback, Hook, Hooks, Learner
+from learner.frequency import Every
 
 
 class HooksCallback(Callback):
@@ -21,16 +22,16 @@ class HooksCallback(Callback):
         hookfunc: called with the `Hook`, the module, its inputs (a tuple) and its output; what it returns is dropped.
         modules: modules or dotted names, one or several; all leaves of the model (modules without children) if None.
         mod_filter: a function of a module that says whether to keep it.
-        on_train: whether to look at passes that train.
-        on_valid: whether to look at validation passes within the fit.
-        every: look at batches 0, n, 2n, … of each pass [batches].
+        on_train: whether to look at passes that train, those over loaders named `train…`.
+        on_valid: whether to look at validation passes within the fit, over loaders named `valid…`.
+        every: how often to look, as any callback's: 10 is the tenth batch of these passes, the twentieth, …
 
     Attributes:
         hooks: a `Hook` for each module, in order; empty before the first fit.
         layers: the class name of each watched module by its dotted name, in the order of `hooks`.
 
     Reads:
-        `model`, `role`, `i`.
+        `model`, `role`.
 
     Raises:
         TypeError, ValueError: when made, for an argument of the wrong kind; when a fit begins, for a module or name
@@ -58,7 +59,7 @@ class HooksCallback(Callback):
         mod_filter: Callable[[nn.Module], object] | None = None,
         on_train: bool = True,
         on_valid: bool = False,
-        every: int = 1,
+        every: int | str | None = None,
     ) -> None:
         if not callable(hookfunc):
             raise TypeError(f"`hookfunc` must be a function of (hook, module, inputs, output), got {hookfunc!r}.")
@@ -66,12 +67,14 @@ class HooksCallback(Callback):
             raise TypeError(f"`mod_filter` must be a function of a module, got {mod_filter!r}.")
         if not (on_train or on_valid):
             raise ValueError("`on_train` or `on_valid` must be True, got neither; nothing would be watched.")
-        self.hookfunc, self.mod_filter, self.every = hookfunc, mod_filter, checked_count("every", every)
+        Every.of(every)  # refuses here what would be refused when a learner gets this callback
+        self.hookfunc, self.mod_filter, self.every = hookfunc, mod_filter, every
         self.modules = [modules] if isinstance(modules, nn.Module | str) else None if modules is None else list(modules)
         for module in self.modules or ():
             if not isinstance(module, nn.Module | str):
                 raise TypeError(f"`modules` must hold modules or their dotted names, got {module!r}.")
         self.roles = ("train",) * on_train + ("valid",) * on_valid
+        self.loaders = tuple(f"{role}*" for role in self.roles)
         self.hooks: Hooks | tuple[()] = ()
         self.layers: dict[str, str] = {}
         self._is_due = False
@@ -83,8 +86,8 @@ class HooksCallback(Callback):
         self.hooks = Hooks(chosen.values(), self._call)
 
     def around_predict(self, learn: Learner, action: Callable[[], object]) -> None:
-        """Listen while the model runs, if this batch is asked for."""
-        self._is_due = learn.role in self.roles and learn.i % self.every == 0
+        """Listen while the model runs, but not to a training loader that somebody validates."""
+        self._is_due = learn.role in self.roles
         try:
             action()
         finally:

@@ -1,6 +1,5 @@
 """Stop a fit whose loss is no number any more."""
 
-import operator
 import warnings
 from typing import NamedTuple
 
@@ -8,6 +7,7 @@ import torch
 from torch import Tensor
 
 from learner import Callback, CancelFitException, Learner
+from learner.frequency import Every, Pace
 
 
 class BadLoss(NamedTuple):
@@ -22,18 +22,19 @@ class BadLoss(NamedTuple):
 class TerminateOnNaNCallback(Callback):
     """End the fit, with a warning that says where it began, when a loss is NaN or infinite.
 
-    Losses are looked at together, `every` batches and at the end of a pass, so the device is waited for that often
-    and the fit ends up to `every` batches late. Validation losses count as well; a `learn.validate()` outside of
-    a fit is left alone.
+    No loss is missed, but they are looked at together: `every` so often, and at the end of a pass. That often the
+    device is waited for, and that late may the fit end. Validation losses count as well; a `learn.validate()` outside
+    of a fit is left alone.
 
     Args:
-        every: how many losses to look at at once [batches].
+        every: how often to look, in the words of any callback's `every`: 32, "32 batches", "10 s"; with "epoch" or
+            "2 epochs" it is at the end of each pass alone.
 
     Attributes:
         first_bad: where the first bad loss of the last fit was (`epoch`, `dl_name`, `i`, `value`), or None.
 
     Raises:
-        TypeError, ValueError: if `every` is no whole number, or less than 1.
+        TypeError, ValueError: if `every` means nothing.
 
     Example:
         >>> from torch import nn
@@ -48,13 +49,8 @@ class TerminateOnNaNCallback(Callback):
 
     order = 50
 
-    def __init__(self, every: int = 32) -> None:
-        try:
-            self.every = operator.index(every)
-        except TypeError:
-            raise TypeError(f"`every` must be a whole number of batches, got {every!r}.") from None
-        if self.every < 1:
-            raise ValueError(f"`every` must be at least 1 batch, got {every}.")
+    def __init__(self, every: int | str | None = 32) -> None:
+        self._pace = Pace(Every.of(every))  # not the callback's own `every`: it has to hear of each loss
         self.first_bad: BadLoss | None = None
         self._is_on = False
         self._losses: list[Tensor] = []
@@ -63,13 +59,14 @@ class TerminateOnNaNCallback(Callback):
     def before_fit(self, learn: Learner) -> None:
         """Start clean."""
         self._is_on, self.first_bad, self._losses, self._places = True, None, [], []
+        self._pace.restart()
 
     def after_loss(self, learn: Learner) -> None:
         """Put the loss by, without waiting for it."""
         if self._is_on:
             self._losses.append(learn.loss.detach().reshape(()))
             self._places.append((learn.epoch, learn.dl_name, learn.i))
-            if len(self._losses) == self.every:
+            if self._pace.tick():
                 self._check()
 
     def cleanup_epoch(self, learn: Learner) -> None:
@@ -85,6 +82,7 @@ class TerminateOnNaNCallback(Callback):
             return
         losses, places = torch.stack(self._losses), self._places
         self._losses, self._places = [], []
+        self._pace.restart()
         is_bad = ~losses.isfinite()
         if not is_bad.any():  # the one place that waits for the device
             return

@@ -152,7 +152,8 @@ def test_passes_and_every(make_learner):
     assert batches() == train
     assert batches(on_train=False, on_valid=True) == valid
     assert batches(on_valid=True) == train[:3] + valid[:2] + train[3:] + valid[2:]
-    assert batches(every=2) == [("train", 0, 0), ("train", 0, 2), ("train", 1, 0), ("train", 1, 2)]
+    assert batches(every=2) == [("train", 0, 1), ("train", 1, 0), ("train", 1, 2)]
+    assert batches(every="2 epochs", on_valid=True) == train[3:] + valid[2:]
 
 
 def test_one_loader_of_several(make_learner):
@@ -166,17 +167,31 @@ def test_one_loader_of_several(make_learner):
 
 
 def test_histograms_of_every_nth_recorded_batch():
-    batches = list(torch.randn(7, 8, 4))
+    batches = list(torch.randn(9, 8, 4))
     stats = ActivationStats("0", every=2, hist_every=2)
     fit(nn.Sequential(nn.Identity(), nn.Linear(4, 1)), batches, stats)
     mean, std, hist, dead = stats.layer("0")
-    torch.testing.assert_close(mean, torch.stack([batches[i].mean() for i in (0, 2, 4, 6)]).double())
+    torch.testing.assert_close(mean, torch.stack([batches[i].mean() for i in (1, 3, 5, 7)]).double())
     assert std.isfinite().all()
     assert dead.isfinite().tolist() == [True, False, True, False]
     assert hist[1].isnan().all()
-    assert torch.equal(hist[2], batches[4].abs().histc(40, 0, 10).double())
+    assert torch.equal(hist[2], batches[5].abs().histc(40, 0, 10).double())
     assert [row is None for row in stats.to_pandas()["hist"]] == [False, True, False, True]
     assert list(stats.dead_chart().axes[0].lines[0].get_xdata()) == [0, 2]
+
+
+def test_histograms_are_counted_over_passes_and_anew_in_each_fit(make_learner):
+    class Busy:
+        def after_epoch(self, learn):
+            if learn.training:
+                learn.validate("train")  # not looked at, and not counted
+
+    stats = ActivationStats("0", hist_every=4)
+    learn = make_learner([stats, Busy()])
+    learn.fit(2)  # 3 batches each
+    assert stats.layer("0").dead.isfinite().tolist() == [True, False, False, False, True, False]
+    learn.fit(1)
+    assert stats.layer("0").dead.isfinite().tolist() == [True, False, False]
 
 
 def test_histograms_of_the_first_rows():
@@ -486,7 +501,12 @@ def test_an_unknown_layer_lists_those_there_are(make_learner):
         stats.layer("head")
 
 
-@pytest.mark.parametrize("name", ["every", "hist_every", "hist_rows"])
+def test_refuses_an_interval_that_means_nothing_when_made():
+    with pytest.raises(ValueError, match=r"`every` must be a number of batches, or as .* got 0"):
+        ActivationStats(every=0)
+
+
+@pytest.mark.parametrize("name", ["hist_every", "hist_rows"])
 def test_refuses_wrong_counts_when_made(name):
     with pytest.raises(ValueError, match=f"`{name}` must be at least 1, got 0"):
         ActivationStats(**{name: 0})

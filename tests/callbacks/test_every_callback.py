@@ -50,6 +50,7 @@ MAKE: dict[str, Callable[[Path], Any]] = {
     ),
     "SeedCallback": lambda folder: callbacks.SeedCallback(1),
     "TerminateOnNaNCallback": lambda folder: callbacks.TerminateOnNaNCallback(),
+    "ValidateCallback": lambda folder: callbacks.ValidateCallback(every=2),
 }
 OBSERVERS = [
     "ActivationStats",
@@ -62,6 +63,7 @@ OBSERVERS = [
     "ProgressCallback",
     "RecorderCallback",
     "TerminateOnNaNCallback",
+    "ValidateCallback",
 ]
 CLASSES = {name: getattr(callbacks, name) for name in callbacks.__all__}
 CLASSES = {name: cls for name, cls in CLASSES.items() if inspect.isclass(cls) and issubclass(cls, Callback)}

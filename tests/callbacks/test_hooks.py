@@ -63,17 +63,31 @@ def test_passes(watched):
     assert watched(on_valid=True) == train[:3] + valid[:2] + train[3:] + valid[2:]
 
 
-def test_every_counts_batches_of_each_pass(watched):
-    assert watched(every=2) == [("train", 0, 0), ("train", 0, 2), ("train", 1, 0), ("train", 1, 2)]
-    assert watched(every=100, on_valid=True) == [("train", 0, 0), ("valid", 0, 0), ("train", 1, 0), ("valid", 1, 0)]
+def test_every_counts_the_batches_of_the_passes_looked_at(watched):
+    assert watched(every=2) == [("train", 0, 1), ("train", 1, 0), ("train", 1, 2)]
+    assert watched(every="4 batches", on_valid=True) == [("valid", 0, 0), ("train", 1, 2)]
+    assert watched(every=2, on_train=False, on_valid=True) == [("valid", 0, 1), ("valid", 1, 1)]
+    assert watched(every="2 epochs") == [("train", 1, i) for i in range(3)]
 
 
 def test_passes_of_other_loaders_by_their_role(make_learner, dls):
     calls = Calls()
     both = Loaders({"train": dls["train"], "train2": dls["train"], "valid2": dls["valid"], "infer": dls["valid"]})
-    calls.learn = make_learner(HooksCallback(calls, "0", on_valid=True, every=9), dls=both)
+    calls.learn = make_learner(HooksCallback(calls, "0", on_valid=True, every=4), dls=both)
     calls.learn.fit(1)
-    assert calls.seen == [("train", 0, 0), ("train2", 0, 0), ("valid2", 0, 0)]
+    assert calls.seen == [("train2", 0, 0), ("valid2", 0, 1)]
+
+
+def test_a_training_loader_that_somebody_validates_is_left_alone(make_learner):
+    class Busy:
+        def after_epoch(self, learn):
+            if learn.training:
+                learn.validate("train")
+
+    calls = Calls()
+    calls.learn = make_learner([HooksCallback(calls, "0"), Busy()])
+    calls.learn.fit(1)
+    assert calls.seen == [("train", 0, i) for i in range(3)]
 
 
 def test_a_validation_and_a_forward_of_somebody_else_within_a_fit_are_left_alone(make_learner):
@@ -238,9 +252,9 @@ def test_refuses_to_watch_nothing(make_learner):
         ({"hookfunc": None}, TypeError, "`hookfunc` must be a function of .* got None"),
         ({"modules": [3]}, TypeError, "`modules` must hold modules or their dotted names, got 3"),
         ({"mod_filter": "relu"}, TypeError, "`mod_filter` must be a function of a module, got 'relu'"),
-        ({"every": 0}, ValueError, "`every` must be at least 1, got 0"),
-        ({"every": 1.5}, TypeError, r"`every` must be a whole number, got 1\.5"),
-        ({"every": True}, TypeError, "`every` must be a whole number, got True"),
+        ({"every": 0}, ValueError, "`every` must be a number of batches, or as .* got 0"),
+        ({"every": "2 steps"}, ValueError, "`every` must be a number of batches, or as .* got '2 steps'"),
+        ({"every": 1.5}, TypeError, r"`every` must be a number of batches, or as .* got 1\.5"),
     ],
 )
 def test_refuses_wrong_arguments_when_made(kwargs, error, message):

@@ -64,6 +64,45 @@ def test_it_looks_every_so_many_batches():
     assert stop.first_bad.i == 1
 
 
+@pytest.mark.parametrize("every", ["4 batches", 4])
+def test_it_counts_from_its_last_look(every):
+    """A pass ends with a look, so in passes of three batches there is no other."""
+    looks = []
+
+    class Counts(TerminateOnNaNCallback):
+        def _check(self):
+            if self._losses:
+                looks.append(len(self._losses))
+            super()._check()
+
+    Learner(nn.Linear(2, 1), {"train": [GOOD] * 3}, nn.functional.mse_loss, lr=1e-3, cbs=Counts(every)).fit(3)
+    assert looks == [3, 3, 3]
+
+
+def test_it_looks_after_so_many_seconds(monkeypatch):
+    now, count = [0.0], Count()
+    monkeypatch.setattr("learner.frequency.monotonic", lambda: now[0])
+
+    class Slow(Callback):
+        def before_batch(self, learn):
+            now[0] += 4
+
+    learn, _ = make([bad()] + [GOOD] * 5, count, Slow(), every="10 s")
+    now[0] += 100  # before the fit there is nothing to look at
+    with pytest.warns(RuntimeWarning, match="batch 0;"):
+        learn.fit(1)
+    assert count.n == 2  # it looked in the third, twelve seconds in
+
+
+@pytest.mark.parametrize("every", ["epoch", "2 epochs"])
+def test_by_epochs_it_looks_at_the_end_of_each_pass(every):
+    count = Count()
+    learn, _ = make([bad()] + [GOOD] * 40, count, every=every)
+    with pytest.warns(RuntimeWarning, match="batch 0;"):
+        learn.fit(3)
+    assert (count.n, learn.epoch) == (41, 0)
+
+
 def test_validation_counts_and_names_its_loader():
     learn, stop = make([GOOD], valid=[GOOD, bad()])
     with pytest.warns(RuntimeWarning, match="loader 'valid', batch 1;"):
@@ -165,8 +204,9 @@ def test_it_holds_no_graph_and_nothing_after_the_fit():
 
 
 @pytest.mark.parametrize(
-    ("every", "error", "match"), [(0, ValueError, "`every` must be at least 1"), (2.0, TypeError, "`every` must be a")]
+    ("every", "error", "match"),
+    [(0, ValueError, "`every` must be a number.*got 0"), (2.0, TypeError, r"`every` must be a number.*got 2\.0")],
 )
-def test_every_is_a_count(every, error, match):
+def test_every_is_an_interval(every, error, match):
     with pytest.raises(error, match=match):
         TerminateOnNaNCallback(every=every)
