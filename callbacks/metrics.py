@@ -1,11 +1,370 @@
-"""To come."""
+"""Measure how good the predictions are: functions of a batch, or objects that gather over a pass."""
 
-from learner import Callback
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from functools import partial
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+
+from learner import Callback, Learner
+from learner.checks import checked_scalar
+from learner.history import Averages
+from learner.batch import describe
+
+Metric = Callable[[Any, Any], Any]
+F = TypeVar("F", bound=Metric)
+
+# What waits to be evaluated at once: enough that the fixed cost of an evaluation is spread thin.
+_MAX_BATCHES = 64
+_MAX_ELEMENTS = 2**20
 
 
 class MetricsCallback(Callback):
-    """To come."""
+    """Add metrics to the loss in `learn.metrics` and `learn.history`, for each pass that has targets.
+
+    Args:
+        metrics: functions `(preds, target) -> mean over the batch`, averaged over the pass by batch size; or
+            objects with `reset`, `update(preds, target)` and `compute`, such as those of torchmetrics and torcheval.
+            A function is named as in its definition, an object by its class, the second of one class with a `_2`.
+        named: the same under names of your own.
+
+    A function that is a mean over samples can say so by `@mean_over_samples`, as `accuracy` does. It then is not
+    called for each batch, but once for many joined together. An object is moved to the device of the predictions
+    and reset when a pass begins. A pass within a pass is measured by copies, so that neither disturbs the other.
+    Batches without a target, and passes over `infer` loaders, are not measured.
+
+    Reads: preds, yb, batch_size, role.
+    Writes: metrics.
+
+    Raises:
+        TypeError: if one is neither function nor object of that kind.
+        ValueError: if a name is used twice or is `loss`, or if a result is no scalar.
+
+    Example:
+        >>> from learner import Loaders
+        >>> x, y = torch.eye(3), torch.tensor([0, 1, 1])
+        >>> learn = Learner(torch.nn.Linear(3, 3), Loaders.from_arrays(train=(x, y), valid=(x, y), batch_size=2),
+        ...                 torch.nn.functional.cross_entropy, cbs=MetricsCallback(accuracy))
+        >>> learn.fit(20, lr=1.0)
+        >>> learn.metrics["valid"]["accuracy"]
+        1.0
+    """
+
+    order = -10
+
+    def __init__(self, *metrics: Any, **named: Any) -> None:
+        self.metrics = _by_name(metrics, named)
+        self._pass: _Pass | None = None
+
+    def before_fit(self, learn: Learner) -> None:
+        """Refuse a name that another callback of this kind has as well, before any time is spent."""
+        for cb in learn.cbs:
+            if isinstance(cb, MetricsCallback) and cb is not self:
+                for name in self.metrics.keys() & cb.metrics.keys():
+                    raise _used_twice(name)
+
+    def before_epoch(self, learn: Learner) -> None:
+        """Start from nothing."""
+        self._pass = _Pass({} if learn.role == "infer" else self.metrics, outer=self._pass)
+
+    def after_batch(self, learn: Learner) -> None:
+        """Take in what was predicted, if anything was."""
+        if self._pass is not None and learn.yb is not None and learn.preds is not None and learn.batch_size:
+            self._pass.add(learn.preds, learn.yb, learn.batch_size)
+
+    def after_epoch(self, learn: Learner) -> None:
+        """Read the results; waits for the device."""
+        metrics = learn.metrics[learn.dl_name]
+        for name, value in self._pass.results().items() if self._pass is not None else ():
+            if name in metrics:
+                raise _used_twice(name)
+            metrics[name] = value
+
+    def cleanup_epoch(self, learn: Learner) -> None:
+        """Go back to the pass around this one."""
+        if self._pass is not None:
+            self._pass = self._pass.outer
 
 
-def accuracy(preds, target):
-    """To come."""
+class _Pass:
+    """What has been measured so far in one pass."""
+
+    def __init__(self, metrics: dict[str, Any], outer: _Pass | None) -> None:
+        self.outer = outer
+        objects = {name: metric for name, metric in metrics.items() if _is_object(metric)}
+        functions = {name: metric for name, metric in metrics.items() if name not in objects}
+        # An object has one state, which the pass around this one still needs.
+        self._objects = copy.deepcopy(objects) if outer else objects
+        for metric in self._objects.values():
+            metric.reset()
+        self._means = {name: f for name, f in functions.items() if getattr(f, "is_mean_over_samples", False)}
+        self._others = {name: f for name, f in functions.items() if name not in self._means}
+        self._names = list(metrics)
+        self._averages = Averages()
+        self._is_updated = False
+        self._kind: Any = None  # what batches must have in common to be joined
+        self._room = 0  # for so many
+        self._waiting: _Waiting | None = None
+
+    def add(self, preds: Any, target: Any, size: int) -> None:
+        if self._means:
+            self._add_to_means(preds, target, size)
+        if self._others:
+            self._evaluate(self._others, _detached(preds), target, size)
+        if self._objects:
+            self._update(_detached(preds), target)
+
+    def _add_to_means(self, preds: Any, target: Any, size: int) -> None:
+        if not (isinstance(preds, Tensor) and isinstance(target, Tensor)):
+            self._evaluate(self._means, _detached(preds), target, size)
+            return
+        kind = preds.shape, target.shape, preds.dtype, target.dtype, size
+        if kind == self._kind and self._room > 1:
+            if self._waiting is None:
+                self._waiting = _Waiting(preds, target, self._room)
+            self._waiting.add(preds, target)
+            if self._waiting.n == self._room:
+                self._flush()
+            return
+        # The first of its kind does not wait, so that what does not fit fails at the batch to blame.
+        self._flush()
+        self._evaluate(self._means, preds.detach(), target, size)
+        n_elements = preds.numel() + target.numel() if preds.ndim and target.ndim else _MAX_ELEMENTS
+        self._kind, self._waiting = kind, None
+        self._room = min(_MAX_BATCHES, _MAX_ELEMENTS // max(1, n_elements))
+
+    def _flush(self) -> None:
+        if self._waiting is not None and self._waiting.n:
+            size: int = self._kind[-1]
+            self._evaluate(self._means, *self._waiting.joined(), size * self._waiting.n)
+            self._waiting.n = 0
+
+    def _evaluate(self, functions: dict[str, Metric], preds: Any, target: Any, weight: int) -> None:
+        with torch.no_grad():
+            for name, f in functions.items():
+                self._averages.add(name, checked_scalar(name, f(preds, target)), weight)
+
+    def _update(self, preds: Any, target: Any) -> None:
+        if not self._is_updated:
+            self._is_updated = True
+            for metric in self._objects.values():
+                if isinstance(preds, Tensor) and hasattr(metric, "to"):
+                    metric.to(preds.device)
+        with torch.no_grad():
+            for metric in self._objects.values():
+                metric.update(preds, target)
+
+    def results(self) -> dict[str, float]:
+        self._flush()
+        values = self._averages.means()
+        if self._is_updated:
+            for name, metric in self._objects.items():
+                value = checked_scalar(name, metric.compute())
+                values[name] = value.item() if isinstance(value, Tensor) else value
+        return {name: values[name] for name in self._names if name in values}
+
+
+class _Waiting:
+    """Room for batches of one kind, to be evaluated as one.
+
+    They are copied: a loader that fills one buffer again and again would change what waits. Into one place: small
+    tensors that live on cost the allocator more than the copy.
+    """
+
+    def __init__(self, preds: Tensor, target: Tensor, room: int) -> None:
+        self.n = 0
+        self._preds = preds.new_empty((room, *preds.shape))
+        self._targets = target.new_empty((room, *target.shape))
+        self._slots = list(zip(self._preds.unbind(), self._targets.unbind(), strict=True))
+
+    def add(self, preds: Tensor, target: Tensor) -> None:
+        preds_slot, target_slot = self._slots[self.n]
+        preds_slot.copy_(preds.detach())
+        target_slot.copy_(target)
+        self.n += 1
+
+    def joined(self) -> tuple[Tensor, Tensor]:
+        return self._preds[: self.n].flatten(0, 1), self._targets[: self.n].flatten(0, 1)
+
+
+def _is_object(metric: Any) -> bool:
+    return all(hasattr(metric, name) for name in ("reset", "update", "compute"))
+
+
+def _by_name(metrics: tuple[Any, ...], named: dict[str, Any]) -> dict[str, Any]:
+    """Give each metric a name of its own, or say why it cannot have one."""
+    found: dict[str, Any] = {}
+    for metric in metrics:
+        name = first = _name_of(metric)
+        number = 1
+        while _is_object(metric) and name in found:
+            number += 1
+            name = f"{first}_{number}"
+        if name in found:
+            raise _used_twice(name)
+        found[name] = metric
+    for name, metric in named.items():
+        if name in found:
+            raise _used_twice(name)
+        found[name] = metric
+    for name, metric in found.items():
+        if name == "loss":
+            raise ValueError("a metric must have another name than 'loss', which is averaged anyway.")
+        if isinstance(metric, type) or not (_is_object(metric) or callable(metric)):
+            hint = f"pass {metric.__name__}()" if isinstance(metric, type) else "pass metrics one by one"
+            raise TypeError(
+                f"metric `{name}` must be a function of (preds, target), or an object with `reset`, `update` and "
+                f"`compute`, got {metric!r}; {hint}."
+            )
+        if _is_object(metric) and sum(metric is other for other in found.values()) > 1:
+            raise ValueError(f"metric `{name}` must be an object of its own, got one that has another name too.")
+    return found
+
+
+def _name_of(metric: Any) -> str:
+    name: str = getattr(metric, "__name__", type(metric).__name__)
+    if isinstance(metric, partial) or name == "<lambda>":
+        raise ValueError(f"a metric must have a name, got {metric!r}; pass it as `name=...`.")
+    return name
+
+
+def _used_twice(name: str) -> ValueError:
+    return ValueError(
+        f"metric `{name}` must have a name of its own, got it twice; pass one of them as `other_name=...`."
+    )
+
+
+def _detached(value: Any) -> Any:
+    """Return predictions without their graph, which an object that keeps them would keep as well."""
+    if isinstance(value, Tensor):
+        return value.detach()
+    if isinstance(value, dict):
+        return {key: _detached(item) for key, item in value.items()}
+    if isinstance(value, tuple | list):
+        items = [_detached(item) for item in value]
+        return value._make(items) if hasattr(value, "_make") else type(value)(items)
+    return value
+
+
+def mean_over_samples(f: F) -> F:
+    """Mark a metric as a plain mean over samples, so that batches may be joined before it is called.
+
+    Example:
+        >>> @mean_over_samples
+        ... def within_one(preds, target):
+        ...     return ((preds - target).abs() < 1).float().mean()
+        >>> within_one.is_mean_over_samples
+        True
+    """
+    f.is_mean_over_samples = True  # type: ignore[attr-defined]
+    return f
+
+
+@mean_over_samples
+def accuracy(preds: Tensor, target: Tensor) -> Tensor:
+    """Return the fraction of right answers [0-1].
+
+    Shapes:
+        Several classes: `preds` (N, C, ...) scores, `target` (N, ...) class numbers; the highest score decides.
+        Two classes: `preds` (N,) or (N, 1, ...) logits, `target` (N,), (N, ...) or (N, 1, ...) of 0 and 1; a logit
+        above 0 is a 1.
+
+    Raises:
+        ValueError: if shapes or types are others, which would broadcast to a wrong number.
+
+    Example:
+        >>> accuracy(torch.tensor([[2.0, 1.0], [0.0, 3.0]]), torch.tensor([0, 0]))
+        tensor(0.5000)
+        >>> accuracy(torch.tensor([[-1.0], [2.0]]), torch.tensor([0.0, 1.0]))
+        tensor(1.)
+    """
+    if preds.ndim > 1 and preds.shape[1] > 1:
+        _check_classes("accuracy", preds, target)
+        return (preds.argmax(1) == target).float().mean()
+    if preds.ndim > 1:
+        target = target[:, 0] if target.shape == preds.shape else target
+        preds = preds[:, 0]
+    if preds.shape != target.shape or not preds.is_floating_point():
+        raise ValueError(
+            f"`accuracy` must be given scores (N, C, ...) and classes (N, ...), or logits and 0/1 of one shape, "
+            f"got {describe(preds)} and {describe(target)}."
+        )
+    return ((preds > 0) == (target > 0.5)).float().mean()
+
+
+def top_k_accuracy(k: int) -> Metric:
+    """Return a metric named `top_<k>_accuracy`: the fraction whose class is among the k highest scores [0-1].
+
+    Shapes: as `accuracy` for several classes.
+
+    Raises:
+        ValueError: if `k` is no whole number of at least 1; when called, if there are fewer than `k` classes.
+
+    Example:
+        >>> top_2 = top_k_accuracy(2)
+        >>> top_2.__name__, top_2(torch.tensor([[3.0, 2.0, 1.0]]), torch.tensor([1]))
+        ('top_2_accuracy', tensor(1.))
+    """
+    if not isinstance(k, int) or isinstance(k, bool) or k < 1:
+        raise ValueError(f"`k` must be a whole number of at least 1, got {k!r}.")
+
+    @mean_over_samples
+    def top_k(preds: Tensor, target: Tensor) -> Tensor:
+        _check_classes(top_k.__name__, preds, target)
+        if preds.shape[1] < k:
+            raise ValueError(f"`k` must be at most the number of classes, got {k} of {preds.shape[1]}.")
+        return (preds.topk(k, dim=1).indices == target[:, None]).any(1).float().mean()
+
+    top_k.__name__ = f"top_{k}_accuracy"
+    return top_k
+
+
+@mean_over_samples
+def mse(preds: Tensor, target: Tensor) -> Tensor:
+    """Return the mean squared error over all elements.
+
+    Raises:
+        ValueError: if the shapes differ, as (N, 1) and (N,) do, which would broadcast to a wrong number.
+
+    Example:
+        >>> mse(torch.tensor([1.0, 2.0]), torch.tensor([1.0, 4.0]))
+        tensor(2.)
+    """
+    _check_same_shape("mse", preds, target)
+    return (preds - target).square().mean()
+
+
+@mean_over_samples
+def mae(preds: Tensor, target: Tensor) -> Tensor:
+    """Return the mean absolute error over all elements.
+
+    Raises:
+        ValueError: if the shapes differ.
+
+    Example:
+        >>> mae(torch.tensor([1.0, 2.0]), torch.tensor([1.0, 4.0]))
+        tensor(1.)
+    """
+    _check_same_shape("mae", preds, target)
+    return (preds - target).abs().mean()
+
+
+def _check_classes(name: str, preds: Tensor, target: Tensor) -> None:
+    fits = preds.ndim > 1 and target.shape == preds.shape[:1] + preds.shape[2:]
+    if not fits or target.is_floating_point():
+        raise ValueError(
+            f"`{name}` must be given scores (N, C, ...) and whole class numbers (N, ...), got {describe(preds)} and "
+            f"{describe(target)}."
+        )
+
+
+def _check_same_shape(name: str, preds: Tensor, target: Tensor) -> None:
+    if preds.shape != target.shape:
+        raise ValueError(
+            f"`{name}` must be given two tensors of one shape, got {describe(preds)} and {describe(target)}; "
+            f"reshape one, as by `[:, None]`."
+        )
