@@ -10,7 +10,8 @@ from callbacks.early_stopping import EarlyStoppingCallback
 from callbacks.hooks import HooksCallback
 from callbacks.lambdas import LambdaCallback
 from callbacks.lr_find import LRFinderCallback
-from callbacks.metrics import MetricsCallback, accuracy
+from callbacks.metric_functions import accuracy, mae, mean_over_samples, mse, top_k_accuracy
+from callbacks.metrics import MetricsCallback
 from callbacks.nan import TerminateOnNaNCallback
 from callbacks.overfit import OverfitCallback
 from callbacks.progress import ProgressCallback
@@ -39,4 +40,8 @@ __all__ = [
     "TerminateOnNaNCallback",
     "ValidateCallback",
     "accuracy",
+    "mae",
+    "mean_over_samples",
+    "mse",
+    "top_k_accuracy",
 ]
