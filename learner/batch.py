@@ -99,7 +99,7 @@ def describe(value: Any) -> str:
     if isinstance(value, Tensor):
         device = "" if value.device.type == "cpu" else f" on {value.device}"
         return f"Tensor{tuple(value.shape)} {str(value.dtype).removeprefix('torch.')}{device}"
-    if hasattr(value, "shape") and hasattr(value, "dtype"):
+    if isinstance(getattr(value, "shape", None), tuple) and hasattr(value, "dtype"):
         return f"{type(value).__name__}{tuple(value.shape)} {value.dtype}"
     fields = fields_of(value)
     if fields is not None:

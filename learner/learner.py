@@ -159,6 +159,7 @@ class Learner:
         checked_functions(loss_f, opt_func)
         self.model, self.loss_f, self.opt_func = model, loss_f, opt_func
         self.dls, self.lr = Loaders.of(dls), checked_lr(lr)
+        self._tell_predictor()
         self.opt = None
         self._rates: BaseRates | None = None
         self.n_epochs, self.epochs, self.epoch = 0, (), 0
@@ -235,7 +236,7 @@ class Learner:
         """Run one pass over one loader."""
         self._open_pass(name, dl, role)
         self.metrics.pop(name, None)
-        self.predictor.model = self.model  # which may have been replaced
+        self._tell_predictor()
         self._n_passes += 1
         owed: list[Handler] = []
         with pass_mode(self.model, dl, training=self.training):
@@ -589,6 +590,10 @@ class Learner:
             self._rates = BaseRates(self.opt, float(self.opt.param_groups[0]["lr"]))
         self._rates.start_from(lr)
         self.history.begin_fit()
+
+    def _tell_predictor(self) -> None:
+        """Let the predictor know the model and whether it makes its loss itself; both may have been replaced."""
+        self.predictor.model, self.predictor.takes_target = self.model, self.loss_f is None
 
     def _open_pass(self, name: str, dl: Any, role: str) -> None:
         self.dl_name, self.dl, self.role, self.training = name, dl, role, role == "train"

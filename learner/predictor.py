@@ -94,6 +94,7 @@ class Predictor:
         self._is_told = (
             bool(preprocess_fn or disable_preprocess) or unpack_dicts is not None or unpack_lists is not None
         )
+        self.takes_target = False  # a Learner without `loss_f` says otherwise
         self._is_plain = not (self._is_told or n_inp or target_key or target_fn)
         # What was found out of one model, the last that was called; it may be swapped, for an average of it say.
         self._known_model, self._takes = self.model, ForwardSignature(self.model)
@@ -131,12 +132,11 @@ class Predictor:
         finally:
             self._found = outer
 
-    def explain(self, batch: Any, takes_target: bool = False) -> str:
+    def explain(self, batch: Any) -> str:
         """Say in words what of a batch goes where when a Learner feeds it.
 
-        Args:
-            batch: as the loader gives it.
-            takes_target: whether the model makes the loss itself, as with `loss_f=None`.
+        Raises:
+            LearnerError: as a fit would, if the batch does not fit.
 
         Example:
             >>> print(Predictor(nn.Linear(3, 2)).explain((torch.zeros(4, 3), torch.zeros(4))))
@@ -145,14 +145,14 @@ class Predictor:
             target: Tensor(4,) float32
             samples: 4
         """
-        xb, yb, size = self.split(batch, takes_target, needs_target=False)
+        xb, yb, size = self.split(batch, self.takes_target)
         if isinstance(xb, dict):
             inputs = [f"goes in as {name}: {describe(value)}" for name, value in xb.items()]
         else:
             inputs = [f"goes in: {describe(value)}" for value in (xb if isinstance(xb, tuple) else (xb,))]
         used = [*(xb.values() if isinstance(xb, dict) else xb if isinstance(xb, tuple) else (xb,)), yb]
         left = [name for name, value in (fields_of(batch) or {}).items() if all(value is not part for part in used)]
-        is_whole = any(batch is part for part in used)
+        is_whole = self._is_told or any(batch is part for part in used)
         lines = [f"forward takes {self._signature(self.model)}", *inputs]
         lines += [f"target: {describe(yb) if yb is not None else 'none'}"]
         lines += [f"left out: {', '.join(left)}"] if left and not is_whole else []
