@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable, Iterator, Mapping
-from fractions import Fraction
 from itertools import islice
 from numbers import Integral, Real
 from typing import Any
@@ -150,6 +149,8 @@ def describe_limits(dls: Loaders) -> str:
 
 def _whole(n: Any, name: str, loader: Any) -> int:
     """Return a limit as a number of batches of a loader."""
+    from fractions import Fraction  # takes longer to import than most of this package
+
     n = checked_limit(n, name)
     if isinstance(n, int):
         return n
