@@ -1,17 +1,25 @@
-"""What a batch is taken apart into, and what the model is called with."""
+"""What stands between a batch and the model: by itself, and in a Learner."""
 
-from collections import namedtuple
+import copy
+import pickle
+from collections import OrderedDict, namedtuple
+from dataclasses import dataclass
+from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.nn.functional import mse_loss
+from torch.utils.data import DataLoader
 
-from learner import LearnerError, Predictor
-from learner.batch import batch_size_of, describe
+from learner import Learner, LearnerError, Predictor, PredictorOutput
+from learner.predictor import preds_of
 
 X, X2, Y = torch.zeros(5, 2), torch.ones(5, 2), torch.arange(5)
 Pair = namedtuple("Pair", "x y")
+
+
+# -- in a Learner: split and feed ------------------------------------------------------------------------------------
 
 
 class Takes(nn.Module):
@@ -91,6 +99,52 @@ def test_it_is_the_model_that_is_called_whose_forward_counts():
         predictor.feed(Takes(2), X)
 
 
+def test_what_was_seen_to_fit_one_model_is_not_believed_of_another():
+    predictor = Predictor(Takes(1))
+    predictor.feed(predictor.model, X)
+    with pytest.raises(LearnerError, match=r"forward takes \(a, b\)"):
+        predictor.feed(Takes(2), X)
+    predictor.feed(predictor.model, X)
+    with pytest.raises(LearnerError, match=r"forward takes \(a, b\)"):
+        predictor.feed(Takes(2), X)
+
+
+def test_what_was_decided_without_need_of_a_target_is_not_believed_where_there_is_one():
+    batch = {"a": X, "this": Y, "that": Y}
+    predictor = Predictor(Takes(1))
+    assert same(predictor.split(batch, needs_target=False)[:2], (X, None))
+    with pytest.raises(LearnerError, match="may be 'this' or 'that'"):
+        predictor.split(batch)
+    predictor = Predictor(Takes(3))
+    batch = {"a": X, "b": X2, "c": Y, "y": Y}
+    assert predictor.split(batch)[0].keys() == predictor.split(batch, takes_target=True)[0].keys() == {"a", "b", "c"}
+
+
+def test_a_target_fn_settles_what_may_be_the_target():
+    xb, yb, _ = Predictor(Takes(1), target_fn=lambda batch: batch["that"]).split({"a": X, "this": X2, "that": Y})
+    assert same((xb, yb), (X, Y))
+
+
+@pytest.mark.parametrize("told", [{}, {"preprocess_fn": lambda batch: batch["a"]}])
+@pytest.mark.parametrize("how", [{"target_key": "y"}, {"target_fn": lambda batch: batch["y"]}])
+def test_where_no_target_is_needed_none_has_to_be_there(how, told):
+    predictor = Predictor(Takes(1), **how, **told)
+    assert same(predictor.split({"a": X}, needs_target=False)[:2], (X, None))
+
+
+@pytest.mark.parametrize(("batch", "yb"), [([X, Y], Y), ([X, X2, Y], Y), ([X], None), ((X,), None)])
+def test_the_target_beside_a_preprocess_fn_is_the_last_element_of_several(batch, yb):
+    assert same(Predictor(Takes(1), preprocess_fn=lambda batch: batch[0]).split(batch)[:2], (X, yb))
+
+
+@pytest.mark.parametrize(
+    ("batch", "yb"),
+    [({"a": X, "y": Y}, Y), ({"a": X, "y": Y, "id": 1}, Y), ({"a": X, "y": Y, "label": Y}, None), ({"a": X}, None)],
+)
+def test_the_target_beside_a_preprocess_fn_is_the_one_field_that_is_called_so(batch, yb):
+    assert same(Predictor(Takes(1), preprocess_fn=lambda batch: batch["a"]).split(batch)[:2], (X, yb))
+
+
 @pytest.mark.parametrize("model", [None, 3, nn.Linear, lambda x: x])
 def test_the_model_must_be_a_module(model):
     with pytest.raises(TypeError, match=r"`model` must be an nn\.Module, got"):
@@ -104,38 +158,561 @@ def test_n_inp_must_be_a_count(n_inp):
 
 
 @pytest.mark.parametrize(
-    ("batch", "size"),
+    ("options", "error", "message"),
     [
-        (X, 5),
-        ({"a": Y, "b": torch.zeros(())}, 5),
-        ((torch.zeros(()), X), 5),
-        (np.zeros((4, 2)), 4),
-        (["a", "b", "c"], 3),
-        (([["a"], ["b"]], X), 1),
-        ({"text": ["a", "b"], "x": X}, 2),
-        (torch.zeros(()), None),
-        ((), None),
-        ("text", None),
-        (None, None),
-        (object(), None),
+        ({"n_inp": True}, ValueError, "`n_inp` must be a whole number"),
+        ({"target_key": 1}, TypeError, "`target_key` must be the name of a field, got 1; use `target_fn`"),
+        ({"target_fn": "y"}, TypeError, "`target_fn` must be a function of a batch, got 'y'"),
+        ({"preprocess_fn": 3}, TypeError, "`preprocess_fn` must be a function of a batch, got 3"),
+        ({"unpack_dicts": "yes"}, TypeError, "`unpack_dicts` must be True or False, got 'yes'"),
+        ({"unpack_lists": 1}, TypeError, "`unpack_lists` must be True or False, got 1"),
+        ({"disable_preprocess": "no"}, TypeError, "`disable_preprocess` must be True or False, got 'no'"),
+        ({"preprocess_fn": len, "disable_preprocess": True}, ValueError, "`preprocess_fn` must be left out with"),
+        ({"target_key": "y", "target_fn": len}, ValueError, "`target_key` and `target_fn` must not both be given"),
+        ({"unpack_dicts": True, "unpack_lists": True}, ValueError, "`unpack_dicts` and `unpack_lists` must not both"),
+        ({"layers": 3}, TypeError, r"`layers` must be a sequence of positions or names, got 3; pass \(3,\)"),
+        ({"layers": "0"}, TypeError, r"`layers` must be a sequence .*got '0'; pass \('0',\)"),
+        ({"layers": None}, TypeError, "`layers` must be a sequence of positions or names, got None"),
+        (
+            {"layers": (9,)},
+            ValueError,
+            r"`layers` must be positions or names of modules, got 9; there is 0 \(the model\)",
+        ),
+        ({"layers": (0, -1)}, ValueError, "`layers` must be positions or names of modules, got -1"),
+        ({"layers": (True,)}, ValueError, "`layers` must be positions or names of modules, got True"),
+        ({"layers": ("head",)}, ValueError, "`layers` must be positions or names of modules, got 'head'; there is"),
     ],
 )
-def test_batch_size_of(batch, size):
-    assert batch_size_of(batch) == size
+def test_what_it_cannot_be_told(options, error, message):
+    with pytest.raises(error, match=message):
+        Predictor(nn.Linear(1, 1), **options)
+
+
+def test_settings_are_by_keyword_alone():
+    with pytest.raises(TypeError, match="positional"):
+        Predictor(nn.Linear(1, 1), True)
+
+
+# -- by itself: what is documented of it elsewhere, to the letter -------------------------------------------------
+
+
+class KeywordArgs(nn.Module):
+    def forward(self, arg_1=None, arg_2=None):
+        return arg_1 + arg_2
+
+
+class PositionalArgs(nn.Module):
+    def forward(self, arg_1, arg_2):
+        return arg_1 + arg_2
+
+
+class SingleArgument(nn.Module):
+    def forward(self, arg):
+        arg_1, arg_2 = arg
+        return arg_1 + arg_2
+
+
+class Table:
+    """Two columns of whole numbers, a row a dict or what `map` makes of it."""
+
+    def __init__(self, map=dict):
+        self.map = map
+
+    def __len__(self):
+        return 10
+
+    def __getitem__(self, i):
+        if i >= 10:
+            raise IndexError
+        return self.map({"arg_1": i, "arg_2": 10 + i})
+
+
+def first_batch(map=dict):
+    return next(iter(DataLoader(Table(map), batch_size=2)))
+
+
+def as_tuple(batch):
+    return batch["arg_1"], batch["arg_2"]
+
+
+def as_dict(batch):
+    return {"arg_1": batch[0], "arg_2": batch[1]}
+
+
+PRINTED = "PredictorOutput(forward=tensor([10, 12]), hidden_layers={}, metadata=None)"
+DICT, LIST = first_batch(), first_batch(as_tuple)
+DOCUMENTED = {
+    "dict, keywords": (KeywordArgs, DICT, {"unpack_dicts": True}),
+    "dict, positional": (PositionalArgs, DICT, {"unpack_lists": True, "preprocess_fn": as_tuple}),
+    "dict, one argument": (SingleArgument, DICT, {"preprocess_fn": as_tuple}),
+    "list, keywords": (KeywordArgs, LIST, {"unpack_dicts": True, "preprocess_fn": as_dict}),
+    "list, positional": (PositionalArgs, LIST, {"unpack_lists": True, "disable_preprocess": True}),
+    "list, one argument": (SingleArgument, LIST, {"disable_preprocess": True}),
+}
+
+
+@pytest.mark.parametrize(("model", "batch", "options"), DOCUMENTED.values(), ids=DOCUMENTED.keys())
+def test_the_documented_examples_print_what_they_say(model, batch, options):
+    output = Predictor(model(), **options)(batch)
+    assert repr(output) == PRINTED
+    assert type(output) is PredictorOutput
+    assert output._fields == ("forward", "hidden_layers", "metadata")
+
+
+def test_the_batches_of_the_examples_are_those_of_the_default_collate_function():
+    assert repr(DICT) == "{'arg_1': tensor([0, 1]), 'arg_2': tensor([10, 11])}"
+    assert repr(LIST) == "[tensor([0, 1]), tensor([10, 11])]"
+
+
+@pytest.mark.parametrize("model", [KeywordArgs, PositionalArgs])
+@pytest.mark.parametrize("batch", [DICT, dict(reversed(DICT.items())), OrderedDict(DICT)])
+def test_in_a_learner_mappings_need_no_setting_at_all(model, batch):
+    dls = {"train": [batch], "infer": [batch, batch]}
+    preds, targets = Learner(model(), dls).get_preds("infer")
+    assert preds.tolist() == [10, 12, 10, 12]
+    assert targets is None
+
+
+def test_in_a_learner_they_train_with_no_setting_at_all():
+    class Scaled(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.scale = nn.Parameter(torch.tensor(0.0))
+
+        def forward(self, arg_1, arg_2):
+            return self.scale * (arg_1 + arg_2)
+
+    table = Table(lambda row: {**row, "goal": 2.0 * (row["arg_1"] + row["arg_2"])})
+    learn = Learner(Scaled(), {"train": DataLoader(table, batch_size=2)}, mse_loss, lr=1e-3)
+    learn.fit(5)
+    assert learn.model.scale.item() == pytest.approx(2, abs=0.01)
+
+
+@pytest.mark.parametrize("options", [options for _, _, options in DOCUMENTED.values()], ids=DOCUMENTED.keys())
+def test_settings_mean_the_same_in_a_learner(options):
+    model, batch = next((model, batch) for model, batch, given in DOCUMENTED.values() if given is options)
+    model = model()
+    learn = Learner(model, {"infer": [batch]}, predictor=Predictor(model, **options))
+    assert learn.get_preds("infer")[0].tolist() == [10, 12]
+
+
+# -- by itself: the defaults --------------------------------------------------------------------------------------
+
+
+class Echo(nn.Module):
+    """Return what it was called with."""
+
+    def forward(self, *args, **kwargs):
+        return args, kwargs
 
 
 @pytest.mark.parametrize(
-    ("value", "text"),
+    ("batch", "options", "args", "kwargs"),
     [
-        ((X, Y), "(Tensor(5, 2) float32, Tensor(5,) int64)"),
-        ([X], "[Tensor(5, 2) float32]"),
-        ({"a": X, 1: "b"}, "{'a': Tensor(5, 2) float32, 1: 'b'}"),
-        (X.to("meta"), "Tensor(5, 2) float32 on meta"),
-        (np.zeros(3), "ndarray(3,) float64"),
-        (tuple(range(20)), "(0, 1, 2, 3, 4, 5, 6, 7, ...)"),
-        (None, "None"),
-        (object(), "object"),
+        ([X, Y], {}, (X,), {}),
+        ((X, Y), {}, (X,), {}),
+        ((X, X2, Y), {}, (X,), {}),
+        ((X,), {}, (X,), {}),
+        (Pair(X, Y), {}, (X,), {}),
+        (((X, X2), Y), {}, ((X, X2),), {}),
+        (X, {}, (X,), {}),
+        ((X, X2, Y), {"n_inp": 1}, (X,), {}),
+        ((X, X2, Y), {"n_inp": 2}, (X, X2), {}),
+        ([X, X2], {"n_inp": 2}, (X, X2), {}),
+        ((X, Y), {"disable_preprocess": True}, ((X, Y),), {}),
+        ((X, Y), {"unpack_lists": True, "disable_preprocess": True}, (X, Y), {}),
+        ((X, Y), {"preprocess_fn": lambda batch: batch[1]}, (Y,), {}),
+        ((X, Y), {"preprocess_fn": lambda batch: batch[::-1], "unpack_lists": True}, (Y, X), {}),
+        ((X, Y), {"preprocess_fn": lambda batch: {"a": batch[1]}, "unpack_dicts": True}, (), {"a": Y}),
+        ({"a": X, "b": Y}, {"unpack_dicts": True}, (), {"a": X, "b": Y}),
+        (OrderedDict(a=X), {"unpack_dicts": True}, (), {"a": X}),
+        ((X, Y), {"unpack_lists": False}, (X,), {}),
     ],
 )
-def test_describe(value, text):
-    assert describe(value) == text
+def test_by_itself_it_goes_preprocess_unpack_call(batch, options, args, kwargs):
+    forward = Predictor(Echo(), **options)(batch).forward
+    assert same(forward[0], args)
+    assert forward[1].keys() == kwargs.keys()
+    assert all(forward[1][name] is kwargs[name] for name in kwargs)
+
+
+@pytest.mark.parametrize(
+    "batch", [{"a": X}, OrderedDict(a=X), object(), "text", torch.tensor(3)], ids=lambda batch: type(batch).__name__
+)
+@pytest.mark.parametrize("options", [{}, {"unpack_dicts": False}, {"disable_preprocess": True}])
+def test_by_itself_it_passes_anything_but_a_list_as_it_is(batch, options):
+    assert Predictor(Echo(), **options)(batch).forward[0][0] is batch
+
+
+def test_the_output_is_untouched():
+    output = {"logits": X, "loss": None}
+
+    class Gives(nn.Module):
+        def forward(self, x):
+            return output
+
+    assert Predictor(Gives())(X).forward is output
+
+
+def test_several_outputs_are_not_mistaken_for_one_another():
+    predictor = Predictor(KeywordArgs(), unpack_dicts=True)
+    one, two = predictor(DICT), predictor({name: 2 * value for name, value in DICT.items()})
+    assert (one.forward.tolist(), two.forward.tolist()) == ([10, 12], [20, 24])
+    assert one.hidden_layers is not two.hidden_layers
+
+
+@pytest.mark.parametrize(
+    ("model", "batch", "options", "message"),
+    [
+        (PositionalArgs, LIST, {}, r"Tensor\(2,\) int64.*forward takes \(arg_1, arg_2\)"),
+        (KeywordArgs, {"arg_3": X}, {"unpack_dicts": True}, r"'arg_3'.*forward takes \(arg_1=None, arg_2=None\)"),
+        (PositionalArgs, {"arg_1": X}, {"unpack_dicts": True}, r"'arg_2'.*'arg_1': Tensor\(5, 2\).*forward takes"),
+        (PositionalArgs, [X, X, X], {"unpack_lists": True}, r"too many.*forward takes \(arg_1, arg_2\)"),
+        (
+            KeywordArgs,
+            LIST,
+            {"unpack_dicts": True},
+            r"`unpack_dicts=True` must have a mapping.*\[Tensor\(2,\) int64, T",
+        ),
+        (KeywordArgs, X, {"unpack_dicts": True}, r"`unpack_dicts=True` must have a mapping to unpack, got Tensor"),
+        (PositionalArgs, DICT, {"unpack_lists": True}, r"`unpack_lists=True` must have a tuple or list.*'arg_1'"),
+        (
+            PositionalArgs,
+            X,
+            {"unpack_lists": True},
+            r"`unpack_lists=True` must have a tuple or list.*got Tensor\(5, 2\)",
+        ),
+        (SingleArgument, DICT, {"preprocess_fn": lambda batch: None}, r"`preprocess_fn` must return .*None"),
+        (SingleArgument, (), {}, r"a batch must hold at least 1 element.*got \(\)"),
+        (SingleArgument, [], {}, r"a batch must hold at least 1 element.*got \[\]"),
+        (PositionalArgs, LIST, {"n_inp": 3}, r"at least 3 elements.*got \[Tensor.*`n_inp`"),
+    ],
+)
+def test_by_itself_a_batch_that_does_not_fit_gets_one_message(model, batch, options, message):
+    with pytest.raises(LearnerError, match=message) as caught:
+        Predictor(model(), **options)(batch)
+    assert caught.value.__cause__ is None
+
+
+def test_device():
+    model = nn.Linear(2, 3)
+    predictor = Predictor(model, device="meta", unpack_dicts=True)
+    assert model.weight.device.type == "meta"
+    assert predictor({"input": X}).forward.device.type == "meta"
+    assert Predictor(nn.Linear(2, 3), device=torch.device("meta"))((X, Y)).forward.shape == (5, 3)
+
+
+# -- hidden layers ------------------------------------------------------------------------------------------------
+
+
+class Fails(nn.Module):
+    """Fail on what is negative."""
+
+    def forward(self, x):
+        if (x < 0).all():
+            raise FloatingPointError("negative")
+        return x
+
+
+def network():
+    return nn.Sequential(nn.Linear(2, 4), nn.ReLU(inplace=True), Fails(), nn.Linear(4, 3))
+
+
+@pytest.fixture
+def registrations(monkeypatch):
+    """Count the forward hooks that are put on."""
+    made, original = [], nn.Module.register_forward_hook
+
+    def register(module, *args, **kwargs):
+        made.append(module)
+        return original(module, *args, **kwargs)
+
+    monkeypatch.setattr(nn.Module, "register_forward_hook", register)
+    return made
+
+
+def n_hooks(model):
+    return sum(len(module._forward_hooks) for module in model.modules())
+
+
+def test_layers_by_position_and_by_name():
+    """0 is the model itself; 1 the first Linear, and what is kept is from before the ReLU that writes in place."""
+    torch.manual_seed(0)
+    model, x = network(), torch.randn(5, 2)
+    output = Predictor(model, layers=(0, 2, "0", "3"))(x)
+    first = model[0](x)
+    assert list(output.hidden_layers) == [0, 2, "0", "3"]
+    torch.testing.assert_close(output.hidden_layers["0"], first)
+    torch.testing.assert_close(output.hidden_layers[2], first.relu())
+    assert torch.equal(output.hidden_layers[0], output.forward)
+    assert torch.equal(output.hidden_layers["3"], model(x))
+    assert (output.hidden_layers["0"] < 0).any()
+    assert n_hooks(model) == 0
+
+
+def test_layers_by_dotted_name():
+    model = nn.Sequential(OrderedDict(body=nn.Sequential(nn.Linear(2, 4)), head=nn.Linear(4, 3)))
+    output = Predictor(model, layers=("body.0", ""))((X, Y))
+    assert torch.equal(output.hidden_layers["body.0"], model.body[0](X))
+    assert torch.equal(output.hidden_layers[""], output.forward)
+
+
+def test_without_with_hooks_they_come_and_go_with_each_call(registrations):
+    model = network()
+    predictor = Predictor(model, layers=(0, 2))
+    for n in (1, 2, 3):
+        predictor(X2)
+        assert len(registrations) == 2 * n
+        assert n_hooks(model) == 0
+
+
+def test_with_hooks_puts_them_on_once(registrations):
+    model = network()
+    predictor = Predictor(model, layers=(0, 2))
+    with predictor.with_hooks() as again:
+        assert again is predictor
+        outputs = [predictor(X2 * i) for i in (1, 2, 3)]
+        assert n_hooks(model) == len(registrations) == 2
+    assert n_hooks(model) == 0
+    for i, output in zip((1, 2, 3), outputs, strict=True):
+        assert torch.equal(output.hidden_layers[0], model(X2 * i))
+        assert torch.equal(output.forward, output.hidden_layers[0])
+
+
+def test_hooks_may_be_put_on_again_and_within():
+    model = network()
+    predictor = Predictor(model, layers=(0,))
+    for _ in range(2):
+        with predictor.with_hooks():
+            with predictor.with_hooks():
+                assert list(predictor(X2).hidden_layers) == [0]
+            assert n_hooks(model) == 1
+            assert list(predictor(X2).hidden_layers) == [0]
+        assert n_hooks(model) == 0
+
+
+def test_a_layer_under_two_names_has_one_hook(registrations):
+    output = Predictor(network(), layers=(1, "0"))(X2)
+    assert output.hidden_layers[1] is output.hidden_layers["0"]
+    assert len(registrations) == 1
+
+
+def test_without_layers_there_are_no_hooks(registrations):
+    predictor = Predictor(network())
+    with predictor.with_hooks():
+        assert predictor(X2).hidden_layers == predictor(X2).hidden_layers == {}
+    assert registrations == []
+
+
+@pytest.mark.parametrize("is_inside", [True, False])
+def test_no_hook_is_left_after_an_error(is_inside):
+    model = nn.Sequential(Fails(), nn.Linear(2, 3))
+    predictor = Predictor(model, layers=(0, 1, 2))
+    if is_inside:
+        with pytest.raises(FloatingPointError, match="negative"), predictor.with_hooks():
+            predictor(-X2)
+    else:
+        with pytest.raises(FloatingPointError, match="negative"):
+            predictor(-X2)
+    assert n_hooks(model) == 0
+    assert predictor(X2).hidden_layers[0].shape == (5, 3)
+
+
+def test_the_model_and_the_predictor_pickle_and_copy_afterwards():
+    model = network()
+    predictor = Predictor(model, layers=(0, 2))
+    with predictor.with_hooks():
+        output = predictor(X2)
+    for again in (pickle.loads(pickle.dumps(model)), copy.deepcopy(model)):
+        assert torch.equal(again(X2), output.forward)
+        assert n_hooks(again) == 0
+    again = copy.deepcopy(predictor)
+    assert torch.equal(again(X2).hidden_layers[0], output.forward)
+    assert again.model is not model
+    assert n_hooks(model) == 0
+
+
+def test_what_was_found_in_one_call_is_not_given_in_the_next():
+    """A layer that a later batch does not reach has no output of an earlier one."""
+
+    class Branches(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.left, self.right = nn.Linear(2, 3), nn.Linear(2, 3)
+
+        def forward(self, x):
+            return self.left(x) if x.sum() > 0 else self.right(x)
+
+    predictor = Predictor(Branches(), layers=("left", ""))
+    with predictor.with_hooks():
+        predictor(X2)
+        with pytest.raises(LearnerError, match=r"must be modules that run, but 'left' did not; of them \[''\] did"):
+            predictor(-X2)
+
+
+def test_layers_that_give_tuples_are_kept_as_they_are():
+    lstm = nn.LSTM(2, 4, batch_first=True)
+    output = Predictor(lstm, layers=(0,))(torch.randn(3, 5, 2))
+    outputs, (h, c) = output.hidden_layers[0]
+    assert torch.equal(outputs, output.forward[0])
+    assert torch.equal(h, output.forward[1][0])
+    assert c.shape == (1, 3, 4)
+
+
+def test_tuples_are_kept_as_they_were_before_the_next_layer_writes_into_them():
+    class Both(nn.Module):
+        def forward(self, x):
+            return x + 1, x - 1
+
+    class WritesInto(nn.Module):
+        def forward(self, pair):
+            return pair[0].zero_()
+
+    output = Predictor(nn.Sequential(Both(), WritesInto()), layers=("0",))(X2)
+    assert torch.equal(output.hidden_layers["0"][0], X2 + 1)
+
+
+def test_a_layer_that_is_called_twice_gives_its_last_output():
+    class Twice(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = nn.Linear(2, 2)
+
+        def forward(self, x):
+            return self.layer(self.layer(x))
+
+    output = Predictor(Twice(), layers=("layer",))(X2)
+    assert torch.equal(output.hidden_layers["layer"], output.forward)
+
+
+def test_a_compiled_model_gives_its_layers_or_says_that_it_cannot():
+    """Hooks that are put on after a compiled call never fire, and nothing says so."""
+    model = torch.compile(nn.Sequential(nn.Linear(2, 4), nn.Linear(4, 3)), backend="eager")
+    model(X2)
+    try:
+        layers = Predictor(model, layers=(0, 2))(X2).hidden_layers
+    except LearnerError as error:
+        assert "must be modules that run, but 2 did not" in str(error)  # noqa: PT017  # either will do
+    else:
+        assert layers[2].shape == (5, 4)
+    assert n_hooks(model) == 0
+
+
+# -- in words -----------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Batch:
+    x: Any
+    y: Any
+
+
+class Named(nn.Module):
+    def forward(self, x, extra=None):
+        return x
+
+
+IN, OUT = "Tensor(5, 2) float32", "Tensor(5,) int64"
+
+
+@pytest.mark.parametrize(
+    ("model", "batch", "options", "takes", "inputs", "target", "samples"),
+    [
+        (Named(), {"x": X, "label": Y}, {}, "(x, extra=None)", [IN], OUT, 5),
+        (
+            Named(),
+            {"label": Y, "extra": X2, "x": X},
+            {},
+            "(x, extra=None)",
+            [f"extra: {IN}", f"x: {IN}"],
+            OUT,
+            5,
+        ),
+        (Takes(2), [X, X2, Y], {}, "(a, b)", [IN, IN], OUT, 5),
+        (Takes(1), X, {}, "(a)", [IN], "none", 5),
+        (nn.DataParallel(Named()), Batch(X, Y), {}, "(x, extra=None)", [IN], OUT, 5),
+        (Takes(1), "a text", {"target_fn": len}, "(a)", ["'a text'"], "6", "unknown"),
+        (Takes(1), {"q": X, "y": Y}, {"preprocess_fn": lambda batch: batch["q"] + 1}, "(a)", [IN], OUT, 5),
+    ],
+)
+def test_explain_says_what_goes_where(model, batch, options, takes, inputs, target, samples):
+    lines = Predictor(model, **options).explain(batch).split("\n")
+    assert any(takes in line for line in lines)
+    assert len([line for line in lines if line.startswith("goes in")]) == len(inputs)
+    for text in inputs:
+        assert any(line.startswith("goes in") and text in line for line in lines)
+    assert f"target: {target}" in lines
+    assert f"samples: {samples}" in lines
+    assert not any("left out" in line for line in lines)
+
+
+def test_explain_says_what_is_left_out():
+    assert "left out: id, b" in Predictor(Named()).explain({"x": X, "id": "a", "label": Y, "b": X2}).split("\n")
+
+
+def test_explain_runs_nothing():
+    class Never(nn.Module):
+        def forward(self, x):
+            raise AssertionError("it must not run")
+
+    assert "(x)" in Predictor(Never(), layers=(0,)).explain((X, Y))
+
+
+@pytest.mark.parametrize(
+    ("batch", "message"),
+    [
+        ({"xx": X, "y": Y}, r"lacks 'x', did you mean 'xx'\?"),
+        ({"x": X, "y": Y, "label": Y}, "may be 'label' or 'y'"),
+        ((X, Y[:3]), "must have one length"),
+        ((), "at least 1 element"),
+    ],
+)
+def test_explain_says_as_a_learner_would_what_does_not_fit(batch, message):
+    with pytest.raises(LearnerError, match=message):
+        Predictor(Named()).explain(batch)
+
+
+def test_explain_agrees_with_what_goes_in():
+    """Each line that explains is what `split` gives and `feed` calls."""
+    seen = []
+
+    class Sees(nn.Module):
+        def forward(self, x, extra):
+            seen.append((x, extra))
+            return x
+
+    predictor = Predictor(Sees())
+    batch = {"extra": X2, "y": Y, "x": X}
+    xb, yb, size = predictor.split(batch)
+    predictor.feed(predictor.model, xb)
+    assert same(seen[0], (X, X2))
+    assert yb is Y
+    assert size == 5
+
+
+# -- what counts as predictions -----------------------------------------------------------------------------------
+
+
+@dataclass
+class Output:
+    logits: Any
+
+
+@pytest.mark.parametrize(
+    ("output", "preds"),
+    [
+        (X, X),
+        ((X, Y), (X, Y)),
+        ({"logits": X, "loss": Y}, X),
+        (OrderedDict(loss=Y, logits=X), X),
+        (Output(X), X),
+        (namedtuple("N", "loss logits")(Y, X), X),
+    ],
+)
+def test_preds_are_the_logits_where_there_are_some(output, preds):
+    assert same(preds_of(output), preds)
+
+
+@pytest.mark.parametrize("output", [{"out": X}, [X, Y], Batch(X, Y), None, "text"])
+def test_preds_are_all_of_an_output_without_logits(output):
+    assert preds_of(output) is output
