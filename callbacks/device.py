@@ -2,20 +2,14 @@
 
 from __future__ import annotations
 
-import copy
-import dataclasses
-from collections.abc import Mapping
 from itertools import chain
-from operator import is_
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from learner import Callback, Learner
-
-# CUDA takes smaller copies into a buffer of its own and returns at once, so pinning them gains nothing.
-_WORTH_PINNING = 2**16  # [bytes]
+from learner.moving import to_device
 
 
 class DeviceCallback(Callback):
@@ -51,9 +45,6 @@ class DeviceCallback(Callback):
 
     def __init__(self, device: torch.device | str | int | None = None) -> None:
         self.device = _checked_device(_best_device() if device is None else device)
-        # On mps a copy that nobody waits for reads memory that may be gone (pytorch issues 139550, 189690),
-        # and towards the cpu the host would read what has not arrived.
-        self._is_async = self.device.type == "cuda"
 
     def before_fit(self, learn: Learner) -> None:
         """Move the model, and what the optimizer remembers."""
@@ -67,7 +58,7 @@ class DeviceCallback(Callback):
 
     def before_batch(self, learn: Learner) -> None:
         """Move the batch."""
-        learn.batch = self._moved(learn.batch)
+        learn.batch = to_device(learn.batch, self.device)
 
     def _move_modules(self, learn: Learner) -> None:
         for module in (learn.model, learn.loss_f):
@@ -98,47 +89,7 @@ class DeviceCallback(Callback):
                 if p.device == self.device and p in opt.state:
                     for key, value in opt.state[p].items():
                         if key != "step" or counts_on_device:
-                            opt.state[p][key] = self._moved(value)
-
-    def _moved(self, value: Any) -> Any:
-        """Return a nest of containers with its tensors on the device; the same object if they were."""
-        if isinstance(value, Tensor):
-            return value if value.device == self.device else self._copied(value)
-        if hasattr(value, "to"):
-            return value.to(self.device)
-        if isinstance(value, tuple | list):
-            items = [self._moved(item) for item in value]
-            if all(map(is_, items, value)):
-                return value
-            return value._make(items) if hasattr(value, "_make") else type(value)(items)
-        if isinstance(value, Mapping):
-            entries = {key: self._moved(item) for key, item in value.items()}
-            if all(map(is_, entries.values(), value.values())):
-                return value
-            moved: Any = copy.copy(value)  # keeps what a subclass knows, like the factory of a defaultdict
-            for key, item in entries.items():
-                moved[key] = item
-            return moved
-        if dataclasses.is_dataclass(value) and not isinstance(value, type):
-            return self._moved_fields(value)
-        return value
-
-    def _moved_fields(self, value: Any) -> Any:
-        fields = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
-        moved = {name: self._moved(item) for name, item in fields.items()}
-        if all(map(is_, moved.values(), fields.values())):
-            return value
-        new = copy.copy(value)  # `dataclasses.replace` would run `__init__` again, and cannot set all fields
-        for name, item in moved.items():
-            object.__setattr__(new, name, item)  # frozen or not
-        return new
-
-    def _copied(self, tensor: Tensor) -> Tensor:
-        if not self._is_async:
-            return tensor.to(self.device)
-        if tensor.device.type == "cpu" and tensor.layout is torch.strided and tensor.nbytes > _WORTH_PINNING:
-            tensor = tensor.pin_memory()  # the same tensor if it is pinned
-        return tensor.to(self.device, non_blocking=True)
+                            opt.state[p][key] = to_device(value, self.device)
 
 
 def _best_device() -> str:

@@ -27,7 +27,7 @@ def to_device(value: Any, device: torch.device) -> Any:
         True
     """
     if isinstance(value, Tensor):
-        return value if value.device == device else _copied(value, device)
+        return value if value.device == device else copied(value, device)
     if hasattr(value, "to"):
         return value.to(device)
     if isinstance(value, tuple | list):
@@ -59,7 +59,8 @@ def _moved_fields(value: Any, device: torch.device) -> Any:
     return new
 
 
-def _copied(tensor: Tensor, device: torch.device) -> Tensor:
+def copied(tensor: Tensor, device: torch.device) -> Tensor:
+    """Return a copy on a device; towards cuda it may still be on its way, which what uses it there waits for."""
     # On mps a copy that nobody waits for reads memory that may be gone (pytorch issues 139550, 189690), and towards
     # the cpu the host would read what has not arrived.
     if device.type != "cuda":

@@ -47,7 +47,7 @@ class Predictor:
         disable_preprocess: whether the batch is left as it is.
         n_inp: how many elements of a tuple or list go in; the others are the target.
         target_key: the field that is the target.
-        target_fn: makes the target of a batch.
+        target_fn: makes the target of a batch; not called for `infer` loaders, which need none.
         layers: modules whose outputs are kept, by position in `named_modules()` (0 is the model) or by name.
         device: where to run when called by itself; the model is moved there at once.
 

@@ -153,38 +153,6 @@ def test_picks_the_best_there_is(monkeypatch: pytest.MonkeyPatch, cuda: bool, mp
     assert asked == [torch.device(best)]
 
 
-def test_cuda_copies_are_pinned_where_it_pays_and_awaited_by_nobody() -> None:
-    class Fake:
-        device, layout = torch.device("cpu"), torch.strided
-
-        def __init__(self, nbytes: int) -> None:
-            self.nbytes, self.log = nbytes, []
-
-        def pin_memory(self) -> "Fake":
-            self.log.append("pin")
-            return self
-
-        def to(self, device: torch.device, non_blocking: bool = False) -> "Fake":
-            self.log.append(f"{device} {non_blocking}")
-            return self
-
-    cb = DeviceCallback("cpu")
-    small, large, sparse, elsewhere = Fake(64), Fake(2**20), Fake(2**20), Fake(2**20)
-    sparse.layout, elsewhere.device = torch.sparse_coo, torch.device("cuda:1")
-    cb._copied(large)  # type: ignore[arg-type]
-    assert large.log == ["cpu False"]
-    large.log.clear()
-    cb._is_async, cb.device = True, torch.device("cuda:0")
-    for tensor in (small, large, sparse, elsewhere):
-        cb._copied(tensor)  # type: ignore[arg-type]
-    assert [t.log for t in (small, large, sparse, elsewhere)] == [
-        ["cuda:0 True"],
-        ["pin", "cuda:0 True"],
-        ["cuda:0 True"],
-        ["cuda:0 True"],
-    ]
-
-
 @pytest.mark.parametrize("device", ["gpu", "cuda:4096", "", 3.5, []])
 def test_a_device_that_is_not_there(device: object) -> None:
     with pytest.raises(ValueError, match=r"`device` must be a device of this machine, got .*; leave it out"):

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.nn.utils.rnn import pack_sequence
 
-from learner.moving import to_device
+from learner.moving import copied, to_device
 
 CPU, META = torch.device("cpu"), torch.device("meta")
 X = torch.ones(2, 3)
@@ -125,3 +125,33 @@ def test_a_gradient_flows_back_through_a_move():
     moved = to_device([x * 2], META)[0]
     assert moved.requires_grad
     assert to_device(x, META).grad_fn is not None
+
+
+def test_cuda_copies_are_pinned_where_it_pays_and_awaited_by_nobody() -> None:
+    class Fake:
+        device, layout = torch.device("cpu"), torch.strided
+
+        def __init__(self, nbytes: int) -> None:
+            self.nbytes, self.log = nbytes, []
+
+        def pin_memory(self) -> "Fake":
+            self.log.append("pin")
+            return self
+
+        def to(self, device: torch.device, non_blocking: bool = False) -> "Fake":
+            self.log.append(f"{device} {non_blocking}")
+            return self
+
+    small, large, sparse, elsewhere = Fake(64), Fake(2**20), Fake(2**20), Fake(2**20)
+    sparse.layout, elsewhere.device = torch.sparse_coo, torch.device("cuda:1")
+    copied(large, torch.device("cpu"))  # type: ignore[arg-type]
+    assert large.log == ["cpu False"]
+    large.log.clear()
+    for tensor in (small, large, sparse, elsewhere):
+        copied(tensor, torch.device("cuda:0"))  # type: ignore[arg-type]
+    assert [t.log for t in (small, large, sparse, elsewhere)] == [
+        ["cuda:0 True"],
+        ["pin", "cuda:0 True"],
+        ["cuda:0 True"],
+        ["cuda:0 True"],
+    ]
