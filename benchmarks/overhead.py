@@ -1,4 +1,4 @@
-"""What the Learner costs over a careful hand-written loop, and what other frameworks cost: `python benchmarks/overhead.py`.
+"""What the Learner costs over a careful hand-written loop, and what others cost: `python benchmarks/overhead.py`.
 
 The same tiny network, the same batches (made beforehand, in a list), the same number of steps; one thread; CPU time.
 Contestants take turns in random order, round after round; a ratio is taken within a round, and the median of the
@@ -25,6 +25,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
+from torch.utils.data import Dataset
 from tqdm import tqdm
 
 from callbacks import ActivationStats, DeviceCallback, MetricsCallback, ProgressCallback, accuracy
@@ -45,6 +46,22 @@ def make_batches(n: int) -> Batches:
     return [
         (torch.randn(64, 64, generator=generator), torch.randint(0, 10, (64,), generator=generator)) for _ in range(n)
     ]
+
+
+class Held(Dataset[Any]):
+    """Batches as skorch takes a dataset, and as Lightning takes one loader: a list it would take for several."""
+
+    def __init__(self, batches: Batches) -> None:
+        self.batches = batches
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self.batches)
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __getitem__(self, i: int) -> tuple[Tensor, Tensor]:
+        return self.batches[i]
 
 
 # -- by hand -----------------------------------------------------------------------------------------------------
@@ -189,18 +206,8 @@ def skorch(model: nn.Module, train: Batches, valid: Batches, *, has_metrics: boo
     from skorch import NeuralNetClassifier
     from skorch.callbacks import EpochScoring
     from skorch.helper import predefined_split
-    from torch.utils.data import Dataset
 
-    class Held(Dataset[Any]):
-        def __init__(self, batches: Batches) -> None:
-            self.batches = batches
-
-        def __len__(self) -> int:
-            return len(self.batches)
-
-        def __getitem__(self, i: int) -> tuple[Tensor, Tensor]:
-            return self.batches[i]
-
+    on_train = EpochScoring("accuracy", on_train=True, lower_is_better=False)
     net = NeuralNetClassifier(
         model,
         criterion=nn.CrossEntropyLoss,
@@ -208,7 +215,7 @@ def skorch(model: nn.Module, train: Batches, valid: Batches, *, has_metrics: boo
         lr=LR,
         max_epochs=1,
         verbose=0,
-        callbacks=[("train_acc", EpochScoring("accuracy", on_train=True, lower_is_better=False))] if has_metrics else None,
+        callbacks=[("train_acc", on_train)] if has_metrics else None,
         **({} if has_metrics else {"callbacks__valid_acc": None}),
         train_split=predefined_split(Held(valid)) if has_metrics else None,
         iterator_train=lambda dataset, **kw: dataset.batches,
@@ -221,16 +228,6 @@ def skorch(model: nn.Module, train: Batches, valid: Batches, *, has_metrics: boo
 
 def lightning(model: nn.Module, train: Batches, valid: Batches, *, has_metrics: bool) -> Run:
     import lightning as pl
-
-    class Held:  # a list would be taken for several loaders
-        def __init__(self, batches: Batches) -> None:
-            self.batches = batches
-
-        def __iter__(self) -> Iterator[Any]:
-            return iter(self.batches)
-
-        def __len__(self) -> int:
-            return len(self.batches)
 
     class Module(pl.LightningModule):
         def __init__(self) -> None:
@@ -343,8 +340,8 @@ def report(title: str, times: dict[str, list[float]], n_batches: int) -> None:
     base = next(iter(times))
     per_batch = statistics.median(times[base]) / n_batches * 1e6
     print(f"\n### {title}\n")
-    print(f"Hand-written: {per_batch:.0f} µs per batch; {n_batches} batches a run, {len(times[base])} rounds.\n")
-    print("| contestant | × hand-written | middle half of the rounds | added µs per batch |\n|---|--:|--:|--:|")
+    print(f"Hand-written: {per_batch:.3g} µs per batch; {n_batches} batches a run, {len(times[base])} rounds.\n")
+    print("| contestant | times hand-written | middle half of the rounds | added µs per batch |\n|---|--:|--:|--:|")
     for name, taken in times.items():
         ratios = sorted(t / b for t, b in zip(taken, times[base], strict=True))
         added = statistics.median(t - b for t, b in zip(taken, times[base], strict=True)) / n_batches * 1e6
