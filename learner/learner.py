@@ -166,7 +166,6 @@ class Learner:
         self.n_steps, self.n_samples, self.batches_per_step = 0, 0, 1
         self.metrics, self.history, self.best = {}, History(), None
         self.in_sandbox, self._is_fitting, self._n_passes = False, False, 0
-        self._logged = []
         self._open_pass("", (), "train")
         self.cbs, self._dispatch, self._bound = (), Dispatch(()), set[str]()
         self._set_callbacks(flattened(cbs))
@@ -600,6 +599,7 @@ class Learner:
         self._needs_target = not name.startswith("infer")
         self.i, self.n_batches, self.batch = 0, length_of(dl), None
         self._averages, self._has_means, self._decisions = Averages(), False, {}
+        self._logged = []  # not cleared: the pass around this one may hold it
         self._clear_batch()
         self.is_in_batch = self._is_counting = False
 

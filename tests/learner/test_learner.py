@@ -1253,3 +1253,17 @@ def test_a_diverging_loss_is_no_error_of_the_loop(make_learner):
     learn = make_learner()
     learn.fit(1, lr=1e30)
     assert not math.isfinite(learn.history[0]["valid/loss"])
+
+
+def test_what_a_nested_pass_logs_stays_in_it(make_learner):
+    class ValidateWithin:
+        def after_loss(self, learn):
+            if learn.training:
+                learn.validate()
+            else:
+                learn.log(depth=1.0)
+
+    learn = make_learner(cbs=ValidateWithin())
+    learn.fit(1)
+    assert "depth" not in learn.metrics["train"]
+    assert learn.metrics["valid"]["depth"] == 1.0
