@@ -75,7 +75,9 @@ class ProgressCallback(Callback):
             self._end_round()
             self._round, self._epoch = _Round(self._start + learn.epoch), learn.epoch
         self._screen.open(f"epoch {self._start + learn.epoch} {learn.dl_name}" if self._is_fitting else learn.dl_name)
-        self._next = self._pauses_until if self._screen.is_seen else math.inf
+        leaves_a_table = self._is_fitting and not learn.in_sandbox
+        due = self._pauses_until if leaves_a_table else perf_counter() + self._screen.patience
+        self._next = max(due, self._pauses_until) if self._screen.is_seen else math.inf
         if perf_counter() >= self._next:
             self._draw(0, learn.n_batches, None)
 
@@ -169,6 +171,8 @@ class _Bar(tqdm):  # type: ignore[misc]
 class _Terminal:
     """Bars on stderr if that is a terminal; the table on stdout, line by line."""
 
+    patience = 0.0
+
     def __init__(self) -> None:
         self.bars: list[_Bar] = []
         self.is_seen = True
@@ -204,6 +208,7 @@ class _Notebook:
     """Bars, table and curve in one output, drawn anew at each change; its static HTML stays in the saved file."""
 
     is_seen = True
+    patience = 0.5  # [s] before a bar that will leave nothing: its output stays in the cell as an empty line
 
     def __init__(self, curve: _Curve | None = None) -> None:
         self.bars: list[dict[str, Any]] = []

@@ -19,15 +19,15 @@ class Validation(NamedTuple):
 
 
 class ValidateCallback(Callback):
-    """Run `learn.validate(name)` in the middle of training, every so often.
+    """Run `learn.validate(loader)` in the middle of training, every so often.
 
     What is trained does not notice: the state of the pass, gradients, random generators and train/eval flags are as
     before when training goes on. Other callbacks hear the signals of the pass. It joins no row of `history`, which has
-    one an epoch; `learn.metrics[name]` is that of the latest pass, as ever.
+    one an epoch; `learn.metrics[loader]` is that of the latest pass, as ever.
 
     Args:
         every: how often, as any callback's, in batches that train or in time: 100, "100 batches", "10 min".
-        name: the loader.
+        loader: the name of the loader.
 
     Attributes:
         rows: for each validation of the last fit `(n_steps, metrics)`, the optimizer steps made by the learner until
@@ -57,24 +57,24 @@ class ValidateCallback(Callback):
     order = 90  # the weights are those that all others have left
     loaders = "train*"
 
-    def __init__(self, every: int | str, name: str = "valid") -> None:
+    def __init__(self, every: int | str, loader: str = "valid") -> None:
         if every is None or Every.of(every).unit == "epochs":
             raise ValueError(
                 f"`every` must be in batches or time, got {every!r}; at the end of each epoch loaders named 'valid...' "
                 f"run anyway."
             )
-        self.every, self.name = every, name
+        self.every, self.loader = every, loader
         self.rows: list[Validation] = []
 
     def before_fit(self, learn: Learner) -> None:
         """Start clean, and miss a loader now rather than after so many batches."""
-        _ = learn.dls[self.name]
+        _ = learn.dls[self.loader]
         self.rows = []
 
     def after_batch(self, learn: Learner) -> None:
         """Validate, unless this is a validation itself, of a training loader."""
         if learn.training:
-            metrics = learn.validate(self.name)
+            metrics = learn.validate(self.loader)
             self.rows.append(Validation(learn.n_steps, metrics))
 
     def plot(self) -> Figure:
@@ -86,5 +86,5 @@ class ValidateCallback(Callback):
         for ax, name in zip(axes[0], names, strict=True):
             known = [row for row in self.rows if name in row.metrics]
             ax.plot([row.n_steps for row in known], [row.metrics[name] for row in known], marker=".")
-            ax.set(xlabel="step", title=f"{self.name}/{name}")
+            ax.set(xlabel="step", title=f"{self.loader}/{name}")
         return figure
