@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 Handler = Callable[["Learner"], object]
 
+_OPTIONS = ("order", "after", "before", "every", "loaders")
 STAGES = ("fit", "epoch", "batch")
 ACTIONS = ("predict", "get_loss", "backward", "step", "zero_grad")
 
@@ -118,6 +119,9 @@ class Callback:
         for name, value in vars(cls).items():
             if inspect.isfunction(value):
                 check_handler(cls.__name__, name, value.__get__(object()))
+            elif not name.startswith("_") and name not in _OPTIONS:
+                for option in difflib.get_close_matches(name, _OPTIONS, n=1, cutoff=0.85):
+                    raise ValueError(f"`{cls.__name__}.{name}` must be named otherwise, or did you mean `{option}`?")
 
 
 SIGNALS = tuple(name for name, value in vars(Callback).items() if not name.startswith("_") and callable(value))
@@ -161,6 +165,9 @@ def check_handler(owner: str, name: str, method: Callable[..., Any]) -> None:
 
 def _nearest_signal(name: str) -> str | None:
     """Return the signal that a name was probably meant to be, or None if it is a name of its own."""
+    if name.startswith("on_") and name.endswith(("start", "begin", "end")):  # as other frameworks call theirs
+        stage = next((stage for stage in ("batch", "epoch") if stage in name), "fit")
+        return f"{'after' if name.endswith('end') else 'before'}_{stage}"
     begins_like_one = name.startswith(("before_", "after_", "cleanup_", "around_"))
     match: list[str] = difflib.get_close_matches(name.lower(), HANDLERS, n=1, cutoff=0.0 if begins_like_one else 0.85)
     if not match:

@@ -92,7 +92,8 @@ def _find_target(
     if candidates and needs_target and not is_open:
         raise LearnerError(
             f"the target must be one field of the batch, but may be {' or '.join(map(repr, candidates))}: the batch is "
-            f"{describe(fields)}, forward takes {takes}. Say which with `Predictor(model, target_key=...)`."
+            f"{describe(fields)}, forward takes {takes}. Call it one of {', '.join(TARGET_NAMES)}, or say which it is "
+            f"with `predictor=Predictor(model, target_key=...)`."
         )
     return None
 

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -457,9 +457,10 @@ class Learner:
 
         return act
 
-    def plan(self) -> None:
-        """Print who is called at each signal and action, in the order in which they run."""
-        sys.stdout.write(plan_text(self._dispatch) + "\n")
+    def plan(self, cbs: Any = None) -> None:
+        """Print who is called at each signal and action, in the order in which they run; `cbs` are added for it."""
+        with self.added(cbs):
+            sys.stdout.write(plan_text(self._dispatch) + "\n")
 
     def _repr_html_(self) -> str:
         return plan_html(self._dispatch)
@@ -542,12 +543,11 @@ class Learner:
         with self.sandbox():
             return summarize(self)
 
-    if TYPE_CHECKING:  # `callbacks/lr_find.py` gives it
-
-        def lr_find(
-            self, start: float = 1e-6, end: float = 10.0, n: int = 100, stop_at: float = 4.0, *, plot: bool = True
-        ) -> Any:
-            """Try out learning rates in a sandbox; see `callbacks.lr_find`."""
+    def lr_find(
+        self, start: float = 1e-6, end: float = 10.0, n: int = 100, stop_at: float = 4.0, *, plot: bool = True
+    ) -> Any:
+        """Try out learning rates in a sandbox; `callbacks/lr_find.py` puts the real one in this place."""
+        raise LearnerError("`lr_find` must be brought by the callbacks; do `import callbacks` first.")
 
     # -- state, and what must hold of it -----------------------------------------------------------------------
 

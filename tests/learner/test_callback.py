@@ -123,7 +123,7 @@ def test_a_misspelt_signal_set_on_the_object_is_refused_when_added(make_learner)
         make_learner(cb)
 
 
-@pytest.mark.parametrize("name", ["plot", "steps", "reset", "update", "_before_bach", "on_batch_end", "afterwards"])
+@pytest.mark.parametrize("name", ["plot", "steps", "reset", "update", "_before_bach", "afterwards"])
 def test_names_that_are_no_signals_are_free(make_learner, name):
     make_learner(make_class("Free", (Callback,), **{name: lambda self, a, b, c: None})())
 
@@ -620,3 +620,24 @@ def test_a_callback_removed_in_the_middle_of_a_fit_is_not_heard_from_the_next_si
 
     make_learner([early, Removes()]).fit(1)
     assert (early.n_fits, early.n_batches) == (1, 2)
+
+
+@pytest.mark.parametrize(
+    ("name", "signal"),
+    [
+        ("on_batch_end", "after_batch"),
+        ("on_train_batch_start", "before_batch"),
+        ("on_epoch_begin", "before_epoch"),
+        ("on_validation_epoch_end", "after_epoch"),
+        ("on_train_end", "after_fit"),
+    ],
+)
+def test_the_handlers_of_other_frameworks_are_not_taken_in_silence(name, signal):
+    with pytest.raises(ValueError, match=f"`Theirs.{name}` must be named like a signal.*`{signal}`"):
+        type("Theirs", (Callback,), {name: lambda self, learn: None})
+
+
+@pytest.mark.parametrize(("name", "option"), [("ordr", "order"), ("loader", "loaders"), ("evry", "every")])
+def test_options_that_are_misspelt_are_refused(name, option):
+    with pytest.raises(ValueError, match=f"`Misspelt.{name}` must be named otherwise, or did you mean `{option}`"):
+        type("Misspelt", (Callback,), {name: "valid"})

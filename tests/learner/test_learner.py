@@ -6,6 +6,8 @@ import inspect
 import math
 import pickle
 import random
+import subprocess
+import sys
 import weakref
 from collections import OrderedDict, defaultdict, deque
 from contextlib import nullcontext
@@ -1267,3 +1269,10 @@ def test_what_a_nested_pass_logs_stays_in_it(make_learner):
     learn.fit(1)
     assert "depth" not in learn.metrics["train"]
     assert learn.metrics["valid"]["depth"] == 1.0
+
+
+def test_lr_find_says_where_it_comes_from():
+    """Without `callbacks` there is only the place for it."""
+    code = "from learner import Learner; print(Learner.lr_find(None))"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert "LearnerError: `lr_find` must be brought by the callbacks; do `import callbacks` first." in found.stderr

@@ -114,3 +114,13 @@ def test_the_order_of_the_plan_is_that_of_a_recorded_trace(make_learner, dls, n_
     base = make_learner()
     Traced(base.model, {"train": list(dls.train)[:n_batches]}, base.loss_f, cbs=cb).fit(1)
     assert tuple(dict.fromkeys(trace)) == FIRING_ORDER
+
+
+def test_the_plan_shows_callbacks_that_are_not_there_yet(make_learner, capsys):
+    class Later(Callback):
+        def after_batch(self, learn): ...
+
+    learn = make_learner()
+    learn.plan(cbs=Later())
+    assert "after_batch     Later\n" in capsys.readouterr().out
+    assert learn.cbs == ()
