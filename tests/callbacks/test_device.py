@@ -1,247 +1,187 @@
-"""Moving things: the `meta` device stands in for an accelerator, so that the tests need none."""
-
-import collections
-import dataclasses
-import types
-from collections.abc import Callable, Iterator
+"""Everything on one device. `meta` stands for one that is not the CPU: it moves, and needs no hardware."""
 
 import pytest
 import torch
-from torch import Tensor, nn
-from torch.nn.utils.rnn import pack_sequence
+from torch import nn
 
-from callbacks.device import DeviceCallback
+from callbacks import DeviceCallback
 from learner import Callback, Learner
 
 META = torch.device("meta")
-Pair = collections.namedtuple("Pair", ["x", "y"])
 
 
-@dataclasses.dataclass(frozen=True)
-class Sample:
-    x: Tensor
-    name: str = "a"
-    extra: list[Tensor] = dataclasses.field(default_factory=list, init=False)
+class Note(Callback):
+    """Write down on which devices others find things, and put a loss there that the host can read."""
+
+    order = -99  # right after the device callback
+
+    def __init__(self):
+        self.places = set()
+
+    def note(self, what, *tensors):
+        self.places |= {f"{what} on {tensor.device}" for tensor in tensors}
+
+    def before_fit(self, learn):
+        self.note("model at the start", *learn.model.parameters())
+
+    def before_batch(self, learn):
+        self.note("inputs", *learn.batch)
+        self.note("model", *learn.model.parameters(), *learn.model.buffers())
+
+    def after_loss(self, learn):
+        self.note("predictions", learn.preds)
+        learn.loss = torch.zeros((), requires_grad=True)
 
 
-class Movable:
-    """Has a `.to` that knows nothing of `non_blocking`."""
-
-    def __init__(self, x: Tensor) -> None:
-        self.x = x
-
-    def to(self, device: torch.device) -> "Movable":
-        return self if self.x.device == device else Movable(self.x.to(device))
+def momentum(params, lr):
+    return torch.optim.SGD(params, lr=lr, momentum=0.9)
 
 
-def moved(batch: object, device: str = "meta") -> object:
-    """Send a batch through the callback alone."""
-    learn = types.SimpleNamespace(batch=batch)
-    DeviceCallback(device).before_batch(learn)  # type: ignore[arg-type]
-    return learn.batch
+def held_by(opt):
+    return [p for group in opt.param_groups for p in group["params"]]
+
+
+def are_same_objects(these, those):
+    return all(a is b for a, b in zip(these, those, strict=True))
 
 
 @pytest.fixture
-def x() -> Tensor:
-    return torch.ones(2, 3)
-
-
-@pytest.fixture
-def _new_parameters() -> Iterator[None]:
-    """Let `Module.to` make new parameters, as it does by itself for some devices."""
+def _makes_new_parameters():
+    """Have `Module.to` make new parameters always, as it does by itself for some devices."""
     torch.__future__.set_overwrite_module_params_on_conversion(True)
     yield
     torch.__future__.set_overwrite_module_params_on_conversion(False)
 
 
-def test_tensor(x: Tensor) -> None:
-    assert moved(x).device == META  # type: ignore[attr-defined]
-    assert x.device.type == "cpu"
-
-
-def test_tuple_list_dict_nested(x: Tensor) -> None:
-    out = moved((x, [x, {"a": x, "b": (x,), "name": "a", "n": 3}], None))
-    assert type(out) is tuple
-    assert out[0].device == out[1][0].device == out[1][1]["a"].device == out[1][1]["b"][0].device == META
-    assert (out[1][1]["name"], out[1][1]["n"], out[2]) == ("a", 3, None)
-    assert list(out[1][1]) == ["a", "b", "name", "n"]
-
-
-def test_named_tuple(x: Tensor) -> None:
-    out = moved(Pair(x, 3))
-    assert isinstance(out, Pair)
-    assert (out.x.device, out.y) == (META, 3)
-
-
-def test_subclasses_of_dict_keep_what_they_know(x: Tensor) -> None:
-    given = collections.defaultdict(list, {"x": x})
-    out = moved(given)
-    assert isinstance(out, collections.defaultdict)
-    assert out["x"].device == META
-    assert out["new"] == []
-    assert given["x"] is x
-
-
-def test_dataclass_also_frozen_and_with_fields_that_init_does_not_take(x: Tensor) -> None:
-    given = Sample(x)
-    given.extra.append(x)
-    out = moved(given)
-    assert isinstance(out, Sample)
-    assert out.x.device == out.extra[0].device == META
-    assert out.name == "a"
-    assert given.x is x
-    assert given.extra[0] is x
-
-
-def test_object_with_to(x: Tensor) -> None:
-    out = moved([Movable(x)])
-    assert out[0].x.device == META  # type: ignore[index]
-
-
-def test_packed_sequence_is_moved_as_a_whole() -> None:
-    packed = pack_sequence([torch.ones(3), torch.ones(2)])
-    assert moved([packed])[0].data.device == META  # type: ignore[index]
-    batch = [packed]
-    assert moved(batch, "cpu") is batch
-
-
-def test_what_is_there_stays_the_same_object(x: Tensor) -> None:
-    given = [
-        x,
-        (x, x),
-        [x, {"x": x, "y": (x, None)}],
-        Pair(x, x),
-        Sample(x),
-        {"x": [x]},
-        collections.defaultdict(list, {"x": x}),
-        Movable(x),
-        "text",
-        None,
-        torch.Size([1, 2]),
-    ]
-    for batch in given:
-        assert moved(batch, "cpu") is batch
-
-
-@pytest.mark.parametrize("device", [None, "cpu", torch.device("cpu")])
-def test_trains_on_the_cpu_as_without_it(make_learner: Callable[..., Learner], device: object) -> None:
-    if device is None and (torch.cuda.is_available() or torch.backends.mps.is_available()):
-        device = "cpu"
-    plain, with_it = make_learner(), make_learner(cbs=DeviceCallback(device))  # type: ignore[arg-type]
-    for learn in (plain, with_it):
-        torch.manual_seed(0)
-        learn.fit(2)
-    for a, b in zip(plain.model.parameters(), with_it.model.parameters(), strict=True):
-        assert torch.equal(a, b)
+# -- which device ------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
-    ("cuda", "mps", "best"), [(True, True, "cuda"), (True, False, "cuda"), (False, True, "mps"), (False, False, "cpu")]
+    ("has_cuda", "has_mps", "expected"),
+    [(False, False, "cpu"), (False, True, "mps"), (True, False, "cuda"), (True, True, "cuda")],
 )
-def test_picks_the_best_there_is(monkeypatch: pytest.MonkeyPatch, cuda: bool, mps: bool, best: str) -> None:
-    real = torch.empty
-    asked = []
+def test_without_a_name_it_is_the_fastest_kind_there_is(monkeypatch, has_cuda, has_mps, expected):
+    tried = []
 
-    def empty(size: int, device: torch.device) -> Tensor:
-        asked.append(device)
-        return real(size, device="meta")
+    def empty(size, device):  # an empty tensor is how the callback finds out whether a device is there
+        tried.append(torch.device(device).type)
+        return torch.zeros(size)
 
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
-    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: mps)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: has_cuda)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: has_mps)
     monkeypatch.setattr(torch, "empty", empty)
     DeviceCallback()
-    assert asked == [torch.device(best)]
+    assert tried == [expected]
 
 
-@pytest.mark.parametrize("device", ["gpu", "cuda:4096", "", 3.5, []])
-def test_a_device_that_is_not_there(device: object) -> None:
-    with pytest.raises(ValueError, match=r"`device` must be a device of this machine, got .*; leave it out"):
-        DeviceCallback(device)  # type: ignore[arg-type]
+@pytest.mark.parametrize("device", ["cpu", torch.device("cpu")])
+def test_a_device_may_be_named_or_given(device):
+    assert DeviceCallback(device).device == torch.device("cpu")
 
 
-class Where(Callback):
-    """Take down where things are, at the signals in which others would use them."""
-
-    def __init__(self) -> None:
-        self.seen: dict[str, set[str]] = collections.defaultdict(set)
-
-    def before_fit(self, learn: Learner) -> None:
-        self.seen["model in before_fit"].add(next(learn.model.parameters()).device.type)
-
-    def after_batch(self, learn: Learner) -> None:
-        self.seen["model"].add(next(learn.model.parameters()).device.type)
-        self.seen["batch"] |= {learn.xb.device.type, learn.yb.device.type, learn.preds.device.type}
+@pytest.mark.parametrize("device", ["graphics card", "cuda:999", "", 1.5, [], object()])
+def test_a_device_that_this_machine_has_not_is_refused_at_once(device):
+    with pytest.raises(ValueError, match=r"`device` must be a device of this machine, got .+: .+; leave it out"):
+        DeviceCallback(device)
 
 
-class LossToCPU(Callback):
-    """Put another loss in place, since nobody can read one from the meta device."""
-
-    def after_batch(self, learn: Learner) -> None:
-        learn.loss = torch.zeros(())
+# -- what moves --------------------------------------------------------------------------------------------------------
 
 
-def test_moves_model_batches_and_a_loss_with_weights(make_learner: Callable[..., Learner]) -> None:
-    loss_f, where = nn.CrossEntropyLoss(weight=torch.ones(3)), Where()
-    learn = make_learner(cbs=[where, LossToCPU(), DeviceCallback("meta")], loss_f=loss_f)
-    learn.fit(1)
-    assert where.seen == {"model in before_fit": {"meta"}, "model": {"meta"}, "batch": {"meta"}}
+def test_in_a_fit_all_is_there_before_others_look(make_learner):
+    note = Note()
+    loss_f = nn.CrossEntropyLoss(weight=torch.ones(3))
+    make_learner(cbs=[note, DeviceCallback("meta")], loss_f=loss_f).fit(1)
+    assert note.places == {"model at the start on meta", "model on meta", "inputs on meta", "predictions on meta"}
     assert loss_f.weight.device == META
 
 
-def test_validate_outside_a_fit_moves_the_model_too(make_learner: Callable[..., Learner]) -> None:
-    where = Where()
-    make_learner(cbs=[where, LossToCPU(), DeviceCallback("meta")]).validate()
-    assert where.seen == {"model": {"meta"}, "batch": {"meta"}}
+def test_a_validation_needs_no_fit_before_it(make_learner):
+    note = Note()
+    make_learner(cbs=[note, DeviceCallback("meta")]).validate()
+    assert note.places == {"model on meta", "inputs on meta", "predictions on meta"}
 
 
-def test_buffers_alone_out_of_place_are_moved(make_learner: Callable[..., Learner]) -> None:
-    model = nn.Sequential(nn.Linear(4, 3), nn.BatchNorm1d(3))
-    learn = make_learner(model=model, cbs=DeviceCallback("cpu"))
-    model[1].running_mean = model[1].running_mean.to("meta")
-    with pytest.raises(NotImplementedError, match="Cannot copy out of meta tensor"):  # so it was tried
+def test_batches_of_any_make_move(make_learner):
+    x, y = torch.ones(2, 4), torch.zeros(2, dtype=torch.int64)
+    learn = make_learner(dls={"infer": [[{"input": x}, (y, "text")]]})
+    learn.batch = batch = next(iter(learn.dls["infer"]))
+    DeviceCallback("meta").before_batch(learn)
+    assert [learn.batch[0]["input"].device, learn.batch[1][0].device, learn.batch[1][1]] == [META, META, "text"]
+    learn.batch = batch
+    DeviceCallback("cpu").before_batch(learn)
+    assert learn.batch is batch
+
+
+def test_a_buffer_alone_in_the_wrong_place_is_seen(make_learner):
+    learn = make_learner(model=nn.Sequential(nn.Linear(4, 3), nn.BatchNorm1d(3)), cbs=DeviceCallback("cpu"))
+    learn.model[1].running_var = learn.model[1].running_var.to("meta")
+    # There is no way back from meta: that torch says so shows that it was asked.
+    with pytest.raises(NotImplementedError, match="Cannot copy out of meta tensor"):
         learn.validate()
 
 
-def test_optimizer_holds_the_moved_parameters(make_learner: Callable[..., Learner]) -> None:
-    learn = make_learner(cbs=[LossToCPU(), DeviceCallback("meta")])
-    learn.fit(1)  # the optimizer is made before `before_fit`
-    held = [p for group in learn.opt.param_groups for p in group["params"]]  # type: ignore[union-attr]
-    assert all(a is b for a, b in zip(held, learn.model.parameters(), strict=True))
+# -- optimizers --------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kwargs", [{}, {"capturable": True}, {"fused": True}])
-def test_optimizer_state_of_earlier_fits_moves_along(
-    make_learner: Callable[..., Learner], kwargs: dict[str, bool]
-) -> None:
+def test_the_optimizer_trains_the_parameters_that_the_model_has_now(make_learner):
+    learn = make_learner(cbs=[Note(), DeviceCallback("meta")])
+    learn.fit(1)
+    assert {p.device for p in held_by(learn.opt)} == {META}
+    assert are_same_objects(held_by(learn.opt), learn.model.parameters())
+
+
+def test_momentum_of_an_earlier_fit_comes_along(make_learner):
+    learn = make_learner(opt_func=momentum)
+    learn.fit(1)
+    DeviceCallback("meta").before_fit(learn)
+    assert are_same_objects(learn.opt.state, learn.model.parameters())
+    assert {values["momentum_buffer"].device for values in learn.opt.state.values()} == {META}
+
+
+@pytest.mark.parametrize(("setting", "place"), [(None, "cpu"), ("capturable", "meta"), ("fused", "meta")])
+def test_adam_counts_steps_on_the_host_unless_it_must_not_look_there(make_learner, setting, place):
     learn = make_learner(opt_func=torch.optim.Adam)
     learn.fit(1)
-    opt = learn.opt
-    assert opt is not None
-    opt.param_groups[0].update(kwargs)
-    cb = DeviceCallback("meta")
-    cb.before_fit(learn)
-    assert {p.device for p in opt.state} == {META}
-    assert all(a is b for a, b in zip(opt.state, learn.model.parameters(), strict=True))
-    for state in opt.state.values():
-        assert state["exp_avg"].device == state["exp_avg_sq"].device == META
-        # Adam counts on the host, unless it may not look there
-        assert state["step"].device.type == ("meta" if kwargs else "cpu")
+    if setting:
+        learn.opt.param_groups[0][setting] = True
+    DeviceCallback("meta").before_fit(learn)
+    for values in learn.opt.state.values():
+        assert values["exp_avg"].device == values["exp_avg_sq"].device == META
+        assert values["step"].device.type == place
 
 
-def test_state_that_was_left_behind_by_a_move_by_hand(make_learner: Callable[..., Learner]) -> None:
-    learn = make_learner(opt_func=lambda params, lr: torch.optim.SGD(params, lr=lr, momentum=0.9))
+def test_state_left_behind_by_a_model_moved_by_hand_is_fetched(make_learner):
+    learn = make_learner(opt_func=momentum)
     learn.fit(1)
-    opt = learn.opt
-    assert opt is not None
-    for state in opt.state.values():
-        state["momentum_buffer"] = state["momentum_buffer"].to("meta")
-    with pytest.raises(NotImplementedError, match="Cannot copy out of meta tensor"):  # so it was tried
+    for values in learn.opt.state.values():
+        values["momentum_buffer"] = values["momentum_buffer"].to("meta")
+    with pytest.raises(NotImplementedError, match="Cannot copy out of meta tensor") as caught:
         learn.fit(1, cbs=DeviceCallback("cpu"))
+    assert "in DeviceCallback.before_fit" in caught.value.__notes__[0]
 
 
-@pytest.mark.usefixtures("_new_parameters")
-def test_nothing_is_made_anew_where_all_is_in_place(make_learner: Callable[..., Learner]) -> None:
-    learn = make_learner(cbs=DeviceCallback("cpu"))
+# -- where all is in place already -------------------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("_makes_new_parameters")
+def test_nothing_is_made_anew(make_learner):
+    learn = make_learner(cbs=DeviceCallback("cpu"), opt_func=momentum)
     before = list(learn.model.parameters())
     learn.fit(2)
-    assert all(a is b for a, b in zip(before, learn.model.parameters(), strict=True))
+    assert are_same_objects(before, learn.model.parameters())
+
+
+def test_the_cpu_trains_bit_for_bit_as_a_loop_by_hand(make_learner, dls):
+    learn: Learner = make_learner(cbs=DeviceCallback("cpu"), opt_func=momentum)
+    by_hand = make_learner().model
+    torch.manual_seed(0)
+    learn.fit(2)
+    torch.manual_seed(0)
+    opt = momentum(by_hand.parameters(), lr=0.1)
+    for _ in range(2):
+        for x, y in dls["train"]:
+            nn.functional.cross_entropy(by_hand(x), y).backward()
+            opt.step()
+            opt.zero_grad()
+    assert all(torch.equal(a, b) for a, b in zip(learn.model.parameters(), by_hand.parameters(), strict=True))

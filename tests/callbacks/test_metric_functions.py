@@ -1,81 +1,122 @@
-"""Metric functions against scikit-learn, torchmetrics and arithmetic."""
-
-from collections.abc import Callable
-from typing import Any
+"""Each metric function against another library or numbers worked out by hand."""
 
 import pytest
-import sklearn.metrics
 import torch
-import torchmetrics
-from torch import Tensor
+from sklearn.metrics import accuracy_score, mean_absolute_error, mean_squared_error, top_k_accuracy_score
+from torchmetrics.functional.classification import multiclass_accuracy
 
-from callbacks.metric_functions import accuracy, mae, mse, top_k_accuracy
+from callbacks import accuracy, mae, mean_over_samples, mse, top_k_accuracy
 
-
-@pytest.mark.parametrize("shape", [(50, 4), (50, 4, 3), (50, 4, 3, 2)])
-def test_accuracy_and_top_k_against_torchmetrics(shape: tuple[int, ...]) -> None:
-    preds, target = torch.randn(shape), torch.randint(0, 4, (shape[0], *shape[2:]))
-    for k, f in ((1, accuracy), (1, top_k_accuracy(1)), (2, top_k_accuracy(2)), (3, top_k_accuracy(3))):
-        expected = torchmetrics.functional.classification.multiclass_accuracy(
-            preds, target, num_classes=4, average="micro", top_k=k
-        )
-        assert float(f(preds, target)) == pytest.approx(float(expected))
+CLASSES = torch.int64
 
 
+def classes(*shape):
+    return torch.zeros(shape, dtype=CLASSES)
+
+
+# -- numbers -----------------------------------------------------------------------------------------------------------
+
+
+def test_accuracy_by_hand():
+    scores = torch.tensor([[0.1, 0.9], [0.8, 0.2], [0.4, 0.6], [0.7, 0.3]])
+    assert accuracy(scores, torch.tensor([1, 0, 0, 1])) == 0.5
+    assert accuracy(scores, torch.tensor([1, 0, 1, 1])) == 0.75
+
+
+@pytest.mark.parametrize("extra", [(), (6,), (3, 2)], ids=["one answer", "a sequence", "an image"])
+@pytest.mark.parametrize("k", [1, 2, 3])
+def test_several_classes_against_torchmetrics(k, extra):
+    scores, target = torch.randn(40, 5, *extra), torch.randint(5, (40, *extra))
+    expected = multiclass_accuracy(scores, target, num_classes=5, average="micro", top_k=k).item()
+    assert top_k_accuracy(k)(scores, target).item() == pytest.approx(expected)
+    if k == 1:
+        assert accuracy(scores, target).item() == pytest.approx(expected)
+
+
+def test_top_k_against_scikit_learn():
+    scores, target = torch.randn(60, 7), torch.randint(7, (60,))
+    expected = top_k_accuracy_score(target, scores, k=4, labels=range(7))
+    assert top_k_accuracy(4)(scores, target).item() == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.int64, torch.bool])
 @pytest.mark.parametrize(
-    ("preds", "target"), [((40,), (40,)), ((40, 1), (40,)), ((40, 1), (40, 1)), ((40, 1, 5), (40, 5))]
+    ("logits_shape", "target_shape"), [((50,), (50,)), ((50, 1), (50,)), ((50, 1), (50, 1)), ((50, 1, 4), (50, 4))]
 )
-@pytest.mark.parametrize("dtype", [torch.int64, torch.float32, torch.bool])
-def test_accuracy_of_two_classes_against_sklearn(
-    preds: tuple[int, ...], target: tuple[int, ...], dtype: torch.dtype
-) -> None:
-    logits, truth = torch.randn(preds), torch.randint(0, 2, target).to(dtype)
-    expected = sklearn.metrics.accuracy_score(truth.long().flatten(), (logits > 0).long().flatten())
-    assert float(accuracy(logits, truth)) == pytest.approx(expected)
+def test_two_classes_against_scikit_learn(logits_shape, target_shape, dtype):
+    logits, target = torch.randn(logits_shape), torch.randint(2, target_shape).to(dtype)
+    expected = accuracy_score(target.flatten().bool(), logits.flatten() > 0)
+    assert accuracy(logits, target).item() == pytest.approx(expected)
 
 
-@pytest.mark.parametrize("shape", [(30,), (30, 1), (30, 2, 3)])
-def test_errors_of_regression_against_sklearn(shape: tuple[int, ...]) -> None:
-    preds, target = torch.randn(shape), torch.randn(shape)
-    flat = target.flatten(), preds.flatten()
-    assert float(mse(preds, target)) == pytest.approx(sklearn.metrics.mean_squared_error(*flat), rel=1e-6)
-    assert float(mae(preds, target)) == pytest.approx(sklearn.metrics.mean_absolute_error(*flat), rel=1e-6)
+def test_a_logit_of_zero_is_a_no():
+    assert accuracy(torch.zeros(4), torch.tensor([0.0, 0.0, 0.0, 1.0])) == 0.75
+
+
+@pytest.mark.parametrize("shape", [(40,), (40, 1), (40, 3, 2)])
+def test_errors_of_regression_against_scikit_learn(shape):
+    preds, target = torch.randn(shape, dtype=torch.float64), torch.randn(shape, dtype=torch.float64)
+    assert mse(preds, target).item() == pytest.approx(mean_squared_error(target.flatten(), preds.flatten()))
+    assert mae(preds, target).item() == pytest.approx(mean_absolute_error(target.flatten(), preds.flatten()))
+
+
+# -- names and marks ---------------------------------------------------------------------------------------------------
+
+
+def test_all_are_means_over_samples_and_so_may_be_joined():
+    assert all(f.is_mean_over_samples for f in (accuracy, mse, mae, top_k_accuracy(3)))
+
+
+def test_marking_a_function_leaves_it_the_function_that_it_was():
+    def half(preds, target):
+        return 0.5
+
+    assert mean_over_samples(half) is half
+    assert half.is_mean_over_samples
+
+
+def test_top_k_is_named_by_its_k():
+    assert [top_k_accuracy(k).__name__ for k in (1, 5)] == ["top_1_accuracy", "top_5_accuracy"]
+
+
+# -- what would give a wrong number is refused -------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     ("preds", "target"),
     [
-        (torch.zeros(4, 3), torch.zeros(4, 1, dtype=torch.int64)),  # would broadcast to (4, 4)
-        (torch.zeros(4, 3), torch.zeros(3, dtype=torch.int64)),
-        (torch.zeros(4, 3), torch.zeros(4, 3, dtype=torch.int64)),
-        (torch.zeros(4, 3), torch.zeros(4)),
-        (torch.zeros(4, 1), torch.zeros(3)),
-        (torch.zeros(4), torch.zeros(4, 1)),
-        (torch.zeros(4, dtype=torch.int64), torch.zeros(4, dtype=torch.int64)),  # classes, not logits
+        (torch.zeros(4, 3), classes(4, 1)),  # broadcasts to (4, 4)
+        (torch.zeros(4, 3), classes(4, 3)),  # one-hot
+        (torch.zeros(4, 3), classes(5)),
+        (torch.zeros(4, 3), torch.zeros(4)),  # no class numbers
+        (torch.zeros(4), torch.zeros(4, 1)),  # broadcasts to (4, 4)
+        (torch.zeros(4, 1), torch.zeros(5)),
+        (classes(4), classes(4)),  # answers instead of logits
     ],
 )
-def test_accuracy_refuses_what_would_broadcast_to_a_wrong_number(preds: Tensor, target: Tensor) -> None:
-    with pytest.raises(ValueError, match=r"`accuracy` must be given scores \(N, C, ...\).*got Tensor"):
+def test_accuracy_of_shapes_or_types_that_do_not_belong_together(preds, target):
+    with pytest.raises(ValueError, match=r"`accuracy` must be given scores \(N, C, \.\.\.\).*, got Tensor\(4"):
         accuracy(preds, target)
 
 
 @pytest.mark.parametrize("f", [mse, mae])
-def test_regression_refuses_shapes_that_differ(f: Callable[..., Tensor]) -> None:
-    with pytest.raises(ValueError, match=r"two tensors of one shape, got Tensor\(4, 1\).* and Tensor\(4,\)"):
+def test_a_column_against_a_row_is_refused(f):
+    message = rf"`{f.__name__}` must be given two tensors of one shape, got Tensor\(4, 1\).* and Tensor\(4,\)"
+    with pytest.raises(ValueError, match=message):
         f(torch.zeros(4, 1), torch.zeros(4))
 
 
-@pytest.mark.parametrize("k", [0, -1, 1.5, True])
-def test_top_k_refuses_a_k_that_is_no_count(k: Any) -> None:
-    with pytest.raises(ValueError, match="`k` must be a whole number of at least 1"):
+@pytest.mark.parametrize("k", [0, -2, 2.0, "2", True, None])
+def test_k_must_be_a_count(k):
+    with pytest.raises(ValueError, match="`k` must be a whole number of at least 1, got"):
         top_k_accuracy(k)
 
 
-def test_top_k_refuses_more_than_there_are_classes() -> None:
+def test_k_must_not_exceed_the_classes():
     with pytest.raises(ValueError, match="`k` must be at most the number of classes, got 4 of 3"):
-        top_k_accuracy(4)(torch.zeros(2, 3), torch.zeros(2, dtype=torch.int64))
-    with pytest.raises(ValueError, match="`top_1_accuracy` must be given scores"):
-        top_k_accuracy(1)(torch.zeros(2), torch.zeros(2, dtype=torch.int64))
+        top_k_accuracy(4)(torch.zeros(2, 3), classes(2))
 
 
-# -- one evaluation for many batches ---------------------------------------------------------------------------------
+def test_top_k_takes_no_logits_of_two_classes():
+    with pytest.raises(ValueError, match=r"`top_2_accuracy` must be given scores \(N, C"):
+        top_k_accuracy(2)(torch.zeros(2), classes(2))

@@ -1,579 +1,500 @@
+"""What is measured, over which batches, how often, and what it is called."""
+
 import math
 import warnings
-from collections.abc import Callable, Iterator
 from functools import partial
-from typing import Any
 
 import pytest
-import sklearn.metrics
 import torch
 import torchmetrics
+from sklearn.metrics import accuracy_score, balanced_accuracy_score, f1_score, log_loss
 from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score
 
-from callbacks import MetricsCallback, accuracy, mean_over_samples, top_k_accuracy
-from callbacks import metrics as module
+from callbacks import MetricsCallback, accuracy, mean_over_samples, metrics, top_k_accuracy
 from learner import Callback, CancelBatchException, CancelEpochException, CancelStepException, Learner
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore", DeprecationWarning)  # it still uses torch.jit.script
     import torcheval.metrics
 
-MakeLearner = Callable[..., Learner]
+N_SAMPLES = 23  # of which the last batch has two
 
 
-def share_of_ones(preds: Tensor, target: Tensor) -> Tensor:
-    """A mean that does not say so."""
-    return (target == 1).float().mean()
+class Echo(nn.Module):
+    """Predict the input, so that what has to come out can be worked out from the data alone."""
+
+    def __init__(self):
+        super().__init__()
+        self.unused = nn.Parameter(torch.zeros(()))
+
+    def forward(self, x):
+        return x + 0 * self.unused
 
 
-def n_hits(preds: Tensor, target: Tensor) -> float:
-    return float((preds.argmax(1) == target).float().mean())
+class Seen:
+    """The least that a metric object needs: count samples."""
 
-
-class Count:
-    """An object with the least that is asked for."""
-
-    def __init__(self) -> None:
+    def __init__(self):
         self.n = self.n_resets = 0
 
-    def reset(self) -> None:
-        self.n, self.n_resets = 0, self.n_resets + 1
+    def reset(self):
+        self.n = 0
+        self.n_resets += 1
 
-    def update(self, preds: Tensor, target: Tensor) -> None:
+    def update(self, preds, target):
         self.n += len(target)
 
-    def compute(self) -> int:
+    def compute(self):
         return self.n
 
 
-class Calls:
-    """Count the calls of a metric, and the batch sizes."""
-
-    def __init__(self, f: Callable[..., Any] = accuracy, is_mean: bool = True) -> None:
-        self.f, self.sizes = f, list[int]()
-        if is_mean:
-            mean_over_samples(self)
-
-    def __call__(self, preds: Tensor, target: Tensor) -> Any:
-        self.sizes.append(len(target))
-        return self.f(preds, target)
+def share_right(preds, target):
+    """A function that does not say that it is a mean over samples, and that gives a float."""
+    return (preds.argmax(1) == target).double().mean().item()
 
 
-class Still(nn.Module):
-    """Predict the input, whatever the optimizer does: then numbers can be had by hand."""
+def recorded(f, may_be_joined=True):
+    """Return a metric that counts how many samples it was given each time, and the list of those counts."""
+    sizes = []
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.zero = nn.Parameter(torch.zeros(()))
+    def metric(preds, target):
+        sizes.append(len(target))
+        return f(preds, target)
 
-    def forward(self, x: Tensor) -> Tensor:
-        return x + 0 * self.zero
+    return (mean_over_samples(metric) if may_be_joined else metric), sizes
 
 
-def still(train: Any, valid: Any = None, cbs: Any = None, loss_f: Any = nn.functional.cross_entropy) -> Learner:
-    dls = {"train": train} | ({} if valid is None else {"valid": valid})
-    return Learner(Still(), dls, loss_f, lr=0.0, cbs=cbs)
+def batches_of(n_batches, size=4, length=None):
+    shape = (size,) if length is None else (size, length)
+    return [(torch.randn(size, 3, *shape[1:]), torch.randint(3, shape)) for _ in range(n_batches)]
+
+
+def joined(batches):
+    xs, ys = zip(*batches, strict=True)
+    return torch.cat(xs), torch.cat(ys)
+
+
+def share_right_in(batches):
+    """The same by scikit-learn; metrics are float32, so it is known to about seven digits."""
+    x, y = joined(batches)
+    return pytest.approx(accuracy_score(y, x.argmax(1)), abs=1e-6)
+
+
+def learner_of(train, cbs, loss_f=cross_entropy, **others):
+    return Learner(Echo(), {"train": train, **others}, loss_f, lr=0.0, cbs=cbs)
+
+
+def fitted(train, *args, n_epochs=1, **kwargs):
+    learn = learner_of(train, *args, **kwargs)
+    learn.fit(n_epochs)
+    return learn
 
 
 @pytest.fixture
-def ragged() -> list[tuple[Tensor, Tensor]]:
-    """Batches of 7, 7, 7 and 2."""
-    x, y = torch.randn(23, 3), torch.randint(0, 3, (23,))
+def data():
+    x, y = torch.randn(N_SAMPLES, 3), torch.randint(3, (N_SAMPLES,))
     return list(zip(x.split(7), y.split(7), strict=True))
 
 
-def whole(batches: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
-    x, y = zip(*batches, strict=True)
-    return torch.cat(x), torch.cat(y)
+# -- the numbers -------------------------------------------------------------------------------------------------------
 
 
-# -- numbers against an outside reference --------------------------------------------------------------------------
-
-
-def test_every_kind_of_metric_against_sklearn_with_a_ragged_last_batch(ragged: list[tuple[Tensor, Tensor]]) -> None:
+def test_every_kind_of_metric_agrees_with_scikit_learn_on_a_short_last_batch(data):
     cb = MetricsCallback(
-        accuracy,
-        n_hits,
-        tm=torchmetrics.classification.MulticlassAccuracy(num_classes=3, average="micro"),
-        f1=torchmetrics.classification.MulticlassF1Score(num_classes=3, average="macro"),
-        te=torcheval.metrics.MulticlassAccuracy(),
+        share_right,
+        f1=MulticlassF1Score(num_classes=3, average="macro"),
+        accuracy=accuracy,
+        from_torchmetrics=MulticlassAccuracy(num_classes=3, average="micro"),
+        from_torcheval=torcheval.metrics.MulticlassAccuracy(),
     )
-    learn = still(ragged, ragged[1:], cb)
-    learn.fit(2)
-    for name, batches in (("train", ragged), ("valid", ragged[1:])):
-        x, y = whole(batches)
-        truth = sklearn.metrics.accuracy_score(y, x.argmax(1))
-        for metric in ("accuracy", "n_hits", "tm", "te"):
-            assert learn.metrics[name][metric] == pytest.approx(truth, abs=1e-6)  # float32 means
-        f1 = sklearn.metrics.f1_score(y, x.argmax(1), average="macro")
-        assert learn.metrics[name]["f1"] == pytest.approx(f1, abs=1e-6)
-        loss = sklearn.metrics.log_loss(y, x.double().softmax(1), labels=[0, 1, 2])
-        assert learn.metrics[name]["loss"] == pytest.approx(loss, abs=1e-5)
-    assert list(learn.metrics["train"]) == ["loss", "accuracy", "n_hits", "tm", "f1", "te"]
-    assert all(type(value) is float for value in learn.metrics["train"].values())
-    assert learn.history[1]["valid/f1"] == learn.metrics["valid"]["f1"]
+    learn = fitted(data, cb, valid=data[2:], n_epochs=2)
+    for loader, batches in {"train": data, "valid": data[2:]}.items():
+        x, y = joined(batches)
+        found = learn.metrics[loader]
+        assert found == {
+            "loss": pytest.approx(log_loss(y, x.double().softmax(1), labels=range(3)), abs=1e-5),
+            "accuracy": share_right_in(batches),
+            "share_right": share_right_in(batches),
+            "f1": pytest.approx(f1_score(y, x.argmax(1), average="macro"), abs=1e-6),
+            "from_torchmetrics": share_right_in(batches),
+            "from_torcheval": share_right_in(batches),
+        }
+        assert list(found) == ["loss", *cb.metrics]
+        assert {type(value) for value in found.values()} == {float}
+        assert {f"{loader}/{name}": value for name, value in found.items()}.items() <= learn.history[-1].items()
 
 
-def test_weights_are_batch_sizes_by_hand() -> None:
-    batches = [(torch.zeros(3, 2), torch.tensor([0, 0, 0])), (torch.zeros(1, 2), torch.tensor([1]))]
-    learn = still(batches, cbs=MetricsCallback(accuracy, share_of_ones))
-    learn.fit(1)
-    assert learn.metrics["train"] == {"loss": pytest.approx(math.log(2)), "accuracy": 0.75, "share_of_ones": 0.25}
+def test_a_batch_counts_by_its_size():
+    three_right, one_wrong = torch.zeros(3, dtype=torch.int64), torch.ones(1, dtype=torch.int64)
+    learn = fitted([(torch.zeros(3, 2), three_right), (torch.zeros(1, 2), one_wrong)], MetricsCallback(accuracy))
+    assert learn.metrics["train"] == {"loss": pytest.approx(math.log(2)), "accuracy": 0.75}
 
 
-def test_a_mean_over_samples_is_evaluated_for_many_batches_at_once() -> None:
-    batches = [(torch.randn(4, 3), torch.randint(0, 3, (4,))) for _ in range(150)]
-    calls, each = Calls(), Calls(is_mean=False)
-    learn = still(batches, cbs=MetricsCallback(joined=calls, each=each))
-    learn.fit(1)
-    assert calls.sizes == [4, 64 * 4, 64 * 4, 21 * 4]
-    assert each.sizes == [4] * 150
-    x, y = whole(batches)
-    truth = sklearn.metrics.accuracy_score(y, x.argmax(1))
-    assert learn.metrics["train"]["joined"] == pytest.approx(truth, abs=1e-6)
-    assert learn.metrics["train"]["each"] == pytest.approx(truth, abs=1e-6)
+# -- many batches at once ----------------------------------------------------------------------------------------------
 
 
-def test_batches_of_changing_shape_are_not_joined() -> None:
-    lengths = [5, 5, 5, 2, 2, 5]
-    batches = [(torch.randn(4, 3, n), torch.randint(0, 3, (4, n))) for n in lengths]
-    calls = Calls()
-    learn = still(batches, cbs=MetricsCallback(calls=calls))
-    learn.fit(1)
-    assert calls.sizes == [4, 8, 4, 4, 4]
-    truth = sum(float(accuracy(x, y)) for x, y in batches) / len(batches)
-    assert learn.metrics["train"]["calls"] == pytest.approx(truth)
+def test_means_over_samples_are_evaluated_for_64_batches_at_once_and_others_for_each():
+    at_once, sizes = recorded(share_right)
+    one_by_one, sizes_one_by_one = recorded(share_right, may_be_joined=False)
+    batches = batches_of(150)
+    learn = fitted(batches, MetricsCallback(at_once=at_once, one_by_one=one_by_one))
+    assert sizes == [4, 64 * 4, 64 * 4, 21 * 4]  # the first by itself, to fail where it does not fit
+    assert sizes_one_by_one == [4] * 150
+    found = learn.metrics["train"]
+    assert found["at_once"] == found["one_by_one"] == share_right_in(batches)
 
 
-def test_what_waits_is_bounded_in_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_MAX_ELEMENTS", 40)  # a batch is 4 * 3 + 4
-    calls = Calls()
-    batches = [(torch.randn(4, 3), torch.randint(0, 3, (4,))) for _ in range(6)]
-    still(batches, cbs=MetricsCallback(calls=calls)).fit(1)
-    assert calls.sizes == [4, 8, 8, 4]
-    monkeypatch.setattr(module, "_MAX_ELEMENTS", 20)
-    calls.sizes.clear()
-    still(batches, cbs=MetricsCallback(calls=calls)).fit(1)
-    assert calls.sizes == [4] * 6
+def test_only_batches_of_one_shape_are_evaluated_together():
+    metric, sizes = recorded(accuracy)
+    batches = [batches_of(1, length=length)[0] for length in (5, 5, 5, 2, 2, 5)]
+    learn = fitted(batches, MetricsCallback(metric))
+    assert sizes == [4, 4 + 4, 4, 4, 4]
+    by_hand = [(x.argmax(1) == y).double().mean().item() for x, y in batches]
+    assert learn.metrics["train"]["metric"] == pytest.approx(sum(by_hand) / len(by_hand))
 
 
-@pytest.mark.parametrize("is_numpy", [False, True])
-def test_a_loader_that_fills_one_buffer_again_and_again(is_numpy: bool) -> None:
-    x, y = torch.randn(10, 4, 3), torch.randint(0, 3, (10, 4))
-    x_buffer, y_buffer = torch.zeros(4, 3), torch.zeros(4, dtype=torch.int64)
-
-    class Loader:
-        def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-            for xb, yb in zip(x, y, strict=True):
-                if is_numpy:  # which torch does not notice
-                    x_buffer.numpy()[:], y_buffer.numpy()[:] = xb.numpy(), yb.numpy()
-                else:
-                    x_buffer.copy_(xb)
-                    y_buffer.copy_(yb)
-                yield x_buffer, y_buffer
-
-    learn = still(Loader(), cbs=MetricsCallback(accuracy))
-    learn.fit(1)
-    truth = sklearn.metrics.accuracy_score(y.flatten(), x.flatten(0, 1).argmax(1))
-    assert learn.metrics["train"]["accuracy"] == pytest.approx(truth, abs=1e-6)
+@pytest.mark.parametrize(("limit", "expected"), [(40, [4, 8, 8, 4]), (20, [4] * 6)])
+def test_what_waits_takes_a_bounded_memory(monkeypatch, limit, expected):
+    monkeypatch.setattr(metrics, "_MAX_ELEMENTS", limit)  # a batch has 4 * 3 + 4
+    metric, sizes = recorded(accuracy)
+    fitted(batches_of(6), MetricsCallback(metric))
+    assert sizes == expected
 
 
-def test_predictions_changed_in_place_after_they_were_measured(ragged: list[tuple[Tensor, Tensor]]) -> None:
-    class Spoil(Callback):
-        def after_batch(self, learn: Learner) -> None:
-            learn.preds.detach().zero_()
-            learn.yb.fill_(2)
+@pytest.mark.parametrize("through_numpy", [False, True], ids=["torch", "numpy, which torch does not notice"])
+def test_a_loader_may_fill_the_same_memory_again(through_numpy):
+    batches = batches_of(10)
 
-    x, y = whole(ragged)
-    truth = sklearn.metrics.accuracy_score(y, x.argmax(1))
-    learn = still(ragged, cbs=[MetricsCallback(accuracy), Spoil()])
-    learn.fit(1)
-    assert learn.metrics["train"]["accuracy"] == pytest.approx(truth, abs=1e-6)
+    def refill():
+        x, y = torch.empty(4, 3), torch.empty(4, dtype=torch.int64)
+        for new_x, new_y in batches:
+            if through_numpy:
+                x.numpy()[:], y.numpy()[:] = new_x, new_y
+            else:
+                x.copy_(new_x), y.copy_(new_y)
+            yield x, y
+
+    learn = fitted(refill(), MetricsCallback(accuracy))
+    assert learn.metrics["train"]["accuracy"] == share_right_in(batches)
 
 
-def test_scalars_as_predictions_and_targets_are_not_joined() -> None:
+def test_what_later_callbacks_do_to_predictions_and_targets_does_not_count(data):
+    class Wipe(Callback):
+        def after_batch(self, learn):
+            learn.preds.detach().fill_(0)
+            learn.yb.fill_(1)
+
+    expected = share_right_in(data)
+    # Copies, since what is wiped is the data itself.
+    learn = fitted([(x.clone(), y.clone()) for x, y in data], [MetricsCallback(accuracy), Wipe()])
+    assert learn.metrics["train"]["accuracy"] == expected
+
+
+def test_a_target_without_a_batch_axis_is_never_joined():
     @mean_over_samples
-    def gap(preds: Tensor, target: Tensor) -> Tensor:
+    def above(preds, target):
         return preds.mean() - target
 
-    batches = [(torch.full((2,), float(i)), torch.tensor(1.0)) for i in range(4)]
-    learn = still(batches, cbs=MetricsCallback(gap), loss_f=lambda preds, target: preds.sum())
-    learn.fit(1)
-    assert learn.metrics["train"]["gap"] == pytest.approx(0.5)
+    batches = [(torch.full((2,), value), torch.tensor(1.0)) for value in (0.0, 1.0, 2.0, 3.0)]
+    learn = fitted(batches, MetricsCallback(above), loss_f=lambda preds, target: preds.sum())
+    assert learn.metrics["train"]["above"] == pytest.approx((-1 + 0 + 1 + 2) / 4)
 
 
-def test_targets_and_predictions_that_are_no_tensors_reach_the_metric() -> None:
+def test_predictions_and_targets_that_are_no_tensors_arrive_without_their_graph():
+    class Both(Echo):
+        def forward(self, x):
+            return {"first": super().forward(x), "second": [super().forward(x)]}
+
+    seen = []
+
     @mean_over_samples
-    def first_accuracy(preds: tuple[Tensor, Tensor], target: dict[str, Tensor]) -> Tensor:
-        assert not preds[0].requires_grad
-        return accuracy(preds[0], target["y"])
+    def of_first(preds, target):
+        seen.extend([preds["first"].requires_grad, preds["second"][0].requires_grad, torch.is_grad_enabled()])
+        return accuracy(preds["first"], target["y"])
 
-    class Two(Still):
-        def forward(self, x: Tensor) -> Any:
-            return super().forward(x), [x, {"x": x}]
+    def other(preds, target):
+        seen.extend([preds["first"].requires_grad, torch.is_grad_enabled()])
+        return 0.0
 
-    class Keep:
-        def reset(self) -> None:
-            self.kept: list[Any] = []
+    class Update(Seen):
+        def update(self, preds, target):
+            seen.extend([preds["first"].requires_grad, torch.is_grad_enabled()])
 
-        def update(self, preds: Any, target: Any) -> None:
-            assert not torch.is_grad_enabled()
-            self.kept.append(preds)
-
-        def compute(self) -> float:
-            return float(sum(preds[0].requires_grad for preds in self.kept))
-
-    x, y = torch.randn(6, 3), torch.randint(0, 3, (6,))
-    batches = [(x[:4], {"y": y[:4]}), (x[4:], {"y": y[4:]})]
-    cb = MetricsCallback(first_accuracy, with_graph=Keep())
-    learn = Learner(Two(), {"train": batches}, lambda p, t: nn.functional.cross_entropy(p[0], t["y"]), lr=0.0, cbs=cb)
-    learn.predict = lambda: setattr(learn, "preds", learn.model(learn.xb))  # type: ignore[method-assign]
+    batches = batches_of(3)
+    learn = learner_of([(x, {"y": y}) for x, y in batches], MetricsCallback(of_first, other, Update()))
+    learn.model, learn.loss_f = Both(), lambda preds, target: cross_entropy(preds["first"], target["y"])
     learn.fit(1)
-    truth = sklearn.metrics.accuracy_score(y, x.argmax(1))
-    assert learn.metrics["train"]["first_accuracy"] == pytest.approx(truth, abs=1e-6)
-    assert learn.metrics["train"]["with_graph"] == 0.0
+    assert learn.metrics["train"]["of_first"] == share_right_in(batches)
+    assert seen == [False] * 3 * (3 + 2 + 2)
 
 
-# -- what counts, and what does not ----------------------------------------------------------------------------------
+# -- which batches and passes count ------------------------------------------------------------------------------------
 
 
-class CancelOdd(Callback):
-    def __init__(self, signal: str) -> None:
-        setattr(self, signal, self.cancel)
+def at(signal, action):
+    """Return a callback that does something at one signal."""
+    return type("At", (Callback,), {signal: lambda self, learn: action(learn)})()
 
-    def cancel(self, learn: Learner) -> None:
-        if learn.i % 2:
-            raise CancelBatchException
+
+def cancel_when(condition, exception):
+    def action(learn):
+        if condition(learn):
+            raise exception
+
+    return action
 
 
 @pytest.mark.parametrize("signal", ["before_batch", "after_predict", "after_loss", "after_step"])
-def test_cancelled_batches_do_not_count(signal: str, ragged: list[tuple[Tensor, Tensor]]) -> None:
-    learn = still(ragged, cbs=[MetricsCallback(accuracy, n_hits, count=Count()), CancelOdd(signal)])
-    learn.fit(1)
-    x, y = whole(ragged[::2])
-    truth = pytest.approx(sklearn.metrics.accuracy_score(y, x.argmax(1)), abs=1e-6)
+def test_a_cancelled_batch_does_not_count(data, signal):
+    cancel = at(signal, cancel_when(lambda learn: learn.i % 2, CancelBatchException))
+    learn = fitted(data, [MetricsCallback(accuracy, share_right, Seen()), cancel])
+    x, y = joined(data[::2])
     assert learn.metrics["train"] == {
-        "loss": pytest.approx(float(nn.functional.cross_entropy(x, y))),
-        "accuracy": truth,
-        "n_hits": truth,
-        "count": 14.0,
+        "loss": pytest.approx(log_loss(y, x.double().softmax(1), labels=range(3)), abs=1e-5),
+        "accuracy": share_right_in(data[::2]),
+        "share_right": share_right_in(data[::2]),
+        "Seen": len(y),
     }
 
 
-def test_a_cancelled_pass_leaves_nothing_for_the_next(ragged: list[tuple[Tensor, Tensor]]) -> None:
-    class Cancel(Callback):
-        def after_batch(self, learn: Learner) -> None:
-            if learn.epoch == 0 and learn.i == 2:
-                raise CancelEpochException
-
-    learn = still(ragged, cbs=[MetricsCallback(accuracy, count=Count()), Cancel()])
-    learn.fit(2)
-    x, y = whole(ragged)
-    assert learn.metrics["train"]["count"] == 23.0
-    assert learn.metrics["train"]["accuracy"] == pytest.approx(sklearn.metrics.accuracy_score(y, x.argmax(1)), abs=1e-6)
+def test_a_cancelled_pass_leaves_nothing_to_the_next(data):
+    cancel = at("after_batch", cancel_when(lambda learn: (learn.epoch, learn.i) == (0, 2), CancelEpochException))
+    learn = fitted(data, [MetricsCallback(accuracy, Seen()), cancel], n_epochs=2)
+    assert (learn.metrics["train"]["accuracy"], learn.metrics["train"]["Seen"]) == (share_right_in(data), N_SAMPLES)
 
 
-def test_an_error_in_a_pass_leaves_nothing_for_the_next(ragged: list[tuple[Tensor, Tensor]]) -> None:
-    count = Count()
-    learn = still(ragged, cbs=MetricsCallback(accuracy, count=count))
-    learn.model.forward, forward = lambda x: 1 / 0, learn.model.forward  # type: ignore[method-assign]
-    with pytest.raises(ZeroDivisionError, match="division by zero"):
-        learn.fit(1)
-    learn.model.forward = forward  # type: ignore[method-assign]
+def test_a_failed_pass_leaves_nothing_to_the_next(data):
+    seen = Seen()
+    learn = learner_of(data, MetricsCallback(accuracy, seen))
+    with pytest.raises(RuntimeError, match="out of luck"):
+        learn.fit(1, cbs=at("after_step", cancel_when(lambda learn: learn.i == 2, RuntimeError("out of luck"))))
     learn.fit(1)
-    assert count.n_resets == 2  # once a pass, so it is the object itself and no copy for an inner pass
-    assert learn.metrics["train"]["count"] == 23.0
+    assert (learn.metrics["train"]["accuracy"], learn.metrics["train"]["Seen"]) == (share_right_in(data), N_SAMPLES)
+    assert seen.n_resets == 2  # the object itself, each time: a pass that is still open would have it copied
 
 
-def test_train_and_valid_do_not_mix(make_learner: MakeLearner) -> None:
-    count = Count()
-    learn = make_learner(cbs=MetricsCallback(count))
-    learn.fit(2)
-    assert learn.metrics["train"]["Count"] == 40.0
-    assert learn.metrics["valid"]["Count"] == 20.0
-    assert count.n == 20  # the user's own object has the last pass, to be asked for more
+def test_loaders_are_measured_one_by_one_and_an_object_keeps_the_last(data):
+    seen = Seen()
+    learn = fitted(data, MetricsCallback(seen), valid=data[:1], n_epochs=2)
+    assert (learn.metrics["train"]["Seen"], learn.metrics["valid"]["Seen"], seen.n) == (N_SAMPLES, 7, 7)
 
 
-class ValidateWithin(Callback):
-    """Validate in the middle of a training pass."""
+@pytest.mark.parametrize("order", [-20, 0], ids=["before the batch is measured", "after"])
+def test_a_validation_inside_a_training_pass_disturbs_neither(data, order):
+    def cb():
+        tm, te = MulticlassAccuracy(num_classes=3), torcheval.metrics.MulticlassAccuracy()
+        return MetricsCallback(accuracy, share_right, Seen(), tm=tm, te=te)
 
-    def __init__(self, order: float = 0) -> None:
-        self.order = order
-        self.results: list[dict[str, float]] = []
+    inside = []
 
-    def after_batch(self, learn: Learner) -> None:
+    def validate(learn):
         if learn.training and learn.i == 1:
-            self.results.append(learn.validate())
+            inside.append(learn.validate())
 
-
-@pytest.mark.parametrize("order", [-20, 0])
-def test_a_validation_within_a_pass_disturbs_nothing(ragged: list[tuple[Tensor, Tensor]], order: float) -> None:
-    def metrics() -> MetricsCallback:
-        return MetricsCallback(
-            accuracy,
-            n_hits,
-            Count(),
-            torchmetrics.classification.MulticlassAccuracy(num_classes=3),
-            te=torcheval.metrics.MulticlassAccuracy(),
-        )
-
-    plain = still(ragged, ragged[1:], metrics())
-    plain.fit(1)
-    within = ValidateWithin(order)
-    learn = still(ragged, ragged[1:], [metrics(), within])
-    learn.fit(1)
+    validating = at("after_batch", validate)
+    validating.order = order
+    plain, learn = fitted(data, cb(), valid=data[2:]), fitted(data, [cb(), validating], valid=data[2:])
     assert learn.metrics == plain.metrics
-    assert within.results == [plain.metrics["valid"]]
-    assert plain.metrics["train"]["Count"] == 23.0
-    assert plain.metrics["valid"]["Count"] == 16.0
+    assert inside == [plain.metrics["valid"]]
 
 
-def test_validate_outside_a_fit(make_learner: MakeLearner) -> None:
-    learn = make_learner(cbs=MetricsCallback(accuracy, Count()))
-    preds, target = learn.get_preds()
-    truth = pytest.approx(sklearn.metrics.accuracy_score(target, preds.argmax(1)), abs=1e-6)
-    assert learn.validate() == {"loss": pytest.approx(1.0, abs=0.9), "accuracy": truth, "Count": 20.0}
-    assert learn.validate(cbs=MetricsCallback(again=accuracy))["again"] == truth
+def test_passes_that_somebody_asks_for_are_measured(data):
+    learn = learner_of(data, MetricsCallback(accuracy, Seen()), valid=data[2:])
+    assert learn.validate()["accuracy"] == share_right_in(data[2:])
+    assert learn.validate("train")["Seen"] == N_SAMPLES
+    assert learn.validate(cbs=MetricsCallback(too=accuracy))["too"] == share_right_in(data[2:])
 
 
-def test_infer_loaders_are_not_measured_and_leave_objects_as_they_are(ragged: list[tuple[Tensor, Tensor]]) -> None:
-    count = Count()
-    learn = Learner(
-        Still(),
-        {"train": ragged, "infer": ragged[:1]},
-        nn.functional.cross_entropy,
-        lr=0.0,
-        cbs=MetricsCallback(accuracy, count=count),
-    )
-    learn.fit(1)
-    learn.get_preds("train")
+def test_infer_loaders_are_left_alone_and_leave_objects_as_they_were(data):
+    seen = Seen()
+    learn = fitted(data, MetricsCallback(accuracy, seen), infer=data[:1])
     assert learn.metrics.get("infer", {}) == {}
-    assert (count.n, count.n_resets) == (23, 1)
+    learn.get_preds("train")
+    assert (seen.n, seen.n_resets) == (N_SAMPLES, 1)
 
 
-def test_batches_without_a_target_are_not_measured() -> None:
-    count = Count()
-    learn = still([torch.randn(4, 3)], cbs=MetricsCallback(accuracy, count), loss_f=lambda preds: preds.sum())
-    learn.fit(1)
+def test_without_targets_nothing_is_measured_and_no_library_complains():
+    # torchmetrics warns of a `compute` before any `update`, and warnings are errors here.
+    cb = MetricsCallback(accuracy, Seen(), torchmetrics.MeanSquaredError())
+    learn = fitted([torch.randn(4, 3)], cb, loss_f=lambda preds: preds.sum())
     assert list(learn.metrics["train"]) == ["loss"]
-    assert count.n == 0
 
 
-def test_batches_without_predictions_are_not_measured() -> None:
-    class SkipOdd(Callback):
-        def around_predict(self, learn: Learner, action: Callable[[], None]) -> None:
+def test_a_batch_without_predictions_is_not_measured():
+    class EverySecond(Callback):
+        def around_predict(self, learn, action):
             if learn.i % 2:
                 raise CancelStepException
             action()
 
-    count = Count()
-    batches = [(torch.randn(4, 3), torch.randint(0, 3, (4,))) for _ in range(4)]
-    still(batches, cbs=[MetricsCallback(accuracy, n_hits, count), SkipOdd()]).fit(1)
-    assert count.n == 8
+    learn = fitted(batches_of(4), [MetricsCallback(accuracy, share_right, Seen()), EverySecond()])
+    assert learn.metrics["train"]["Seen"] == 8
 
 
-def test_a_torchmetrics_object_that_saw_nothing_is_left_out_without_a_warning() -> None:
-    metric = torchmetrics.MeanSquaredError()
-    learn = still([torch.randn(4, 3)], cbs=MetricsCallback(metric), loss_f=lambda preds: preds.sum())
-    learn.fit(1)
+def test_no_metrics_is_a_number_of_metrics(data):
+    assert list(fitted(data, MetricsCallback()).metrics["train"]) == ["loss"]
+
+
+def test_logged_values_come_first(data):
+    log = at("after_batch", lambda learn: learn.log(two=2.0))
+    assert list(fitted(data, [MetricsCallback(accuracy), log]).metrics["train"]) == ["loss", "two", "accuracy"]
+
+
+def test_added_in_the_middle_of_a_pass_it_begins_with_the_next(data):
+    def add(learn):
+        if learn.training and learn.i == 1:
+            learn.add_cb(MetricsCallback(accuracy))
+
+    learn = fitted(data, at("after_batch", add), valid=data)
     assert list(learn.metrics["train"]) == ["loss"]
+    assert learn.metrics["valid"]["accuracy"] == share_right_in(data)
 
 
-def test_without_metrics_there_is_the_loss(make_learner: MakeLearner) -> None:
-    learn = make_learner(cbs=MetricsCallback())
-    learn.fit(1)
-    assert list(learn.metrics["valid"]) == ["loss"]
+# -- what measuring costs the training ---------------------------------------------------------------------------------
 
 
-def test_logged_values_stand_beside_metrics(make_learner: MakeLearner) -> None:
-    class Log(Callback):
-        def after_batch(self, learn: Learner) -> None:
-            learn.log(two=2.0)
-
-    learn = make_learner(cbs=[Log(), MetricsCallback(accuracy)])
-    learn.fit(1)
-    assert list(learn.metrics["valid"]) == ["loss", "two", "accuracy"]
-
-
-def test_a_callback_added_in_the_middle_of_a_pass_measures_from_the_next_pass_on(make_learner: MakeLearner) -> None:
-    class Add(Callback):
-        def after_batch(self, learn: Learner) -> None:
-            if learn.training and learn.i == 1:
-                learn.add_cb(MetricsCallback(accuracy))
-
-    learn = make_learner(cbs=Add())
-    learn.fit(1)
-    assert list(learn.metrics["train"]) == ["loss"]
-    assert list(learn.metrics["valid"]) == ["loss", "accuracy"]
-
-
-def test_weights_are_trained_as_without_metrics(make_learner: MakeLearner) -> None:
-    def doubling(preds: Tensor, target: Tensor) -> Tensor:
-        assert not preds.requires_grad
-        assert not torch.is_grad_enabled()
-        return preds.sum()
-
+def test_weights_are_what_they_are_without_metrics(make_learner):
     weights = []
-    for cbs in (None, MetricsCallback(accuracy, doubling, torchmetrics.Accuracy("multiclass", num_classes=3))):
+    for cbs in (None, MetricsCallback(accuracy, share_right, MulticlassAccuracy(num_classes=3))):
         learn = make_learner(cbs=cbs)
         torch.manual_seed(0)
         learn.fit(2)
-        weights.append([p.detach() for p in learn.model.parameters()])
+        weights.append(list(learn.model.parameters()))
     assert all(torch.equal(a, b) for a, b in zip(*weights, strict=True))
 
 
-def test_no_synchronisation_before_the_end_of_a_pass(monkeypatch: pytest.MonkeyPatch) -> None:
-    batches = [(torch.randn(4, 3), torch.randint(0, 3, (4,))) for _ in range(200)]
-    reads = []
-    for name in ("item", "tolist", "__float__", "__bool__", "__int__", "cpu", "numpy"):
-        real = getattr(Tensor, name)
+def test_the_device_is_waited_for_at_the_end_of_a_pass_alone(monkeypatch):
+    reads = set()
 
-        def spy(self: Tensor, *args: Any, _real: Any = real, _name: str = name, **kwargs: Any) -> Any:
-            reads.append((_name, learn.i, learn.is_in_batch))
-            return _real(self, *args, **kwargs)
+    def spied(name):
+        read = getattr(Tensor, name)
 
-        monkeypatch.setattr(Tensor, name, spy)
-    learn = still(batches, cbs=MetricsCallback(accuracy, share_of_ones))
+        def spy(tensor, *args, **kwargs):
+            reads.add((learn.i, learn.is_in_batch))
+            return read(tensor, *args, **kwargs)
+
+        return spy
+
+    def not_marked(preds, target):
+        return (preds.argmax(1) == target).float().mean()
+
+    learn = learner_of(batches_of(200), MetricsCallback(accuracy, not_marked))
+    for name in ("item", "tolist", "cpu", "numpy", "__float__", "__bool__", "__int__"):
+        monkeypatch.setattr(Tensor, name, spied(name))
     learn.fit(1)
-    assert reads
-    assert {(i, is_in_batch) for _, i, is_in_batch in reads} == {(199, False)}
+    assert reads == {(199, False)}
 
 
-# -- devices -----------------------------------------------------------------------------------------------------
+def test_an_object_goes_where_the_predictions_are():
+    class Elsewhere(Callback):
+        def after_predict(self, learn):
+            learn.preds = learn.preds.to("meta")
 
+        def around_get_loss(self, learn, action):
+            learn.loss = 0 * learn.model.unused
 
-def test_objects_go_to_the_device_of_the_predictions() -> None:
-    class Movable(Count):
-        device = torch.device("cpu")
+    class Movable(Seen):
+        device = None
 
-        def to(self, device: torch.device) -> "Movable":
+        def to(self, device):
             self.device = device
             return self
 
-    class OnMeta(Callback):
-        def after_predict(self, learn: Learner) -> None:
-            learn.preds = learn.preds.to("meta")
-
-        def after_loss(self, learn: Learner) -> None:
-            learn.loss = learn.model.zero * 0
-
-    metric = Movable()
-    learn = still([(torch.randn(4, 3), torch.zeros(4, 3))], cbs=[MetricsCallback(metric), OnMeta()])
-    learn.loss_f = lambda preds, target: preds.sum()
-    learn.fit(1)
-    assert metric.device == torch.device("meta")
-    assert learn.metrics["train"]["Movable"] == 4.0
+    movable = Movable()
+    learn = fitted(batches_of(2), [MetricsCallback(movable, Seen()), Elsewhere()])
+    assert movable.device == torch.device("meta")
+    assert learn.metrics["train"]["Movable"] == learn.metrics["train"]["Seen"] == 8
 
 
-@pytest.mark.parametrize(
-    "metric",
-    [torchmetrics.classification.MulticlassAccuracy(num_classes=3), torcheval.metrics.MulticlassAccuracy()],
-    ids=["torchmetrics", "torcheval"],
-)
-def test_library_objects_move_by_the_call_we_make(metric: Any) -> None:
-    cb = module._Pass({"metric": metric}, outer=None)
-    metric.update = lambda preds, target: None
-    cb.add(torch.zeros(4, 3, device="meta"), torch.zeros(4, device="meta"), 4)
+@pytest.mark.parametrize("make", [partial(MulticlassAccuracy, num_classes=3), torcheval.metrics.MulticlassAccuracy])
+def test_objects_of_both_libraries_move_in_place(make):
+    metric = make()
+    metric.update = lambda preds, target: None  # which meta tensors are not for
+    one_pass = metrics._Pass({"metric": metric}, outer=None)
+    one_pass.add(torch.zeros(4, 3, device="meta"), torch.zeros(4, device="meta"), 4)
     assert metric.device == torch.device("meta")
 
 
-# -- names, and what is refused --------------------------------------------------------------------------------------
+# -- names -------------------------------------------------------------------------------------------------------------
 
 
-def names(*metrics: Any, **named: Any) -> list[str]:
-    return list(MetricsCallback(*metrics, **named).metrics)
+def test_a_function_is_named_as_it_is_defined_an_object_by_its_class():
+    cb = MetricsCallback(accuracy, top_k_accuracy(2), nn.L1Loss(), Seen(), Seen(), Seen(), mine=accuracy)
+    assert list(cb.metrics) == ["accuracy", "top_2_accuracy", "L1Loss", "Seen", "Seen_2", "Seen_3", "mine"]
 
 
-def test_names() -> None:
-    def tm() -> Any:
-        return torchmetrics.classification.MulticlassAccuracy(num_classes=3)
-
-    assert names(accuracy, top_k_accuracy(2), nn.L1Loss(), own=accuracy) == [
-        "accuracy",
-        "top_2_accuracy",
-        "L1Loss",
-        "own",
-    ]
-    assert names(tm(), tm(), tm(), torcheval.metrics.MulticlassAccuracy()) == [
-        "MulticlassAccuracy",
-        "MulticlassAccuracy_2",
-        "MulticlassAccuracy_3",
-        "MulticlassAccuracy_4",
-    ]
+def test_objects_of_one_class_each_have_their_number(data):
+    cb = MetricsCallback(*(MulticlassAccuracy(num_classes=3, average=average) for average in ("micro", "macro")))
+    learn = fitted(data, cb)
+    x, y = joined(data)
+    assert learn.metrics["train"]["MulticlassAccuracy"] == share_right_in(data)
+    balanced = pytest.approx(balanced_accuracy_score(y, x.argmax(1)), abs=1e-6)
+    assert learn.metrics["train"]["MulticlassAccuracy_2"] == balanced
 
 
-def test_two_objects_of_one_class_do_not_overwrite_each_other(ragged: list[tuple[Tensor, Tensor]]) -> None:
-    def tm(average: str) -> Any:
-        return torchmetrics.classification.MulticlassAccuracy(num_classes=3, average=average)
-
-    learn = still(ragged, cbs=MetricsCallback(tm("micro"), tm("macro")))
-    learn.fit(1)
-    x, y = whole(ragged)
-    found = learn.metrics["train"]
-    micro, macro = sklearn.metrics.accuracy_score, sklearn.metrics.balanced_accuracy_score
-    assert found["MulticlassAccuracy"] == pytest.approx(micro(y, x.argmax(1)), abs=1e-6)
-    assert found["MulticlassAccuracy_2"] == pytest.approx(macro(y, x.argmax(1)), abs=1e-6)
-
-
-same = Count()
+shared = Seen()
 
 
 @pytest.mark.parametrize(
-    ("metrics", "named", "error", "message"),
+    ("unnamed", "named", "message"),
     [
-        ((accuracy, accuracy), {}, ValueError, "metric `accuracy` must have a name of its own, got it twice"),
-        ((accuracy,), {"accuracy": n_hits}, ValueError, "metric `accuracy` must have a name of its own"),
-        ((Count(),), {"Count": n_hits}, ValueError, "metric `Count` must have a name of its own"),
-        ((same, same), {}, ValueError, "metric `Count` must be an object of its own"),
-        ((), {"a": same, "b": same}, ValueError, "metric `a` must be an object of its own"),
-        ((), {"loss": accuracy}, ValueError, "another name than 'loss'"),
-        ((lambda preds, target: 0.0,), {}, ValueError, "a metric must have a name, got .*lambda.*; pass it as"),
-        ((partial(accuracy, target=1),), {}, ValueError, "a metric must have a name, got functools.partial"),
-        ((Count,), {}, TypeError, r"metric `Count` must be a function .*; pass Count\(\)"),
-        (([accuracy],), {}, TypeError, "metric `list` must be a function .*; pass metrics one by one"),
-        ((None,), {}, TypeError, "metric `NoneType` must be a function"),
-        ((), {"acc": "accuracy"}, TypeError, "metric `acc` must be a function"),
+        ([accuracy, accuracy], {}, "metric `accuracy` must have a name of its own, got it twice; pass one of them as"),
+        ([accuracy], {"accuracy": share_right}, "metric `accuracy` must have a name of its own"),
+        ([Seen()], {"Seen": share_right}, "metric `Seen` must have a name of its own"),
+        ([shared, shared], {}, "metric `Seen` must be an object of its own, got one that has another name too"),
+        ([], {"one": shared, "two": shared}, "metric `one` must be an object of its own"),
+        ([], {"loss": accuracy}, "a metric must have another name than 'loss'"),
+        ([lambda preds, target: 0.0], {}, r"a metric must have a name, got .*<lambda>.*; pass it as `name=...`"),
+        ([partial(accuracy, target=None)], {}, r"a metric must have a name, got functools\.partial"),
     ],
 )
-def test_refused_when_made(
-    metrics: tuple[Any, ...], named: dict[str, Any], error: type[Exception], message: str
-) -> None:
-    with pytest.raises(error, match=message):
-        MetricsCallback(*metrics, **named)
+def test_names_that_would_get_lost(unnamed, named, message):
+    with pytest.raises(ValueError, match=message):
+        MetricsCallback(*unnamed, **named)
 
 
-def test_two_callbacks_that_claim_one_name_are_refused_before_the_fit(make_learner: MakeLearner) -> None:
-    learn = make_learner(cbs=[MetricsCallback(accuracy), MetricsCallback(accuracy)])
+@pytest.mark.parametrize(
+    ("unnamed", "named", "message"),
+    [
+        ([Seen], {}, r"metric `Seen` must be a function .*, or an object with .*; pass Seen\(\)"),
+        ([[accuracy]], {}, "metric `list` must be a function .*; pass metrics one by one"),
+        ([None], {}, "metric `NoneType` must be a function"),
+        ([], {"acc": "accuracy"}, "metric `acc` must be a function .*, got 'accuracy'"),
+    ],
+)
+def test_what_is_no_metric(unnamed, named, message):
+    with pytest.raises(TypeError, match=message):
+        MetricsCallback(*unnamed, **named)
+
+
+def test_two_callbacks_with_one_name_are_refused_before_anything_is_trained(data):
+    learn = learner_of(data, [MetricsCallback(accuracy), MetricsCallback(accuracy)])
     with pytest.raises(ValueError, match="metric `accuracy` must have a name of its own, got it twice"):
         learn.fit(1)
     assert learn.n_samples == 0
 
 
-def test_a_name_that_is_logged_as_well(make_learner: MakeLearner) -> None:
-    class Log(Callback):
-        def after_batch(self, learn: Learner) -> None:
-            learn.log(accuracy=1.0)
-
+def test_a_name_that_is_logged_too_is_refused(data):
+    log = at("after_batch", lambda learn: learn.log(accuracy=1.0))
     with pytest.raises(ValueError, match="metric `accuracy` must have a name of its own, got it twice"):
-        make_learner(cbs=[MetricsCallback(accuracy), Log()]).fit(1)
+        fitted(data, [MetricsCallback(accuracy), log])
 
 
-@pytest.mark.parametrize("is_mean", [True, False])
-@pytest.mark.parametrize(
-    "result", [lambda p, t: (p.argmax(1) == t).float(), lambda p, t: None, lambda p, t: {"a": 1.0}, lambda p, t: "0.5"]
-)
-def test_a_result_that_is_no_scalar_names_the_metric_at_the_first_batch(
-    make_learner: MakeLearner, is_mean: bool, result: Callable[..., Any]
-) -> None:
-    learn = make_learner(cbs=MetricsCallback(hits=Calls(result, is_mean)))
+# -- results that are no number ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("may_be_joined", [True, False])
+@pytest.mark.parametrize("result", [torch.ones(7), None, {"a": 1.0}, "0.5"], ids=repr)
+def test_a_result_that_is_no_number_is_refused_at_the_first_batch(data, result, may_be_joined):
+    metric, _ = recorded(lambda preds, target: result, may_be_joined)
+    learn = learner_of(data, MetricsCallback(hits=metric))
     with pytest.raises(ValueError, match="`hits` must be a scalar, got") as caught:
         learn.fit(1)
-    assert learn.n_samples == 0
     assert "in MetricsCallback.after_batch, epoch 0, loader 'train', batch 0" in caught.value.__notes__[0]
 
 
-def test_an_object_that_gives_no_scalar_is_named(make_learner: MakeLearner) -> None:
-    metric = torchmetrics.classification.MulticlassAccuracy(num_classes=3, average="none")
-    learn = make_learner(cbs=MetricsCallback(by_class=metric))
+def test_an_object_that_gives_several_numbers_is_refused(data):
     with pytest.raises(ValueError, match=r"`by_class` must be a scalar, got Tensor\(3,\)"):
-        learn.fit(1)
+        fitted(data, MetricsCallback(by_class=MulticlassAccuracy(num_classes=3, average="none")))
