@@ -257,7 +257,7 @@ class _Notebook:
 
     def _text(self) -> str:
         header = dict(zip(self._columns, self._columns, strict=True))
-        return "\n".join(_line(self._columns, cells) for cells in [header, *self._rows]) if self._rows else ""
+        return "\n".join(_line(self._columns, cells) for cells in [header, *self._rows])
 
 
 def _state(bar: dict[str, Any]) -> str:

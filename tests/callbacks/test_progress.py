@@ -1,150 +1,119 @@
+"""What is to be seen of a fit: in a pipe, in a terminal, in a notebook. The clock is the tests' own."""
+
 import fcntl
 import io
-import itertools
 import os
 import re
 import struct
 import sys
 import termios
 import threading
-from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from itertools import groupby
 from pathlib import Path
-from typing import Any
 
 import nbclient
 import nbformat
 import pytest
 import torch
+from matplotlib.axes import Axes
 from torch import Tensor
 
-from callbacks import progress as module
-from callbacks.progress import ProgressCallback
-from learner import Callback, CancelEpochException, CancelFitException, Learner, Loaders
-
-MakeLearner = Callable[..., Learner]
-
-
-class Clock(Callback):
-    """A clock that stands still, or as a callback goes on by some seconds at each batch."""
-
-    now, tick = 0.0, 0.2
-
-    def __call__(self) -> float:
-        return self.now
-
-    def before_epoch(self, learn: Learner) -> None:
-        self.now += self.tick
-
-    def before_batch(self, learn: Learner) -> None:
-        self.now += self.tick
-
-
-@pytest.fixture(autouse=True)
-def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    """Take the place of the clock."""
-    clock = Clock()
-    monkeypatch.setattr(module, "perf_counter", clock)
-    return clock
-
-
-class Terminal(io.StringIO):
-    """A terminal's screen: knows carriage return, line feed and cursor up, which is all that tqdm asks for."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.frames: list[list[str]] = []  # what was to be seen after each write
-
-    def isatty(self) -> bool:
-        return True
-
-    def write(self, text: str) -> int:
-        n = super().write(text)
-        self.frames.append(self.screen())
-        return n
-
-    def showed(self, pattern: str) -> bool:
-        return any(re.match(pattern, line) for frame in self.frames for line in frame)
-
-    def screen(self) -> list[str]:
-        lines, row, column = [""], 0, 0
-        for part in re.findall(r"\r|\n|\x1b\[A|[^\r\n\x1b]+", self.getvalue()):
-            if part == "\r":
-                column = 0
-            elif part == "\n":
-                row, column = row + 1, 0
-                lines += [""] * (row + 1 - len(lines))
-            elif part == "\x1b[A":
-                row -= 1
-            else:
-                line = lines[row].ljust(column)
-                lines[row], column = line[:column] + part + line[column + len(part) :], column + len(part)
-        return [line.rstrip() for line in lines if line.strip()]
-
-
-@contextmanager
-def in_terminal() -> Iterator[Terminal]:
-    """Have standard output and error on one screen."""
-    terminal = Terminal()
-    with redirect_stdout(terminal), redirect_stderr(terminal):
-        yield terminal
-
-
-class Known(Callback):
-    """Put known numbers in place of the loss: 1.0 for the first pass of a loader, 2.0 for the second, ..."""
-
-    def __init__(self) -> None:
-        self.n = {"train": 0, "valid": 0}
-
-    def before_epoch(self, learn: Learner) -> None:
-        self.n[learn.dl_name] += 1
-
-    def after_loss(self, learn: Learner) -> None:
-        learn.loss = learn.loss * 0 + self.n[learn.dl_name]
-
-
-class Raise(Callback):
-    """Raise an error at a signal of a pass."""
-
-    def __init__(self, error: type[BaseException], signal: str, epoch: int, loader: str = "train") -> None:
-        self.error, self.epoch, self.loader = error, epoch, loader
-        setattr(self, signal, self.throw)
-
-    def throw(self, learn: Learner) -> None:
-        if learn.epoch == self.epoch and learn.dl_name == self.loader:
-            raise self.error("stop")
-
+from callbacks import ProgressCallback, progress
+from learner import Callback, CancelEpochException, CancelFitException
 
 HEADER = "epoch  train/loss  valid/loss      time"
 
 
-# -- plain lines -------------------------------------------------------------------------------------------------
+class Clock(Callback):
+    """Stand still; added to a learner, go on by `tick` seconds with each pass and each batch."""
+
+    now, tick = 0.0, 0.2
+
+    def __call__(self):
+        return self.now
+
+    def before_epoch(self, learn):
+        self.now += self.tick
+
+    def before_batch(self, learn):
+        self.now += self.tick
 
 
-def test_piped_it_writes_plain_lines(make_learner: MakeLearner, capsys: pytest.CaptureFixture[str]) -> None:
-    class Log(Callback):
-        def after_batch(self, learn: Learner) -> None:
-            if not learn.training:
-                learn.log(accuracy=0.5)
-
-    learn = make_learner(cbs=[Known(), Log(), ProgressCallback()])
-    learn.fit(2)
-    out, err = capsys.readouterr()
-    assert out == (
-        "epoch  train/loss  valid/loss  valid/accuracy      time\n"
-        "    0      1.0000      1.0000          0.5000      0.0s\n"
-        "    1      2.0000      2.0000          0.5000      0.0s\n"
-    )
-    assert err == ""
+@pytest.fixture(autouse=True)
+def clock(monkeypatch):
+    clock = Clock()
+    monkeypatch.setattr(progress, "perf_counter", clock)
+    return clock
 
 
-def test_a_second_fit_has_a_table_of_its_own_and_counts_on(
-    make_learner: MakeLearner, capsys: pytest.CaptureFixture[str]
-) -> None:
-    learn = make_learner(cbs=[Known(), ProgressCallback()])
+class CountingLoss(Callback):
+    """Have the loss be 1 in a loader's first pass, 2 in its second, and so on."""
+
+    def __init__(self):
+        self.n_passes = {}
+
+    def before_epoch(self, learn):
+        self.n_passes[learn.dl_name] = self.n_passes.get(learn.dl_name, 0) + 1
+
+    def after_loss(self, learn):
+        learn.loss = 0 * learn.loss + self.n_passes[learn.dl_name]
+
+
+def at(signal, action):
+    """Return a callback that does something at one signal."""
+    return type("At", (Callback,), {signal: lambda self, learn: action(learn)})()
+
+
+def stop_at(signal, error, epoch, loader="train"):
+    def stop(learn):
+        if (learn.epoch, learn.dl_name) == (epoch, loader):
+            raise error("stop")
+
+    return at(signal, stop)
+
+
+def n_batches(n):
+    return {"train": [(torch.ones(2, 4), torch.zeros(2, dtype=torch.int64))] * n}
+
+
+class Stream:
+    """Three batches, of which nobody knows the number before."""
+
+    def __iter__(self):
+        return iter(n_batches(3)["train"])
+
+
+@pytest.fixture
+def printed(capsys):
+    """Return a function that gives the lines on stdout since it was last called; nothing may be on stderr."""
+
+    def lines():
+        out, err = capsys.readouterr()
+        assert err == ""
+        return out.splitlines()
+
+    return lines
+
+
+# == plain lines =======================================================================================================
+
+
+def test_in_a_pipe_a_table_grows_a_row_an_epoch(make_learner, printed):
+    log = at("after_batch", lambda learn: None if learn.training else learn.log(accuracy=0.5))
+    make_learner(cbs=[CountingLoss(), log, ProgressCallback()]).fit(2)
+    assert printed() == [
+        "epoch  train/loss  valid/loss  valid/accuracy      time",
+        "    0      1.0000      1.0000          0.5000      0.0s",
+        "    1      2.0000      2.0000          0.5000      0.0s",
+    ]
+
+
+def test_each_fit_has_a_table_and_epochs_count_on_as_in_the_history(make_learner, printed):
+    learn = make_learner(cbs=[CountingLoss(), ProgressCallback()])
     learn.fit(1)
     learn.fit(1)
-    assert capsys.readouterr().out.splitlines() == [
+    assert printed() == [
         HEADER,
         "    0      1.0000      1.0000      0.0s",
         HEADER,
@@ -153,51 +122,38 @@ def test_a_second_fit_has_a_table_of_its_own_and_counts_on(
     assert [row["epoch"] for row in learn.history] == [0, 1]
 
 
-@pytest.mark.parametrize(("step", "shown"), [(0.0625, "0.4s"), (8.5, "51.0s"), (10.0, "01:00"), (600.0, "1:00:00")])
-def test_time_of_a_round(
-    make_learner: MakeLearner, capsys: pytest.CaptureFixture[str], clock: Clock, step: float, shown: str
-) -> None:
-    clock.tick = step  # at each of 5 batches and of 2 passes
+# An epoch of `dls` has two passes and 3 + 2 batches; the clock goes on 7 times, after the first of which a row begins.
+@pytest.mark.parametrize(("tick", "time"), [(0.0625, "0.4s"), (8.5, "51.0s"), (10, "01:00"), (600, "1:00:00")])
+def test_a_row_says_how_long_it_took(make_learner, printed, clock, tick, time):
+    clock.tick = tick
     make_learner(cbs=[clock, ProgressCallback()]).fit(1)
-    assert capsys.readouterr().out.splitlines()[1].split()[-1] == shown
+    assert printed()[-1].endswith(f"  {time}")
 
 
-def test_a_row_is_there_as_soon_as_its_last_loader_is_done(
-    make_learner: MakeLearner, capsys: pytest.CaptureFixture[str]
-) -> None:
-    class Look(Callback):
-        def before_epoch(self, learn: Learner) -> None:
-            seen.append(capsys.readouterr().out.count("\n"))
-
-        def after_fit(self, learn: Learner) -> None:
-            seen.append(capsys.readouterr().out.count("\n"))
-
-    seen: list[int] = []
-    make_learner(cbs=[ProgressCallback(), Look()]).fit(2)
-    assert seen == [0, 0, 2, 0, 1]
-
-
-def test_rows_are_flushed(make_learner: MakeLearner, monkeypatch: pytest.MonkeyPatch) -> None:
-    class Out(io.StringIO):
-        n_lines = 0
-
-        def flush(self) -> None:
-            self.n_lines = self.getvalue().count("\n")
-
-    out = Out()
-    monkeypatch.setattr(sys, "stdout", out)
+def test_a_row_is_written_when_the_last_loader_is_done_not_at_the_end(make_learner, printed):
     seen = []
-    cb = ProgressCallback()
-    make_learner(cbs=[cb, type("Look", (), {"after_fit": lambda self, learn: seen.append(out.n_lines)})()]).fit(2)
+    look = at("before_epoch", lambda learn: seen.append(len(printed())))
+    make_learner(cbs=[look, ProgressCallback()]).fit(3)
+    assert [*seen, len(printed())] == [0, 0, 2, 0, 1, 0, 1]
+
+
+def test_a_killed_run_leaves_its_rows_in_the_log(make_learner, monkeypatch):
+    class File(io.StringIO):
+        flushed = ""
+
+        def flush(self):
+            self.flushed = self.getvalue()
+
+    file, seen = File(), []
+    monkeypatch.setattr(sys, "stdout", file)
+    make_learner(cbs=[at("after_fit", lambda learn: seen.append(file.flushed.count("\n"))), ProgressCallback()]).fit(2)
     assert seen == [3]
 
 
-def test_new_columns_come_with_a_header_in_the_order_of_the_loaders(
-    make_learner: MakeLearner, capsys: pytest.CaptureFixture[str]
-) -> None:
-    learn = make_learner(cbs=[Known(), ProgressCallback(), Raise(CancelEpochException, "after_step", 0)])
-    learn.fit(2)
-    assert capsys.readouterr().out.splitlines() == [
+def test_columns_that_come_late_stand_where_their_loader_stands_under_a_new_header(make_learner, printed):
+    cancel = stop_at("after_step", CancelEpochException, epoch=0)
+    make_learner(cbs=[CountingLoss(), ProgressCallback(), cancel]).fit(2)
+    assert printed() == [
         "epoch  valid/loss      time",
         "    0      1.0000      0.0s",
         HEADER,
@@ -205,27 +161,20 @@ def test_new_columns_come_with_a_header_in_the_order_of_the_loaders(
     ]
 
 
-# -- passes that end early ---------------------------------------------------------------------------------------
+# -- passes that end early ---------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("signal", ["before_epoch", "before_batch", "after_loss"])
-def test_a_cancelled_pass_leaves_blanks(
-    make_learner: MakeLearner, capsys: pytest.CaptureFixture[str], signal: str
-) -> None:
-    make_learner(cbs=[Known(), ProgressCallback(), Raise(CancelEpochException, signal, 1, "valid")]).fit(2)
-    assert capsys.readouterr().out.splitlines() == [
-        HEADER,
-        "    0      1.0000      1.0000      0.0s",
-        "    1      2.0000                  0.0s",
-    ]
+def test_a_cancelled_pass_leaves_its_cells_empty(make_learner, printed, signal):
+    cancel = stop_at(signal, CancelEpochException, epoch=1, loader="valid")
+    make_learner(cbs=[CountingLoss(), ProgressCallback(), cancel]).fit(2)
+    assert printed()[1:] == ["    0      1.0000      1.0000      0.0s", "    1      2.0000                  0.0s"]
 
 
-def test_a_round_of_which_nothing_finished_has_an_empty_row_if_the_fit_goes_on(
-    make_learner: MakeLearner, dls: Loaders, capsys: pytest.CaptureFixture[str]
-) -> None:
-    cbs = [Known(), ProgressCallback(), *(Raise(CancelEpochException, "after_step", epoch) for epoch in (1, 3))]
-    make_learner(dls={"train": dls["train"]}, cbs=cbs).fit(4)
-    assert capsys.readouterr().out.splitlines() == [
+def test_an_epoch_of_which_nothing_was_finished_still_has_its_row(make_learner, dls, printed):
+    cancels = [stop_at("after_step", CancelEpochException, epoch) for epoch in (1, 3)]
+    make_learner(dls={"train": dls["train"]}, cbs=[CountingLoss(), ProgressCallback(), *cancels]).fit(4)
+    assert printed() == [
         "epoch  train/loss      time",
         "    0      1.0000      0.0s",
         "    1                  0.0s",
@@ -234,439 +183,488 @@ def test_a_round_of_which_nothing_finished_has_an_empty_row_if_the_fit_goes_on(
     ]
 
 
-@pytest.mark.parametrize("error", [CancelFitException, KeyboardInterrupt, RuntimeError])
-@pytest.mark.parametrize("loader", ["train", "valid"])
-def test_an_interrupted_round_has_a_row_if_anything_of_it_finished(
-    make_learner: MakeLearner, capsys: pytest.CaptureFixture[str], error: type[BaseException], loader: str
-) -> None:
-    learn = make_learner(cbs=[Known(), ProgressCallback(), Raise(error, "after_loss", 1, loader)])
-    if error is CancelFitException:
+@pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError])
+@pytest.mark.parametrize(("loader", "last"), [("train", []), ("valid", ["    1      2.0000                  0.0s"])])
+def test_a_broken_epoch_has_a_row_if_a_loader_was_finished(make_learner, printed, error, loader, last):
+    learn = make_learner(cbs=[CountingLoss(), ProgressCallback(), stop_at("after_loss", error, 1, loader)])
+    with pytest.raises(error, match="stop"):
         learn.fit(3)
-    else:
-        with pytest.raises(error, match="stop"):
-            learn.fit(3)
-    rows = [HEADER, "    0      1.0000      1.0000      0.0s"]
-    rows += ["    1      2.0000                  0.0s"] if loader == "valid" else []
-    assert capsys.readouterr().out.splitlines() == rows
-    assert len(learn.history) == len(rows) - 1
+    assert printed() == [HEADER, "    0      1.0000      1.0000      0.0s", *last]
 
 
-def test_an_error_before_anything_finished_leaves_no_table(
-    make_learner: MakeLearner, dls: Loaders, capsys: pytest.CaptureFixture[str]
-) -> None:
-    for loaders in (dls, {"train": dls["train"]}):
-        learn = make_learner(dls=loaders, cbs=[ProgressCallback(), Raise(RuntimeError, "after_loss", 0)])
-        with pytest.raises(RuntimeError, match="stop"):
-            learn.fit(1)
-    assert capsys.readouterr().out == ""
-
-
-def test_a_fit_after_a_broken_one_is_as_ever(make_learner: MakeLearner) -> None:
-    learn = make_learner(cbs=[Known(), ProgressCallback()])
-    with in_terminal() as terminal:
-        with pytest.raises(KeyboardInterrupt, match="stop"):
-            learn.fit(1, cbs=Raise(KeyboardInterrupt, "after_loss", 0))
-        assert terminal.screen() == []
+def test_so_it_has_if_others_were_not_even_begun(make_learner, dls, printed):
+    dls = {"train": dls["train"], "valid": dls["valid"], "valid2": dls["valid"]}
+    learn = make_learner(dls=dls, cbs=[CountingLoss(), ProgressCallback(), stop_at("after_loss", OSError, 0, "valid")])
+    with pytest.raises(OSError, match="stop"):
         learn.fit(1)
-    assert terminal.screen() == [HEADER, "    0      2.0000      1.0000      0.0s"]
+    assert printed() == ["epoch  train/loss      time", "    0      1.0000      0.0s"]
 
 
-# -- passes beside the fit ---------------------------------------------------------------------------------------
+@pytest.mark.parametrize(("loader", "last"), [("train", []), ("valid", ["    1      2.0000                  0.0s"])])
+def test_so_has_one_in_which_the_fit_was_ended(make_learner, printed, loader, last):
+    cancel = stop_at("after_loss", CancelFitException, 1, loader)
+    make_learner(cbs=[CountingLoss(), ProgressCallback(), cancel]).fit(3)
+    assert printed() == [HEADER, "    0      1.0000      1.0000      0.0s", *last]
 
 
-class ValidateAt(Callback):
-    def __init__(self, signal: str) -> None:
-        setattr(self, signal, self.validate)
+@pytest.mark.parametrize("names", [["train", "valid"], ["train"]])
+def test_an_error_before_anything_was_finished_shows_nothing(make_learner, dls, printed, names):
+    learn = make_learner(
+        dls={name: dls[name] for name in names}, cbs=[ProgressCallback(), stop_at("after_loss", RuntimeError, 0)]
+    )
+    with pytest.raises(RuntimeError, match="stop"):
+        learn.fit(1)
+    assert printed() == []
 
-    def validate(self, learn: Learner) -> None:
+
+# -- passes beside the fit ---------------------------------------------------------------------------------------------
+
+
+def other_passes_at(signal):
+    def look(learn):
         if learn.dl_name != "valid" and learn.i in (0, 2):
             learn.validate()
             learn.get_preds()
 
+    return at(signal, look)
+
 
 @pytest.mark.parametrize("signal", ["before_fit", "before_epoch", "after_batch", "after_epoch", "after_fit"])
-def test_passes_that_somebody_asks_for_have_no_row(
-    make_learner: MakeLearner, capsys: pytest.CaptureFixture[str], signal: str
-) -> None:
-    learn = make_learner(cbs=[ProgressCallback(), ValidateAt(signal)])
+def test_passes_that_a_callback_asks_for_have_no_part_in_the_table(make_learner, printed, signal):
+    learn = make_learner(cbs=[ProgressCallback(), other_passes_at(signal)])
     learn.fit(2)
-    assert [line.split()[:-1] for line in capsys.readouterr().out.splitlines()] == [
-        ["epoch", "train/loss", "valid/loss"],
-        *([str(row["epoch"]), f"{row['train/loss']:.4f}", f"{row['valid/loss']:.4f}"] for row in learn.history),
+    rows = [f"    {row['epoch']}      {row['train/loss']:.4f}      {row['valid/loss']:.4f}" for row in learn.history]
+    assert [line.removesuffix("      0.0s") for line in printed()] == [HEADER, *rows]
+
+
+def test_nor_do_they_stand_in_for_a_pass_that_was_cancelled(make_learner, dls, printed):
+    def cancel_the_pass_of_the_fit(learn):
+        if learn.dl_name == "valid" and not validates:
+            raise CancelEpochException
+
+    def validate(learn):
+        if learn.training:
+            validates.append(True)
+            learn.validate()
+            validates.pop()
+
+    validates = []
+    cbs = [ProgressCallback(), at("after_batch", validate), at("before_batch", cancel_the_pass_of_the_fit)]
+    make_learner(cbs=cbs).fit(1)
+    assert printed()[0] == "epoch  train/loss      time"
+
+
+def test_nor_has_the_training_loader_validated_after_the_last_epoch(make_learner, printed):
+    make_learner(cbs=[ProgressCallback(), at("after_fit", lambda learn: learn.validate("train"))]).fit(1)
+    assert len(printed()) == 2
+
+
+# == a terminal ========================================================================================================
+
+
+class Terminal(io.StringIO):
+    """Keep what a terminal shows after each write: lines, of which the cursor moves back and up, as tqdm has it."""
+
+    def __init__(self):
+        super().__init__()
+        self.frames = []
+        self._lines, self._row, self._column = [""], 0, 0
+
+    def isatty(self):
+        return True
+
+    def write(self, text):
+        for part in re.findall(r"\r|\n|\x1b\[A|[^\r\n\x1b]+", text):
+            if part == "\r":
+                self._column = 0
+            elif part == "\n":
+                self._row += 1
+                self._column = 0
+                self._lines += [""] * (self._row + 1 - len(self._lines))
+            elif part == "\x1b[A":
+                self._row -= 1
+            else:
+                line = self._lines[self._row].ljust(self._column)
+                end = self._column + len(part)
+                self._lines[self._row], self._column = line[: self._column] + part + line[end:], end
+        self.frames.append(self.shown)
+        return super().write(text)
+
+    @property
+    def shown(self):
+        return [line.rstrip() for line in self._lines if line.strip()]
+
+    def ever_showed(self, pattern):
+        return any(re.match(pattern, line) for frame in self.frames for line in frame)
+
+
+@contextmanager
+def terminal():
+    screen = Terminal()
+    with redirect_stdout(screen), redirect_stderr(screen):
+        yield screen
+
+
+def test_a_bar_for_each_pass_vanishes_and_the_table_stays(make_learner, clock):
+    with terminal() as screen:
+        make_learner(cbs=[clock, CountingLoss(), ProgressCallback()]).fit(2)
+    bar = re.compile(r"(.+?):.*\| (\d)/(\d) \[.*?(?:, loss (.+))?\]")
+    bars = [bar.fullmatch(frame[-1]) for frame in screen.frames if frame]
+    assert [bar for bar, _ in groupby(bar.groups() for bar in bars if bar)] == [
+        (f"epoch {epoch} {loader}", str(n), str(total), f"{epoch + 1}.0000" if n else None)
+        for epoch in (0, 1)
+        for loader, total in (("train", 3), ("valid", 2))
+        for n in range(total + 1)
     ]
-
-
-def test_after_the_last_round_a_pass_over_the_training_loader_has_no_row(
-    make_learner: MakeLearner, capsys: pytest.CaptureFixture[str]
-) -> None:
-    class Last(Callback):
-        def after_fit(self, learn: Learner) -> None:
-            learn.validate("train")
-
-    make_learner(cbs=[ProgressCallback(), Last()]).fit(1)
-    assert len(capsys.readouterr().out.splitlines()) == 2
-
-
-def test_outside_a_fit_there_is_a_bar_alone(make_learner: MakeLearner) -> None:
-    learn = make_learner(cbs=ProgressCallback())
-    with in_terminal() as terminal:
-        learn.validate()
-        learn.get_preds()
-    assert terminal.showed("valid:   0%")
-    assert terminal.screen() == []
-
-
-def test_in_a_sandbox_there_is_a_bar_alone(make_learner: MakeLearner) -> None:
-    learn = make_learner(cbs=ProgressCallback())
-    with in_terminal() as terminal, learn.sandbox():
-        learn.fit(2)
-    assert terminal.showed("epoch 0 train:   0%")
-    assert terminal.screen() == []
-
-
-# -- bars ----------------------------------------------------------------------------------------------------------
-
-
-def test_bars_in_a_terminal_vanish_and_rows_stay(make_learner: MakeLearner, clock: Clock) -> None:
-    with in_terminal() as terminal:
-        make_learner(cbs=[clock, Known(), ProgressCallback()]).fit(2)
-    bars = [re.fullmatch(r"(.*):.*\| (\d+/\d+) \[.*?(?:loss (.*))?\]", frame[-1]) for frame in terminal.frames if frame]
-    assert [bar for bar, _ in itertools.groupby(bar.groups() for bar in bars if bar)] == [
-        *(("epoch 0 train", f"{n}/3", "1.0000" if n else None) for n in range(4)),
-        *(("epoch 0 valid", f"{n}/2", "1.0000" if n else None) for n in range(3)),
-        *(("epoch 1 train", f"{n}/3", "2.0000" if n else None) for n in range(4)),
-        *(("epoch 1 valid", f"{n}/2", "2.0000" if n else None) for n in range(3)),
-    ]
-    assert terminal.screen() == [
+    assert screen.shown == [
         HEADER,
         "    0      1.0000      1.0000      1.2s",
         "    1      2.0000      2.0000      1.2s",
     ]
 
 
-def test_a_validation_within_a_pass_has_its_bar_below_and_the_outer_one_goes_on(
-    make_learner: MakeLearner, clock: Clock
-) -> None:
-    with in_terminal() as terminal:
-        make_learner(cbs=[clock, ProgressCallback(), ValidateAt("after_batch")]).fit(1)
-    labels = [[line.split(":")[0] for line in frame] for frame in terminal.frames]
+def test_a_pass_within_a_pass_has_its_bar_below(make_learner, clock):
+    with terminal() as screen:
+        make_learner(cbs=[clock, ProgressCallback(), other_passes_at("after_batch")]).fit(1)
+    labels = [[line.split(":")[0] for line in frame] for frame in screen.frames]
     assert ["epoch 0 train", "epoch 0 valid"] in labels
-    last = max(i for i, frame in enumerate(labels) if frame[:1] == ["epoch 0 train"])
-    assert "2/3" in terminal.frames[last][0]  # the third batch falls into the pause
-    assert [line.split()[0] for line in terminal.screen()] == ["epoch", "0"]
+    outer = [frame[0] for frame in screen.frames if frame and frame[0].startswith("epoch 0 train")]
+    assert " 2/3 " in outer[-1]  # it goes on after the first validation; its third batch falls into a pause
+    assert len(screen.shown) == 2
 
 
-def test_a_loader_without_a_length(make_learner: MakeLearner, clock: Clock) -> None:
-    with in_terminal() as terminal:
+def test_a_loader_without_a_length_has_a_count_alone(make_learner, clock):
+    with terminal() as screen:
         make_learner(dls={"train": Stream()}, cbs=[clock, ProgressCallback()]).fit(1)
-    assert terminal.showed(r"epoch 0 train: 3it \[.*loss \d")
+    assert screen.ever_showed(r"epoch 0 train: 3it \[.*, loss \d")
 
 
-def test_a_loader_replaced_in_before_epoch(make_learner: MakeLearner, clock: Clock) -> None:
-    class First(Callback):
-        def before_epoch(self, learn: Learner) -> None:
-            learn.dl = list(learn.dl)[:1]
+def test_the_length_is_that_of_the_loader_that_runs(make_learner, clock):
+    def shorten(learn):
+        learn.dl = list(learn.dl)[:1]
 
-    with in_terminal() as terminal:
-        make_learner(cbs=[clock, First(), ProgressCallback()]).fit(1)
-    assert terminal.showed("epoch 0 train: 100%.* 1/1")
-
-
-class LossReads:
-    """Count how often a tensor is read."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.n = 0
-        real = Tensor.item
-
-        def item(tensor: Tensor) -> Any:
-            self.n += 1
-            return real(tensor)
-
-        monkeypatch.setattr(Tensor, "item", item)
+    with terminal() as screen:
+        make_learner(cbs=[clock, at("before_epoch", shorten), ProgressCallback()]).fit(1)
+    assert screen.ever_showed("epoch 0 train: 100%.* 1/1 ")
 
 
-def many(n: int) -> dict[str, Any]:
-    return {"train": [(torch.ones(2, 4), torch.zeros(2, dtype=torch.int64))] * n}
+@pytest.mark.parametrize("ask", [lambda learn: learn.validate(), lambda learn: learn.get_preds()])
+def test_a_pass_outside_a_fit_has_a_bar_and_no_table(make_learner, ask):
+    learn = make_learner(cbs=ProgressCallback())
+    with terminal() as screen:
+        ask(learn)
+    assert screen.ever_showed("valid:   0%")
+    assert screen.shown == []
 
 
-class Stream:
-    """Three batches, without a length."""
-
-    def __iter__(self) -> Iterator[Any]:
-        return iter(many(3)["train"])
-
-
-def test_the_loss_is_read_at_most_ten_times_a_second(
-    make_learner: MakeLearner, monkeypatch: pytest.MonkeyPatch, clock: Clock
-) -> None:
-    clock.tick = 0.01
-    reads = LossReads(monkeypatch)
-    with in_terminal() as terminal:
-        make_learner(dls=many(200), cbs=[clock, ProgressCallback()]).fit(2)  # 4 seconds
-    assert 35 <= reads.n <= 40
-    assert terminal.getvalue().count(", loss ") == reads.n
+def test_of_many_passes_outside_a_fit_not_all_have_a_bar(make_learner):
+    learn = make_learner(cbs=ProgressCallback())
+    with terminal() as screen:
+        for _ in range(5):  # at one instant
+            learn.validate()
+    assert len(re.findall("valid:", screen.getvalue())) == 1
 
 
-def test_passes_too_short_to_be_seen_are_not_drawn(make_learner: MakeLearner) -> None:
-    with in_terminal() as terminal:
-        make_learner(cbs=ProgressCallback()).fit(5)
-    assert re.findall("epoch . (?:train|valid):", terminal.getvalue()) == ["epoch 0 train:"]
+def test_after_a_fit_a_pass_belongs_to_no_epoch(make_learner, clock):
+    learn = make_learner(cbs=[clock, ProgressCallback()])
+    with terminal():
+        learn.fit(1)
+    with terminal() as screen:
+        learn.validate()
+    assert screen.ever_showed("valid:   0%")
 
 
-def test_slow_drawing_is_drawn_less_often(
-    make_learner: MakeLearner, monkeypatch: pytest.MonkeyPatch, clock: Clock
-) -> None:
-    def move(self: Any, n: int, total: int | None, note: str) -> None:
-        clock.now += 0.2
-
-    clock.tick = 0.1
-    monkeypatch.setattr(module._Terminal, "move", move)
-    reads = LossReads(monkeypatch)
-    with in_terminal():
-        make_learner(dls=many(200), cbs=[clock, ProgressCallback()]).fit(1)
-    assert 8 <= reads.n <= 10  # a tenth of 20 seconds at 0.2 seconds each
+def test_a_fit_in_a_sandbox_has_bars_and_no_table(make_learner):
+    learn = make_learner(cbs=ProgressCallback())
+    with terminal() as screen, learn.sandbox():
+        learn.fit(2)
+    assert screen.ever_showed("epoch 0 train:   0%")
+    assert screen.shown == []
 
 
-def test_the_loss_is_not_read_where_nothing_is_drawn(
-    make_learner: MakeLearner, monkeypatch: pytest.MonkeyPatch, clock: Clock
-) -> None:
-    reads = LossReads(monkeypatch)
-    make_learner(dls=many(20), cbs=[clock, ProgressCallback()]).fit(1)
-    assert reads.n == 0
+def test_after_a_broken_fit_the_screen_is_clean_and_the_next_is_as_ever(make_learner):
+    learn = make_learner(cbs=[CountingLoss(), ProgressCallback()])
+    with terminal() as screen:
+        with pytest.raises(KeyboardInterrupt, match="stop"):
+            learn.fit(1, cbs=stop_at("after_loss", KeyboardInterrupt, 0))
+        assert screen.shown == []
+        learn.fit(1)
+    assert screen.shown == [HEADER, "    0      2.0000      1.0000      0.0s"]
 
 
-def test_it_only_looks_and_starts_no_thread(make_learner: MakeLearner, clock: Clock) -> None:
-    class Look(Callback):
-        def after_batch(self, learn: Learner) -> None:
-            seen.append((learn.dl is learn.dls[learn.dl_name], learn.epochs))
-
-    seen: list[Any] = []
-    weights = []
-    for cbs in ([], [ProgressCallback(plot=True)]):
-        learn = make_learner(cbs=[*cbs, clock, Look()])
-        torch.manual_seed(0)
-        with in_terminal():
-            learn.fit(2)
-        weights.append([p.detach() for p in learn.model.parameters()])
-    assert set(seen) == {(True, range(2))}
-    assert all(torch.equal(a, b) for a, b in zip(*weights, strict=True))
-    assert not any(type(thread).__name__ == "TMonitor" for thread in threading.enumerate())
-
-
-def test_in_a_real_terminal(make_learner: MakeLearner) -> None:
-    master, slave = os.openpty()
-    fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
-    with os.fdopen(slave, "w") as tty:
+def test_on_a_real_terminal(make_learner):
+    ours, theirs = os.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))  # lines and columns
+    with os.fdopen(theirs, "w") as tty:
         with redirect_stdout(tty), redirect_stderr(tty):
-            make_learner(cbs=[Known(), ProgressCallback()]).fit(1)
-        text = os.read(master, 65536).decode()
-    os.close(master)
+            make_learner(cbs=[CountingLoss(), ProgressCallback()]).fit(1)
+        text = os.read(ours, 2**16).decode()
+    os.close(ours)
     screen = Terminal()
-    screen.write(text.replace("\r\n", "\n"))  # a terminal makes the one of the other
+    screen.write(text)
     assert "epoch 0 train:   0%" in text
-    assert screen.screen() == [HEADER, "    0      1.0000      1.0000      0.0s"]
+    assert screen.shown == [HEADER, "    0      1.0000      1.0000      0.0s"]
 
 
-# -- Jupyter -------------------------------------------------------------------------------------------------------
-
-
-class Notebook:
-    """What stands under a cell: each output with all that it showed, one after the other."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.outputs: list[list[dict[str, str]]] = []
-        monkeypatch.setattr("IPython.display.display", self.display)
-        monkeypatch.setattr(module, "in_notebook", lambda: True)
-
-    def display(self, data: dict[str, str], *, raw: bool, display_id: bool) -> "Handle":
-        assert raw
-        assert display_id
-        self.outputs.append([data])
-        return Handle(self.outputs[-1])
-
-    @property
-    def html(self) -> list[list[str]]:
-        return [[data["text/html"] for data in output] for output in self.outputs]
-
-
-class Handle:
-    def __init__(self, output: list[dict[str, str]]) -> None:
-        self.output = output
-
-    def update(self, data: dict[str, str], *, raw: bool) -> None:
-        assert raw
-        self.output.append(data)
+# -- what it costs -----------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
-def notebook(monkeypatch: pytest.MonkeyPatch) -> Notebook:
-    return Notebook(monkeypatch)
+def n_reads(monkeypatch):
+    """Return a list that grows each time the host reads a tensor."""
+    reads, item = [], Tensor.item
+
+    def spy(tensor):
+        reads.append(tensor)
+        return item(tensor)
+
+    monkeypatch.setattr(Tensor, "item", spy)
+    return reads
 
 
-def cells(html: str) -> list[list[str]]:
-    """Return the cells of a table, row by row."""
-    return [re.findall(r"<t[dh]>(.*?)</t[dh]>", row) for row in re.findall(r"<tr>.*?</tr>", html, re.DOTALL)]
-
-
-def test_in_jupyter_there_is_one_output_a_fit_and_its_table_stays(
-    make_learner: MakeLearner, notebook: Notebook, clock: Clock, capsys: pytest.CaptureFixture[str]
-) -> None:
-    learn = make_learner(cbs=[clock, Known(), ProgressCallback()])
-    learn.fit(2)
-    learn.fit(1)
-    assert len(notebook.outputs) == 2
-    shown = notebook.html[0]
-    bars = [re.search(r"<progress(.*?)></progress> (epoch \d \w+ \d+/\d+)", html) for html in shown[:-1]]
-    assert [bar.groups() for bar in bars if bar][:5] == [
-        (' value="0" max="3"', "epoch 0 train 0/3"),
-        (' value="1" max="3"', "epoch 0 train 1/3"),
-        (' value="2" max="3"', "epoch 0 train 2/3"),
-        (' value="3" max="3"', "epoch 0 train 3/3"),
-        (' value="0" max="2"', "epoch 0 valid 0/2"),
-    ]
-    assert any("loss 1.0000" in html for html in shown)
-    assert "<progress" not in shown[-1]
-    assert [row[:3] for row in cells(shown[-1])] == [
-        ["epoch", "train/loss", "valid/loss"],
-        ["0", "1.0000", "1.0000"],
-        ["1", "2.0000", "2.0000"],
-    ]
-    assert [line.split()[:3] for line in notebook.outputs[0][-1]["text/plain"].splitlines()] == [
-        row[:3] for row in cells(shown[-1])
-    ]
-    assert capsys.readouterr() == ("", "")
-
-
-def test_in_jupyter_it_is_drawn_at_most_ten_times_a_second(
-    make_learner: MakeLearner, notebook: Notebook, clock: Clock
-) -> None:
+def test_ten_times_a_second_is_often_enough_to_read_the_loss(make_learner, clock, n_reads):
     clock.tick = 0.01
-    make_learner(dls=many(3), cbs=[clock, ProgressCallback()]).fit(100)  # 4 seconds, a row each 0.04
-    assert 35 <= len(notebook.html[0]) <= 42
-    assert len(cells(notebook.html[0][-1])) == 101
+    with terminal() as screen:
+        make_learner(dls=n_batches(200), cbs=[clock, ProgressCallback()]).fit(2)  # 4 seconds
+    assert 35 <= len(n_reads) <= 40
+    assert screen.getvalue().count(", loss ") == len(n_reads)
 
 
-def test_in_jupyter_an_interrupted_fit_leaves_its_rows(make_learner: MakeLearner, notebook: Notebook) -> None:
-    learn = make_learner(cbs=[Known(), ProgressCallback(), Raise(KeyboardInterrupt, "after_loss", 1, "valid")])
-    with pytest.raises(KeyboardInterrupt, match="stop"):
-        learn.fit(3)
-    assert len(notebook.outputs) == 1
-    assert cells(notebook.html[0][-1])[1:] == [["0", "1.0000", "1.0000", "0.0s"], ["1", "2.0000", "", "0.0s"]]
-    assert "<progress" not in notebook.html[0][-1]
+def test_a_screen_that_draws_slowly_gets_a_tenth_of_the_time(make_learner, monkeypatch, clock, n_reads):
+    def slow(self, n, total, note):
+        clock.now += 0.2
+
+    clock.tick = 0.1
+    monkeypatch.setattr(progress._Terminal, "move", slow)
+    with terminal():
+        make_learner(dls=n_batches(200), cbs=[clock, ProgressCallback()]).fit(1)  # 20 seconds, of which 2 are 10 * 0.2
+    assert 8 <= len(n_reads) <= 10
 
 
-def test_in_jupyter_passes_beside_the_fit(make_learner: MakeLearner, notebook: Notebook, clock: Clock) -> None:
-    learn = make_learner(cbs=[clock, ProgressCallback(), ValidateAt("after_batch")])
-    learn.fit(1)
-    assert any(html.count("<progress") == 2 for html in notebook.html[0])
-    assert len(notebook.outputs) == 1
-    learn.validate()
-    assert len(notebook.outputs) == 1  # too short to leave an empty line in the cell for
-    clock.tick = 0.6
-    learn.validate()
-    assert len(notebook.outputs) == 2
-    assert "<progress" in notebook.html[1][0]
-    assert notebook.html[1][-1] == ""
-    with learn.sandbox():
-        learn.fit(1)
-    assert len(notebook.outputs) == 3
-    assert notebook.html[2][-1] == ""
+def test_where_nobody_sees_it_no_loss_is_read(make_learner, printed, clock, n_reads):
+    make_learner(dls=n_batches(20), cbs=[clock, ProgressCallback()]).fit(1)
+    assert n_reads == []
+    assert len(printed()) == 2
 
 
-def test_in_jupyter_a_loader_without_a_length(make_learner: MakeLearner, notebook: Notebook, clock: Clock) -> None:
-    make_learner(dls={"train": Stream()}, cbs=[clock, ProgressCallback()]).fit(1)
-    assert any("<progress></progress> epoch 0 train 3/? [" in html for html in notebook.html[0])
+def test_passes_too_short_to_be_seen_have_no_bar(make_learner):
+    with terminal() as screen:
+        make_learner(cbs=ProgressCallback()).fit(5)
+    assert re.findall("epoch . (?:train|valid):", screen.getvalue()) == ["epoch 0 train:"]
 
 
-def test_a_fit_of_no_epochs_shows_nothing(make_learner: MakeLearner, notebook: Notebook) -> None:
-    make_learner(cbs=ProgressCallback()).fit(0)
-    assert notebook.outputs == []
+def test_it_only_looks_and_starts_no_thread(make_learner, clock):
+    weights, loaders = [], []
+    look = at("after_batch", lambda learn: loaders.append(learn.dl is learn.dls[learn.dl_name]))
+    for cbs in ([], [ProgressCallback(plot=True)]):
+        learn = make_learner(cbs=[*cbs, look, clock])
+        torch.manual_seed(0)
+        with terminal():
+            learn.fit(2)
+        weights.append(list(learn.model.parameters()))
+    assert all(torch.equal(a, b) for a, b in zip(*weights, strict=True))
+    assert all(loaders)
+    assert not [thread for thread in threading.enumerate() if "Monitor" in type(thread).__name__]
 
 
-def test_names_are_escaped(make_learner: MakeLearner, notebook: Notebook, dls: Loaders) -> None:
-    make_learner(dls={"train<b>": dls["train"]}, cbs=ProgressCallback()).fit(1)
-    assert "train&lt;b&gt;/loss" in notebook.html[0][-1]
-    assert "<b>" not in "".join(notebook.html[0])
+# == a notebook ========================================================================================================
 
 
-class Drawn:
-    """Take the place of a figure's axes, and keep what is drawn."""
+class Output:
+    """One output under a cell: all that it showed, one after the other."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        from matplotlib.axes import Axes
+    def __init__(self, data):
+        self.shown = [data]
 
-        self.lines: list[dict[str, tuple[list[float], list[float]]]] = []
-        real = Axes.legend
+    def update(self, data, *, raw):
+        assert raw
+        self.shown.append(data)
 
-        def legend(ax: Any) -> Any:
-            self.lines.append({line.get_label(): tuple(map(list, line.get_data())) for line in ax.lines})
-            return real(ax)
-
-        monkeypatch.setattr(Axes, "legend", legend)
+    @property
+    def html(self):
+        return [data["text/html"] for data in self.shown]
 
 
-def test_plot_draws_each_training_loss_and_the_means_of_other_loaders(
-    make_learner: MakeLearner, notebook: Notebook, monkeypatch: pytest.MonkeyPatch, clock: Clock
-) -> None:
-    class Losses(Callback):
-        def after_batch(self, learn: Learner) -> None:
-            if learn.training:
-                losses.append(float(learn.loss.detach()))
+@pytest.fixture
+def outputs(monkeypatch):
+    """Be in a notebook; return the outputs of its cell."""
+    outputs = []
 
-    losses: list[float] = []
-    drawn = Drawn(monkeypatch)
-    learn = make_learner(cbs=[clock, Losses(), ProgressCallback(plot=True)])
+    def display(data, *, raw, display_id):
+        assert (raw, display_id) == (True, True)
+        outputs.append(Output(data))
+        return outputs[-1]
+
+    monkeypatch.setattr(progress, "in_notebook", lambda: True)
+    monkeypatch.setattr("IPython.display.display", display)
+    return outputs
+
+
+def rows_of(html):
+    """Return what stands in the cells of a table."""
+    return [re.findall("<t[dh]>(.*?)</t[dh]>", row) for row in re.findall("<tr>.*?</tr>", html, re.DOTALL)]
+
+
+def test_a_fit_is_one_output_with_bars_while_it_runs_and_a_table_after_it(make_learner, outputs, clock, printed):
+    learn = make_learner(cbs=[clock, CountingLoss(), ProgressCallback()])
     learn.fit(2)
-    assert drawn.lines[-1] == {
-        "train": ([1, 2, 3, 4, 5, 6], losses),
-        "valid": ([3, 6], [row["valid/loss"] for row in learn.history]),
-    }
-    assert re.search(r'<img src="data:image/png;base64,iVBORw0KGgo[^"]+" alt="loss curve">', notebook.html[0][-1])
-    assert len(notebook.outputs) == 1
-    n_drawn = len(drawn.lines)
+    learn.fit(1)
+    assert len(outputs) == 2
+    *while_running, at_the_end = outputs[0].html
+    bars = [re.search(r'<progress value="(.)" max="(.)"></progress> (.*?) \[', html) for html in while_running]
+    assert [bar.groups() for bar in bars if bar][:6] == [
+        ("0", "3", "epoch 0 train 0/3"),
+        ("1", "3", "epoch 0 train 1/3"),
+        ("2", "3", "epoch 0 train 2/3"),
+        ("3", "3", "epoch 0 train 3/3"),
+        ("0", "2", "epoch 0 valid 0/2"),
+        ("1", "2", "epoch 0 valid 1/2"),
+    ]
+    assert any(", loss 1.0000]" in html for html in while_running)
+    assert "<progress" not in at_the_end
+    assert rows_of(at_the_end) == [
+        ["epoch", "train/loss", "valid/loss", "time"],
+        ["0", "1.0000", "1.0000", "1.2s"],
+        ["1", "2.0000", "2.0000", "1.2s"],
+    ]
+    assert [line.split() for line in outputs[0].shown[-1]["text/plain"].splitlines()] == rows_of(at_the_end)
+    assert printed() == []
+
+
+def test_it_is_drawn_ten_times_a_second_at_most_though_rows_come_faster(make_learner, outputs, clock):
+    clock.tick = 0.01
+    make_learner(dls=n_batches(3), cbs=[clock, ProgressCallback()]).fit(100)  # 4 seconds, a row each 0.04
+    assert 35 <= len(outputs[0].html) <= 42
+    assert len(rows_of(outputs[0].html[-1])) == 101
+
+
+def test_an_interrupted_fit_leaves_the_rows_that_it_had(make_learner, outputs):
+    stop = stop_at("after_loss", KeyboardInterrupt, 1, "valid")
+    with pytest.raises(KeyboardInterrupt, match="stop"):
+        make_learner(cbs=[CountingLoss(), ProgressCallback(), stop]).fit(3)
+    (output,) = outputs
+    assert rows_of(output.html[-1])[1:] == [["0", "1.0000", "1.0000", "0.0s"], ["1", "2.0000", "", "0.0s"]]
+    assert "<progress" not in output.html[-1]
+
+
+def test_a_pass_within_a_fit_is_shown_in_its_output(make_learner, outputs, clock):
+    make_learner(cbs=[clock, ProgressCallback(), other_passes_at("after_batch")]).fit(1)
+    (output,) = outputs
+    assert max(html.count("<progress") for html in output.html) == 2
+
+
+@pytest.mark.parametrize(("tick", "is_shown"), [(0.2, False), (0.6, True)])
+def test_a_pass_by_itself_is_shown_if_it_takes_long_enough_to_leave_an_empty_line_for(
+    make_learner, outputs, clock, tick, is_shown
+):
+    clock.tick = tick
+    make_learner(cbs=[clock, ProgressCallback()]).validate()
+    assert len(outputs) == is_shown
+    if is_shown:
+        assert "<progress" in outputs[0].html[0]
+        assert outputs[0].html[-1] == ""
+
+
+def test_a_fit_in_a_sandbox_leaves_no_table(make_learner, outputs, clock):
+    clock.tick = 0.6
+    learn = make_learner(cbs=[clock, ProgressCallback()])
     with learn.sandbox():
         learn.fit(1)
+    (output,) = outputs
+    assert "<progress" in output.html[0]
+    assert output.html[-1] == ""
+
+
+def test_a_bar_of_a_loader_without_a_length_has_no_end(make_learner, outputs, clock):
+    make_learner(dls={"train": Stream()}, cbs=[clock, ProgressCallback()]).fit(1)
+    assert any("<progress></progress> epoch 0 train 3/? [" in html for html in outputs[0].html)
+
+
+def test_a_fit_of_no_epochs_shows_nothing(make_learner, outputs):
+    make_learner(cbs=ProgressCallback(plot=True)).fit(0)
+    assert outputs == []
+
+
+def test_a_name_is_text_and_no_html(make_learner, dls, outputs):
+    make_learner(dls={"train<b>": dls["train"]}, cbs=ProgressCallback()).fit(1)
+    assert "train&lt;b&gt;/loss" in outputs[0].html[-1]
+    assert not any("<b>" in html for html in outputs[0].html)
+
+
+# -- the loss curve ----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def curves(monkeypatch):
+    """Return what was drawn: for each picture the points of each line by its label."""
+    pictures, legend = [], Axes.legend
+
+    def spy(ax):
+        pictures.append({line.get_label(): list(zip(*line.get_data(), strict=True)) for line in ax.lines})
+        return legend(ax)
+
+    monkeypatch.setattr(Axes, "legend", spy)
+    return pictures
+
+
+@pytest.mark.parametrize("tick", [0.0, 0.2], ids=["drawn at the end", "drawn each time"])
+def test_the_curve_has_the_loss_of_each_training_batch_and_the_means_of_other_loaders(
+    make_learner, outputs, curves, clock, tick
+):
+    clock.tick = tick
+    losses = []
+    take = at("after_batch", lambda learn: losses.append(learn.loss.detach().item()) if learn.training else None)
+    learn = make_learner(cbs=[clock, take, ProgressCallback(plot=True)])
+    learn.fit(2)
+    assert curves[-1] == {
+        "train": list(zip(range(1, 7), losses, strict=True)),
+        "valid": [(3, learn.history[0]["valid/loss"]), (6, learn.history[1]["valid/loss"])],
+    }
+    (output,) = outputs
+    assert "<img" not in output.html[0]  # of what? no batch is done
+    assert re.search(r'<img src="data:image/png;base64,iVBORw0KGgo[^"]+" alt="loss curve">', output.html[-1])
+
+
+def test_passes_and_fits_that_leave_no_table_have_no_curve(make_learner, outputs, curves, clock):
+    learn = make_learner(cbs=[clock, ProgressCallback(plot=True)])
     learn.validate()
-    assert len(drawn.lines) == n_drawn
+    with learn.sandbox():
+        learn.fit(1)
+    assert curves == []
 
 
-def test_a_long_curve_is_thinned(monkeypatch: pytest.MonkeyPatch) -> None:
-    drawn = Drawn(monkeypatch)
-    curve = module._Curve()
+def test_a_long_curve_is_thinned(curves):
+    curve = progress._Curve()
     curve.new = list(torch.arange(5000.0))
     curve.image()
-    xs, ys = drawn.lines[-1]["train"]
-    assert xs[:3] == [1, 4, 7]
-    assert ys[:3] == [0.0, 3.0, 6.0]
-    assert len(xs) <= 2000
+    points = curves[0]["train"]
+    assert points[:3] == [(1, 0.0), (4, 3.0), (7, 6.0)]
+    assert points[-1] == (4999, 4998.0)
 
 
-def test_plot_outside_jupyter_draws_nothing(
-    make_learner: MakeLearner, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    drawn = Drawn(monkeypatch)
-    make_learner(cbs=[Known(), ProgressCallback(plot=True)]).fit(1)
-    assert drawn.lines == []
-    assert len(capsys.readouterr().out.splitlines()) == 2
+def test_outside_a_notebook_nothing_is_kept_for_a_curve(make_learner, monkeypatch, printed):
+    monkeypatch.setattr(progress, "_Curve", None)  # none can be made
+    make_learner(cbs=ProgressCallback(plot=True)).fit(1)
+    assert len(printed()) == 2
 
 
 @pytest.mark.notebook
-def test_in_a_saved_notebook_the_table_is_there() -> None:
-    code = """
-        import torch
-        from callbacks import ProgressCallback
-        from learner import Learner, Loaders
-        x = torch.zeros(32, 3)
-        dls = Loaders.from_arrays(train=(x, x), valid=(x, x), batch_size=4)
-        learn = Learner(torch.nn.Linear(3, 3), dls, torch.nn.functional.mse_loss, cbs=ProgressCallback(plot=True))
-        learn.fit(2)"""
-    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("\n".join(map(str.strip, code.split("\n"))))])
-    root = str(Path(__file__).parents[2])
-    nbclient.NotebookClient(notebook, timeout=120, resources={"metadata": {"path": root}}).execute()
+def test_a_notebook_that_really_ran_holds_table_and_curve():
+    code = """\
+import torch
+from callbacks import ProgressCallback
+from learner import Learner, Loaders
+x = torch.zeros(32, 3)
+dls = Loaders.from_arrays(train=(x, x), valid=(x, x), batch_size=4)
+Learner(torch.nn.Linear(3, 3), dls, torch.nn.functional.mse_loss, cbs=ProgressCallback(plot=True)).fit(2)
+"""
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(code)])
+    root = Path(__file__).parents[2]
+    nbclient.NotebookClient(notebook, timeout=120, resources={"metadata": {"path": str(root)}}).execute()
     (output,) = notebook.cells[0].outputs
+    html = output.data["text/html"]
     assert output.output_type == "display_data"
-    assert [row[:1] for row in cells(output.data["text/html"])] == [["epoch"], ["0"], ["1"]]
-    assert "<progress" not in output.data["text/html"]
-    assert "<img" in output.data["text/html"]
+    assert [row[0] for row in rows_of(html)] == ["epoch", "0", "1"]
+    assert "<img" in html
+    assert "<progress" not in html
     assert output.data["text/plain"].split()[:4] == ["epoch", "train/loss", "valid/loss", "time"]

@@ -127,31 +127,38 @@ def test_a_gradient_flows_back_through_a_move():
     assert to_device(x, META).grad_fn is not None
 
 
-def test_cuda_copies_are_pinned_where_it_pays_and_awaited_by_nobody() -> None:
-    class Fake:
-        device, layout = torch.device("cpu"), torch.strided
+class OnHost:
+    """What the copier looks at in a tensor; writes down what is done to it."""
 
-        def __init__(self, nbytes: int) -> None:
-            self.nbytes, self.log = nbytes, []
+    def __init__(self, nbytes, layout=torch.strided, device="cpu"):
+        self.nbytes, self.layout, self.device = nbytes, layout, torch.device(device)
+        self.done = []
 
-        def pin_memory(self) -> "Fake":
-            self.log.append("pin")
-            return self
+    def pin_memory(self):
+        self.done.append("pinned")
+        return self
 
-        def to(self, device: torch.device, non_blocking: bool = False) -> "Fake":
-            self.log.append(f"{device} {non_blocking}")
-            return self
+    def to(self, device, non_blocking=False):
+        self.done.append((str(device), non_blocking))
+        return self
 
-    small, large, sparse, elsewhere = Fake(64), Fake(2**20), Fake(2**20), Fake(2**20)
-    sparse.layout, elsewhere.device = torch.sparse_coo, torch.device("cuda:1")
-    copied(large, torch.device("cpu"))  # type: ignore[arg-type]
-    assert large.log == ["cpu False"]
-    large.log.clear()
-    for tensor in (small, large, sparse, elsewhere):
-        copied(tensor, torch.device("cuda:0"))  # type: ignore[arg-type]
-    assert [t.log for t in (small, large, sparse, elsewhere)] == [
-        ["cuda:0 True"],
-        ["pin", "cuda:0 True"],
-        ["cuda:0 True"],
-        ["cuda:0 True"],
-    ]
+
+@pytest.mark.parametrize(
+    ("tensor", "is_pinned"),
+    [
+        (OnHost(2**20), True),
+        (OnHost(2**16), False),  # CUDA's own buffer takes it
+        (OnHost(2**20, layout=torch.sparse_coo), False),  # cannot be
+        (OnHost(2**20, device="cuda:1"), False),  # not on the host
+    ],
+)
+def test_nobody_waits_for_a_copy_to_cuda_and_what_is_large_is_pinned(tensor, is_pinned):
+    copied(tensor, torch.device("cuda:0"))
+    assert tensor.done == ["pinned"] * is_pinned + [("cuda:0", True)]
+
+
+@pytest.mark.parametrize("device", ["cpu", "mps"])
+def test_other_copies_are_waited_for(device):
+    tensor = OnHost(2**20)
+    copied(tensor, torch.device(device))
+    assert tensor.done == [(device, False)]
