@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from contextlib import nullcontext
 from numbers import Integral
 from typing import Any
 
@@ -10,17 +11,21 @@ from torch import nn
 
 from learner import Callback, Hook, Hooks, Learner
 from learner.frequency import Every
+from learner.hooks import uncompiled
+from learner.layers import find_layers, named_layers
 
 
 class HooksCallback(Callback):
     """Call `hookfunc(hook, module, inputs, output)` each time a module of the model has run, while fitting.
 
-    Only what runs inside `predict` counts, and only in the passes and batches asked for. The function may keep what
-    it finds as attributes of its hook; the hooks stay readable as `hooks` after the fit. The next fit has new ones.
+    Only what runs inside `predict` counts, and only in the passes and batches asked for; in these a compiled model
+    runs uncompiled, since compiled code calls no hooks. The function may keep what it finds as attributes of its
+    hook; the hooks stay readable as `hooks` after the fit. The next fit has new ones.
 
     Args:
         hookfunc: called with the `Hook`, the module, its inputs (a tuple) and its output; what it returns is dropped.
-        modules: modules or dotted names, one or several; all leaves of the model (modules without children) if None.
+        modules: modules, dotted names, globs or positions in `named_modules()`, one or several; all leaves of the
+            model (modules without children) if None.
         mod_filter: a function of a module that says whether to keep it.
         on_train: whether to look at passes that train, those over loaders named `train…`.
         on_valid: whether to look at validation passes within the fit, over loaders named `valid…`.
@@ -55,7 +60,7 @@ class HooksCallback(Callback):
     def __init__(
         self,
         hookfunc: Callable[[Any, nn.Module, tuple[Any, ...], Any], Any],
-        modules: nn.Module | str | Iterable[nn.Module | str] | None = None,
+        modules: nn.Module | str | int | Iterable[nn.Module | str | int] | None = None,
         mod_filter: Callable[[nn.Module], object] | None = None,
         on_train: bool = True,
         on_valid: bool = False,
@@ -69,10 +74,12 @@ class HooksCallback(Callback):
             raise ValueError("`on_train` or `on_valid` must be True, got neither; nothing would be watched.")
         Every.of(every)  # refuses here what would be refused when a learner gets this callback
         self.hookfunc, self.mod_filter, self.every = hookfunc, mod_filter, every
-        self.modules = [modules] if isinstance(modules, nn.Module | str) else None if modules is None else list(modules)
+        if isinstance(modules, nn.Module | str | int):
+            modules = [modules]
+        self.modules = None if modules is None else list(modules)
         for module in self.modules or ():
-            if not isinstance(module, nn.Module | str):
-                raise TypeError(f"`modules` must hold modules or their dotted names, got {module!r}.")
+            if not isinstance(module, nn.Module | str | int) or isinstance(module, bool):
+                raise TypeError(f"`modules` must hold modules, names, globs or positions, got {module!r}.")
         self.roles = ("train",) * on_train + ("valid",) * on_valid
         self.loaders = tuple(f"{role}*" for role in self.roles)
         self.hooks: Hooks | tuple[()] = ()
@@ -89,7 +96,8 @@ class HooksCallback(Callback):
         """Listen while the model runs, but not to a training loader that somebody validates."""
         self._is_due = learn.role in self.roles
         try:
-            action()
+            with uncompiled() if self._is_due else nullcontext():
+                action()
         finally:
             self._is_due = False
 
@@ -104,20 +112,15 @@ class HooksCallback(Callback):
 
     def _chosen(self, model: nn.Module) -> dict[str, nn.Module]:
         """Return the modules to watch by dotted name, each once."""
-        inside = dict(model.named_modules())
+        inside = named_layers(model)
         if self.modules is None:
             chosen = {name: module for name, module in inside.items() if _is_leaf(name, module)}
         else:
             names = {module: name for name, module in inside.items()}
-            chosen = {}
-            for wanted in self.modules:
-                name = names.get(wanted) if isinstance(wanted, nn.Module) else wanted
-                if name is None or name not in inside:
-                    raise ValueError(
-                        f"`modules` must be modules of the learner's model or their dotted names, got {wanted!r}; "
-                        f"it has {', '.join(repr(name) for name in inside if name)}."
-                    )
-                chosen[name] = inside[name]
+            found = [layer for layers in find_layers(model, self.modules, "modules").values() for layer in layers]
+            if parts := [layer.name for layer in found if layer.is_input or layer.part is not None]:
+                raise ValueError(f"`modules` must be whole modules, got {parts[0]!r}; `hookfunc` is given all parts.")
+            chosen = {names[layer.module]: layer.module for layer in found}
         kept = {name: module for name, module in chosen.items() if not self.mod_filter or self.mod_filter(module)}
         if not kept:
             raise ValueError(

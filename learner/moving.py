@@ -1,10 +1,10 @@
-"""Move a batch of any shape to a device."""
+"""Move a batch of any shape to a device, or copy it."""
 
 from __future__ import annotations
 
 import copy
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from operator import is_
 from typing import Any
 
@@ -30,33 +30,47 @@ def to_device(value: Any, device: torch.device) -> Any:
         return value if value.device == device else copied(value, device)
     if hasattr(value, "to"):
         return value.to(device)
+    return mapped(value, to_device, device)
+
+
+def cloned(value: Any) -> Any:
+    """Return a nest of containers with copies of its tensors, as `to_device` finds them.
+
+    Example:
+        >>> x = torch.ones(2)
+        >>> copies = cloned({"x": (x, "a")})
+        >>> _ = x.zero_()
+        >>> copies
+        {'x': (tensor([1., 1.]), 'a')}
+    """
+    return value.clone() if isinstance(value, Tensor) else mapped(value, cloned)
+
+
+def mapped(value: Any, f: Callable[..., Any], *args: Any) -> Any:
+    """Return a container with `f(item, *args)` in the place of each item; the same object if all stay the same."""
     if isinstance(value, tuple | list):
-        items = [to_device(item, device) for item in value]
+        items = [f(item, *args) for item in value]
         if all(map(is_, items, value)):
             return value
         return value._make(items) if hasattr(value, "_make") else type(value)(items)
     if isinstance(value, Mapping):
-        entries = {key: to_device(item, device) for key, item in value.items()}
+        entries = {key: f(item, *args) for key, item in value.items()}
         if all(map(is_, entries.values(), value.values())):
             return value
-        moved: Any = copy.copy(value)  # keeps what a subclass knows, like the factory of a defaultdict
+        new: Any = copy.copy(value)  # keeps what a subclass knows, like the factory of a defaultdict
         for key, item in entries.items():
-            moved[key] = item
-        return moved
+            new[key] = item
+        return new
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return _moved_fields(value, device)
+        fields = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+        made = {name: f(item, *args) for name, item in fields.items()}
+        if all(map(is_, made.values(), fields.values())):
+            return value
+        new = copy.copy(value)  # `dataclasses.replace` would run `__init__` again, and cannot set all fields
+        for name, item in made.items():
+            object.__setattr__(new, name, item)  # frozen or not
+        return new
     return value
-
-
-def _moved_fields(value: Any, device: torch.device) -> Any:
-    fields = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
-    moved = {name: to_device(item, device) for name, item in fields.items()}
-    if all(map(is_, moved.values(), fields.values())):
-        return value
-    new = copy.copy(value)  # `dataclasses.replace` would run `__init__` again, and cannot set all fields
-    for name, item in moved.items():
-        object.__setattr__(new, name, item)  # frozen or not
-    return new
 
 
 def copied(tensor: Tensor, device: torch.device) -> Tensor:

@@ -72,8 +72,10 @@ def unwrapped(model: nn.Module) -> nn.Module:
     """Return the model inside `torch.compile`, data parallel and other wrappers that pass all arguments on."""
     while True:
         inner = getattr(model, "_orig_mod", None) or getattr(model, "module", None)
+        if not isinstance(inner, nn.Module):
+            return model
         kinds = {p.kind for p in inspect.signature(model.forward).parameters.values()}
-        if not isinstance(inner, nn.Module) or not kinds <= {Parameter.VAR_POSITIONAL, Parameter.VAR_KEYWORD}:
+        if not kinds <= {Parameter.VAR_POSITIONAL, Parameter.VAR_KEYWORD}:
             return model
         model = inner
 

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from learner.hooks import Hook, Hooks
+from learner.hooks import Hook, Hooks, uncompiled
+from learner.layers import named_layers
 from learner.loaders import Loaders
 
 if TYPE_CHECKING:
@@ -59,7 +60,7 @@ def summarize(learn: Learner) -> Summary:
     """Run one batch of the first loader through the model and take down what each layer gives."""
     layers = {
         name: module
-        for name, module in learn.model.named_modules()
+        for name, module in named_layers(learn.model).items()
         if not any(True for _ in module.children()) or any(True for _ in module.parameters(recurse=False))
     }
     shapes: dict[int, str] = {}
@@ -67,7 +68,7 @@ def summarize(learn: Learner) -> Summary:
     def take_shape(hook: Hook, module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
         shapes[id(module)] = _shape(output)
 
-    with Hooks(layers.values(), take_shape):
+    with Hooks(layers.values(), take_shape), uncompiled():
         learn.get_preds(_first_batch(learn))
     rows = []
     for name, module in layers.items():

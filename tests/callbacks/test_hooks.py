@@ -223,6 +223,9 @@ def test_modules_by_object_and_by_name_each_once_and_filtered(make_learner):
 
     assert layers(modules=model.head) == ["head"]
     assert layers(modules="head.1") == ["head.1"]
+    assert layers(modules="head.?") == ["head.0", "head.1"]
+    assert layers(modules=0) == [""]
+    assert layers(modules=[0, "twin"]) == ["", "layers.1"]
     assert layers(modules=["head", model.twin, "layers.1"]) == ["head", "layers.1"]
     assert layers(mod_filter=lambda module: isinstance(module, nn.ReLU)) == ["head.0"]
     assert layers(modules=["head", "head.0"], mod_filter=lambda module: isinstance(module, nn.ReLU)) == ["head.0"]
@@ -230,11 +233,36 @@ def test_modules_by_object_and_by_name_each_once_and_filtered(make_learner):
 
 def test_refuses_modules_that_are_not_in_the_model(make_learner):
     other = nn.Linear(4, 4)
-    with pytest.raises(ValueError, match=r"`modules` must be modules of the learner's model .* got Linear\(.*'1'"):
+    with pytest.raises(
+        ValueError,
+        match=r"`modules` must be names, .* modules of the model, got a Linear that it has not; there is .* 2 1",
+    ):
         make_learner(HooksCallback(count, [other])).fit(1)
-    with pytest.raises(ValueError, match=r"`modules` must be .* got 'head'; it has '0', '1', '2'"):
+    with pytest.raises(
+        ValueError, match=r"`modules` must be names, .* of the model, got 'head'; there is 0 \(the model\), 1 0"
+    ):
         make_learner(HooksCallback(count, "head")).fit(1)
     assert n_hooks(other) == 0
+
+
+def test_refuses_parts_of_what_a_module_gives(make_learner):
+    with pytest.raises(ValueError, match="`modules` must be whole modules, got '0:in'"):
+        make_learner(HooksCallback(count, "0:in")).fit(1)
+
+
+@pytest.mark.parametrize("is_whole", [True, False], ids=["the model", "a part"])
+def test_hears_a_model_that_was_compiled_before(make_learner, is_whole):
+    """By itself a hook that is put on after a compiled call never fires, and nothing says so."""
+    model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 3))
+    if is_whole:
+        model = torch.compile(model, backend="eager")
+    else:
+        model[0].compile(backend="eager")
+    model(torch.zeros(2, 4))
+    watch = HooksCallback(count)
+    make_learner(watch, model=model).fit(1)
+    assert watch.layers == {"0": "Linear", "1": "Linear"}
+    assert counts(watch) == [3, 3]
 
 
 def test_refuses_to_watch_nothing(make_learner):
@@ -250,7 +278,8 @@ def test_refuses_to_watch_nothing(make_learner):
     ("kwargs", "error", "message"),
     [
         ({"hookfunc": None}, TypeError, "`hookfunc` must be a function of .* got None"),
-        ({"modules": [3]}, TypeError, "`modules` must hold modules or their dotted names, got 3"),
+        ({"modules": [3.5]}, TypeError, r"`modules` must hold modules, names, globs or positions, got 3\.5"),
+        ({"modules": True}, TypeError, "`modules` must hold modules, names, globs or positions, got True"),
         ({"mod_filter": "relu"}, TypeError, "`mod_filter` must be a function of a module, got 'relu'"),
         ({"every": 0}, ValueError, "`every` must be a number of batches, or as .* got 0"),
         ({"every": "2 steps"}, ValueError, "`every` must be a number of batches, or as .* got '2 steps'"),

@@ -3,13 +3,17 @@
 import copy
 import gc
 import pickle
+import subprocess
+import sys
 import weakref
+from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 
 from learner import Hook, Hooks
+from learner.hooks import Tap, uncompiled
 
 
 def n_hooks(model: nn.Module) -> int:
@@ -138,3 +142,62 @@ def test_refuses_what_is_no_function(model):
     with pytest.raises(TypeError, match=r"`f` must be a function of .*, got 3"):
         Hook(model, 3)
     assert n_hooks(model) == 0
+
+
+# -- both ends of a module ---------------------------------------------------------------------------------------------
+
+
+def test_a_tap_may_change_what_goes_in_and_what_comes_out(model):
+    x = torch.ones(5, 3)
+    tap = Tap(model[1], lambda args, kwargs: ((args[0] + 1,), kwargs), lambda output: output * 2)
+    assert torch.equal(model(x), model[2](2 * (model[0](x) + 1).relu()))
+    tap.remove()
+    tap.remove()
+    assert torch.equal(model(x), model[2](model[0](x).relu()))
+
+
+def test_a_tap_may_look_at_one_end_alone(model):
+    seen = []
+    taps = [Tap(model[0], lambda args, kwargs: seen.append("in"), None), Tap(model[0], None, seen.append)]
+    x = torch.ones(5, 3)
+    model(x)
+    assert seen[0] == "in"
+    assert torch.equal(seen[1], model[0](x))
+    for tap in taps:
+        tap.remove()
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
+
+
+@pytest.mark.parametrize("compile_it", [lambda m: m.compile(backend="eager"), lambda m: m[0].compile(backend="eager")])
+def test_uncompiled_lets_hooks_hear_what_was_compiled_before(model, compile_it):
+    compile_it(model)
+    x = torch.ones(5, 3)
+    model(x)
+    seen = []
+    with Hook(model[0], lambda *args: seen.append(args)), uncompiled():
+        model(x)
+    assert len(seen) == 1
+
+
+def test_uncompiled_ends_with_its_block(model):
+    n_graphs = []
+
+    def backend(graph, inputs):
+        n_graphs.append(graph)
+        return graph.forward
+
+    compiled = torch.compile(model, backend=backend)
+    with pytest.raises(RuntimeError, match="shapes cannot be multiplied"), uncompiled():
+        compiled(torch.ones(5, 2))
+    assert n_graphs == []
+    compiled(torch.ones(5, 3))
+    assert len(n_graphs) == 1
+
+
+def test_uncompiled_draws_in_no_compiler():
+    script = (
+        "import sys; from learner.hooks import uncompiled\nwith uncompiled(): print('torch._dynamo' in sys.modules)"
+    )
+    root = Path(__file__).parents[2]
+    run = subprocess.run([sys.executable, "-c", script], cwd=root, capture_output=True, text=True, check=True)
+    assert run.stdout == "False\n"

@@ -58,6 +58,13 @@ def test_outputs_that_are_no_tensor_are_told_by_their_parts(make_learner):
     assert (row.name, row.output) == ("lstm", "[(1, 16, 5), [(1, 16, 5), (1, 16, 5)]]")
 
 
+def test_a_model_that_was_compiled_is_told_by_its_own_layers(make_learner):
+    model = nn.Sequential(nn.Linear(4, 8), nn.Linear(8, 3))
+    compiled = torch.compile(model, backend="eager")
+    compiled(torch.zeros(2, 4))
+    assert make_learner(model=compiled).summary().rows == make_learner(model=model).summary().rows
+
+
 def test_it_prints_and_shows(make_learner):
     summary = make_learner(model=nn.Sequential(nn.Linear(4, 1000), nn.Linear(1000, 3))).summary()
     assert repr(summary).splitlines() == [
