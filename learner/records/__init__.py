@@ -1,0 +1,1 @@
+"""Every sample on record: tables, collectors' samples, runs."""
