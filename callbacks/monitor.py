@@ -39,8 +39,7 @@ class _Monitor(Callback):
             raise ValueError(f"`mode` must be 'min' or 'max', got {mode!r}; it says which values are better.")
         self.metric, self.loader, self.mode = metric, loader, mode
         self._is_on = False
-        self._start, self._epoch = 0, -1
-        self._passes: list[bool] = []  # the passes that run, the inner ones last, and whether each counts
+        self._start = 0
 
     def before_fit(self, learn: Learner) -> None:
         """Start clean; refuse a loader or a metric that does not exist."""
@@ -48,19 +47,11 @@ class _Monitor(Callback):
             raise ValueError(f"`loader` must be one of {', '.join(map(repr, learn.dls))}, got {self.loader!r}.")
         self._check_metric(learn)
         self._is_on = not any(isinstance(cb, LRFinderCallback) for cb in learn.cbs)
-        self._start, self._epoch, self._passes = learn.history.state_dict()["start"], -1, []
-
-    def before_epoch(self, learn: Learner) -> None:
-        """Tell the fit's own pass over the loader from one that somebody asked for; an epoch has one."""
-        is_own = not self._passes and learn.dl_name == self.loader and learn.role == role_of(self.loader)
-        counts = self._is_on and is_own and learn.epoch != self._epoch
-        if counts:
-            self._epoch = learn.epoch
-        self._passes.append(counts)
+        self._start = learn.history.state_dict()["start"]
 
     def after_epoch(self, learn: Learner) -> None:
         """Hand on the value of this pass."""
-        if not (self._passes and self._passes[-1]):
+        if not self._is_on or learn.is_side_pass or learn.dl_name != self.loader:
             return
         metrics = learn.metrics[self.loader]
         if "loss" not in metrics and learn.role != "infer":
@@ -68,11 +59,6 @@ class _Monitor(Callback):
         if self.metric not in metrics:
             raise LearnerError(_unknown(self.metric, self.loader, metrics))
         self._see(learn, Best(self._start + learn.epoch, float(metrics[self.metric]), f"{self.loader}/{self.metric}"))
-
-    def cleanup_epoch(self, learn: Learner) -> None:
-        """Go back to the pass around this one."""
-        if self._passes:
-            self._passes.pop()
 
     def cleanup_fit(self, learn: Learner) -> None:
         """Leave later validations alone."""

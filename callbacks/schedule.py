@@ -85,11 +85,11 @@ class SchedulerCallback(Callback):
         self.each = each or ("batch" if metric is None else "epoch")
         self.scheduler: Any = None
         self._restore: Callable[[], None] | None = None  # there while a fit runs
-        self._n_steps, self._n_passes, self._last_train = 0, 0, ""
+        self._n_steps, self._last_train = 0, ""
 
     def before_fit(self, learn: Learner) -> None:
         """Make the schedule for this fit."""
-        self._n_steps, self._n_passes = learn.n_steps, 0
+        self._n_steps = learn.n_steps
         self._last_train = [name for name in learn.dls if role_of(name) == "train"][-1]
         if self.metric is not None and self.metric.split("/", 1)[0] not in learn.dls:
             raise LearnerError(f"`metric` must be of one of the loaders {list(learn.dls)}, got {self.metric!r}.")
@@ -103,10 +103,6 @@ class SchedulerCallback(Callback):
             raise
         self._restore = restore
 
-    def before_epoch(self, learn: Learner) -> None:
-        """Know a pass within a pass."""
-        self._n_passes += 1
-
     def after_step(self, learn: Learner) -> None:
         """Step, if it is by the batch."""
         if self.each == "batch":
@@ -114,8 +110,8 @@ class SchedulerCallback(Callback):
 
     def after_epoch(self, learn: Learner) -> None:
         """Step, if it is by the epoch and this pass is the one."""
-        if self._restore is None or self._n_passes > 1 or self.each == "batch":
-            return  # a validation outside of the fit, or in the middle of another pass, is not part of the schedule
+        if self._restore is None or learn.is_side_pass or self.each == "batch":
+            return
         if self.metric is not None:
             name, metric = self.metric.split("/", 1)
             if learn.dl_name == name:
@@ -123,10 +119,6 @@ class SchedulerCallback(Callback):
         elif learn.dl_name == self._last_train and learn.n_steps > self._n_steps:
             self._n_steps = learn.n_steps
             self.scheduler.step()
-
-    def cleanup_epoch(self, learn: Learner) -> None:
-        """Know when a pass has ended."""
-        self._n_passes -= 1
 
     def cleanup_fit(self, learn: Learner) -> None:
         """Put back what the schedule has changed in the optimizer."""

@@ -52,7 +52,8 @@ _CANCEL_OF = {"batch": CancelBatchException, "epoch": CancelEpochException, "fit
 
 # What belongs to one pass: a pass within a pass (a validation in the middle of an epoch) gives it back.
 _PASS = (
-    *("dl", "dl_name", "role", "training", "i", "n_batches", "_needs_target", "_averages", "_has_means"),
+    *("dl", "dl_name", "role", "training", "is_side_pass", "i", "n_batches"),
+    *("_needs_target", "_averages", "_has_means"),
     *("is_in_batch", "batch", "batch_size", "xb", "yb", "output", "preds", "loss"),
     *("_is_counting", "_logged", "_decisions"),
 )
@@ -83,6 +84,7 @@ class Learner:
     | `n_epochs`, `epochs`, `epoch` | `int`, iterable, `int` | asked for; what is looped over; now, from 0 |
     | `dl`, `dl_name` | iterable, `str` | the loader of this pass |
     | `role`, `training` | `str`, `bool` | of this pass: train, valid or infer; whether it trains |
+    | `is_side_pass` | `bool` | whether it was asked for, by `validate` or `get_preds`, and is none of the fit's own |
     | `i`, `n_batches` | `int`, `int` or None | batch in this pass, from 0; how many there will be, if known |
     | `n_steps`, `n_samples` | `int` | optimizer steps, training samples, since the learner was made |
     | `batches_per_step` | `int` | training batches that share one optimizer step |
@@ -119,6 +121,7 @@ class Learner:
     dl: Any
     dl_name: str
     role: str
+    is_side_pass: bool
     n_batches: int | None
     batch: Any
     batch_size: int | None
@@ -231,9 +234,9 @@ class Learner:
             if is_limited:
                 self.dls = whole
 
-    def _epoch(self, name: str, dl: Any, role: str) -> None:
+    def _epoch(self, name: str, dl: Any, role: str, is_side_pass: bool = False) -> None:
         """Run one pass over one loader."""
-        self._open_pass(name, dl, role)
+        self._open_pass(name, dl, role, is_side_pass)
         self.metrics.pop(name, None)
         self._tell_predictor()
         self._n_passes += 1
@@ -511,7 +514,7 @@ class Learner:
             self._dispatch.restart()
         try:
             with self.added(cbs):
-                self._epoch(name, dl, role)
+                self._epoch(name, dl, role, is_side_pass=True)
         except CancelFitException:
             vars(self).update(outer)
             if is_inside:
@@ -594,8 +597,9 @@ class Learner:
         """Let the predictor know the model and whether it makes its loss itself; both may have been replaced."""
         self.predictor.model, self.predictor.takes_target = self.model, self.loss_f is None
 
-    def _open_pass(self, name: str, dl: Any, role: str) -> None:
+    def _open_pass(self, name: str, dl: Any, role: str, is_side_pass: bool = False) -> None:
         self.dl_name, self.dl, self.role, self.training = name, dl, role, role == "train"
+        self.is_side_pass = is_side_pass
         self._needs_target = not name.startswith("infer")
         self.i, self.n_batches, self.batch = 0, length_of(dl), None
         self._averages, self._has_means, self._decisions = Averages(), False, {}

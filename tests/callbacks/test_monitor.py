@@ -87,11 +87,12 @@ def test_a_value_that_a_callback_adds_before_its_turn_is_seen(order):
     assert watch.seen == [(0, 0.5, "valid/mine"), (1, 1.5, "valid/mine")]
 
 
-@pytest.mark.parametrize("order", [-1, 99])
+@pytest.mark.parametrize("order", [-1, 49, 51, 99])
 def test_passes_within_and_beside_the_rounds_do_not_count(order):
     class Ask(Callback):
         def before_fit(self, learn):
             learn.validate("train")
+            learn.validate("valid")  # the very loader, before the first pass of the fit
             learn.get_preds("valid")
 
         def after_batch(self, learn):

@@ -1276,3 +1276,38 @@ def test_lr_find_says_where_it_comes_from():
     code = "from learner import Learner; print(Learner.lr_find(None))"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert "LearnerError: `lr_find` must be brought by the callbacks; do `import callbacks` first." in found.stderr
+
+
+def test_a_pass_that_somebody_asks_for_says_so_and_the_one_around_it_does_not(make_learner):
+    class Ask(Callback):
+        def __init__(self):
+            self.seen = []
+
+        def before_epoch(self, learn):
+            self.seen.append((learn.dl_name, learn.is_side_pass))
+
+        def after_batch(self, learn):
+            if learn.training and learn.i == 0:
+                learn.validate()
+                learn.get_preds("train")
+                assert not learn.is_side_pass
+
+    ask = Ask()
+    learn = make_learner(ask)
+    learn.validate()
+    learn.fit(1)
+    assert ask.seen == [("valid", True), ("train", False), ("valid", True), ("train", True), ("valid", False)]
+    assert not learn.is_side_pass
+
+
+def test_a_side_pass_that_fails_leaves_no_word_of_it_to_the_next_fit(make_learner):
+    class Fail(Callback):
+        def before_batch(self, learn):
+            if learn.is_side_pass:
+                raise ValueError("mine")
+
+    learn = make_learner(Fail())
+    with pytest.raises(ValueError, match="mine"):
+        learn.validate()
+    learn.fit(1)
+    assert not learn.is_side_pass
