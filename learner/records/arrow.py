@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from learner.records.schema import CategoricalLabel
+from learner.records.schema import CategoricalLabel, checked_ids
 
 KEY = b"huggingface"
 
@@ -65,11 +65,11 @@ def to_arrow(columns: Mapping[str, np.ndarray], schemas: Mapping[str, Categorica
 def _to_array(name: str, column: np.ndarray) -> Any:
     pa = pyarrow()
     column = np.asarray(column)
-    column = np.ascontiguousarray(column, dtype=column.dtype.newbyteorder("="))
     if column.ndim not in (1, 2) or (column.ndim == 2 and not column.shape[1]):
         raise ValueError(
             f"`{name}` must have a value or a row of values per sample, got shape {column.shape}; flatten the others."
         )
+    column = np.ascontiguousarray(column, dtype=column.dtype.newbyteorder("="))
     if column.ndim == 2 and column.dtype.kind in "biuf":
         return pa.FixedSizeListArray.from_arrays(pa.array(column.reshape(-1)), column.shape[1])
     if column.ndim == 1 and column.dtype.kind in "biufMm":
@@ -83,15 +83,7 @@ def _to_array(name: str, column: np.ndarray) -> Any:
 
 def _to_dictionary(name: str, column: np.ndarray, label: CategoricalLabel) -> Any:
     pa = pyarrow()
-    ids = np.asarray(column)
-    if ids.ndim != 1 or ids.dtype.kind not in "biu":
-        raise TypeError(f"`{name}` must hold class ids, one per sample, got {ids.dtype} of shape {ids.shape}.")
-    outside = (ids < 0) | (ids >= len(label.classes))
-    if outside.any():
-        raise ValueError(
-            f"`{name}` must hold class ids from 0 to {len(label.classes) - 1}, got {ids[outside][0]}; there are "
-            f"{len(label.classes)} names in its CategoricalLabel, add the one that is missing."
-        )
+    ids = checked_ids(name, np.asarray(column), label)
     width = next(width for width in (np.int8, np.int16, np.int32) if len(label.classes) <= np.iinfo(width).max)
     return pa.DictionaryArray.from_arrays(pa.array(ids.astype(width)), pa.array(label.classes, pa.string()))
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
+
+import numpy as np
 
 
 @dataclass(frozen=True)
@@ -44,7 +47,7 @@ class CategoricalLabel:
             raise TypeError(f"`classes` must be names, got {wrong[0]!r}; do `[str(c) for c in classes]`.")
         if not names:
             raise ValueError("`classes` must hold at least one name, got none.")
-        if twice := sorted({name for name in names if names.count(name) > 1}):
+        if twice := [name for name, n_times in Counter(names).items() if n_times > 1]:
             raise ValueError(f"`classes` must be different names, got {twice[0]!r} twice; rename one.")
         object.__setattr__(self, "name", name)
         object.__setattr__(self, "classes", names)
@@ -75,3 +78,27 @@ def checked_schemas(schemas: Any, argument: str = "column_schemas") -> dict[str,
                 f"`{argument}[{column!r}]` must be a CategoricalLabel, got {schema!r}; leave plain numbers out."
             )
     return dict(schemas)
+
+
+def checked_ids(name: str, ids: np.ndarray, label: CategoricalLabel) -> np.ndarray:
+    """Return a column of class ids, or say which of them has no name.
+
+    Args:
+        name: of the column, for the error.
+        ids: one per sample.
+        label: the names.
+
+    Raises:
+        TypeError: if the column holds something else than whole numbers, one per sample.
+        ValueError: if an id has no name.
+    """
+    n_classes = len(label.classes)
+    if ids.ndim != 1 or (ids.dtype.kind not in "biu" and ids.size):
+        raise TypeError(f"`{name}` must hold class ids, one per sample, got {ids.dtype} of shape {ids.shape}.")
+    outside = (ids < 0) | (ids >= n_classes)
+    if outside.any():
+        raise ValueError(
+            f"`{name}` must hold class ids from 0 to {n_classes - 1}, got {ids[outside][0]}; its CategoricalLabel has "
+            f"{n_classes} names, add what is missing."
+        )
+    return ids
