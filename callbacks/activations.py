@@ -9,14 +9,18 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from callbacks.blocks import next_row, read
 from callbacks.histogram import LARGEST, N_BINS, histogram
 from callbacks.hooks import HooksCallback, checked_count
+from callbacks.stats_plots import plot_dead, plot_histograms, plot_lines
 from learner import Learner, LearnerError
 
 if TYPE_CHECKING:
     import pandas as pd
-    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+
+
+_ROW = (2 + N_BINS,)  # the mean, the sum of squared deviations from it, the counts
 
 
 class LayerStats(NamedTuple):
@@ -139,7 +143,7 @@ class ActivationStats(HooksCallback):
         # From the mean, not from zero: of 1000.1² - 1000² little is left in float32.
         mean = flat.mean()
         deviations = flat - mean
-        row = _next_row(hook.blocks, len(hook.calls), like=flat)
+        row = next_row(hook.blocks, len(hook.calls), _ROW, flat.dtype, flat.device)
         row[0] = mean
         row[1] = torch.dot(deviations, deviations)
         n_hist = 0
@@ -167,7 +171,7 @@ class ActivationStats(HooksCallback):
         if name not in self._calls_of(dl_name):
             raise ValueError(f"`name` must be one of {', '.join(map(repr, self._calls))}, got {name!r}.")
         kept = [(i, call) for i, call in enumerate(self._calls[name]) if dl_name in (None, call.where[1])]
-        rows = _read(self._blocks[name])[[i for i, _ in kept]]
+        rows = read(self._blocks[name], _ROW).double()[[i for i, _ in kept]]
         mean, squares, hist = rows[:, 0], rows[:, 1], rows[:, 2:]
         n, n_hist = torch.tensor([(call.n, call.n_hist) for _, call in kept], dtype=torch.float64).reshape(-1, 2).T
         hist[n_hist == 0] = math.nan
@@ -197,60 +201,19 @@ class ActivationStats(HooksCallback):
 
     def plot_stats(self, dl_name: str | None = None) -> Figure:
         """Draw mean and standard deviation of each layer over the batches; return the figure."""
-        from matplotlib import colormaps
-        from matplotlib import pyplot as plt
-
-        layers = self._calls_of(dl_name)
-        figure, axes = plt.subplots(1, 2, figsize=(10, 3.5), layout="constrained")
-        for i, name in enumerate(layers):
-            stats = self.layer(name, dl_name)
-            color = colormaps["viridis"](0.9 * i / max(len(layers) - 1, 1))  # by depth
-            for ax, values in zip(axes, stats[:2], strict=True):
-                ax.plot(values, color=color, label=self._title(name, stats))
-        for ax, title in zip(axes, ("mean", "standard deviation"), strict=True):
-            ax.set(title=title, xlabel="recorded batch")
-        columns = math.ceil(len(layers) / 15)
-        axes[1].legend(bbox_to_anchor=(1.02, 1), loc="upper left", fontsize="small", ncols=columns)
-        return figure
+        return plot_lines(
+            {title: stats[:2] for title, stats in self._titled(dl_name).items()},
+            ("mean", "standard deviation"),
+            "recorded batch",
+        )
 
     def color_dim(self, dl_name: str | None = None) -> Figure:
         """Draw the histograms of each layer side by side, as log(1 + count), large |activations| on top."""
-
-        def draw(ax: Axes, batches: Tensor, stats: LayerStats) -> None:
-            image = stats.hist[batches].log1p().T.numpy()
-            ax.imshow(image, origin="lower", aspect="auto", extent=(0, len(stats.hist), 0, LARGEST))
-
-        return self._grid(draw, "|activation|", dl_name)
+        return plot_histograms(self._titled(dl_name), "|activation|", "recorded batch", (0, LARGEST))
 
     def dead_chart(self, dl_name: str | None = None) -> Figure:
         """Draw the fraction of activations near zero (|activation| < 0.25) of each layer over the batches."""
-
-        def draw(ax: Axes, batches: Tensor, stats: LayerStats) -> None:
-            ax.plot(batches, stats.dead[batches])
-            ax.set_ylim(-0.05, 1.05)
-
-        return self._grid(draw, "fraction near zero", dl_name)
-
-    def _grid(self, draw: Callable[[Axes, Tensor, LayerStats], None], y_label: str, dl_name: str | None) -> Figure:
-        """Draw a panel for each layer; one that never ran gets an empty one that says so."""
-        from matplotlib import pyplot as plt
-
-        layers = self._calls_of(dl_name)
-        n_rows = math.ceil(len(layers) / 4)
-        n_columns = math.ceil(len(layers) / n_rows)
-        size = (max(3 * n_columns, 4), 2.2 * n_rows + 0.3)
-        figure, grid = plt.subplots(n_rows, n_columns, figsize=size, squeeze=False, sharey=True, layout="constrained")
-        for ax in grid.flat[len(layers) :]:
-            ax.remove()
-        for ax, name in zip(grid.flat, layers, strict=False):
-            stats = self.layer(name, dl_name)
-            ax.set_title(self._title(name, stats), fontsize="medium")
-            batches = stats.hist[:, 0].isfinite().nonzero()[:, 0]
-            if len(batches):
-                draw(ax, batches, stats)
-        figure.supxlabel("recorded batch", fontsize="medium")
-        figure.supylabel(y_label, fontsize="medium")
-        return figure
+        return plot_dead(self._titled(dl_name), "fraction near zero", "recorded batch")
 
     def _calls_of(self, dl_name: str | None) -> dict[str, list[_Call]]:
         if not self._calls:
@@ -262,8 +225,13 @@ class ActivationStats(HooksCallback):
             raise ValueError(f"`dl_name` must be a loader that was watched, got {dl_name!r}; there is {known}.")
         return {name: [call for call in calls if call.where[1] == dl_name] for name, calls in self._calls.items()}
 
-    def _title(self, name: str, stats: LayerStats) -> str:
-        return f"{name} {self.layers[name]}".strip() + ("" if len(stats.mean) else " (never ran)")
+    def _titled(self, dl_name: str | None) -> dict[str, LayerStats]:
+        """Return what each layer gave by what to call it in a picture."""
+        layers = {name: self.layer(name, dl_name) for name in self._calls_of(dl_name)}
+        return {
+            f"{name} {self.layers[name]}".strip() + ("" if len(stats.mean) else " (never ran)"): stats
+            for name, stats in layers.items()
+        }
 
     def __repr__(self) -> str:
         n_batches = len({call.where for calls in self._calls.values() for call in calls})
@@ -288,20 +256,3 @@ def _as_float(flat: Tensor) -> Tensor:
     if flat.is_complex():
         flat = flat.abs()
     return flat if flat.dtype in (torch.float32, torch.float64) else flat.float()
-
-
-def _next_row(blocks: list[Tensor], n_rows: int, like: Tensor) -> Tensor:
-    """Return the first free row, in a new block if there is none; blocks have 64, 128, 256, … rows.
-
-    Why not keep a few small tensors from each call: they would sit in memory between the outputs, where the C library
-    cannot use the gaps again, and each recorded output of 64 kB would cost 50 kB.
-    """
-    k = (n_rows // 64 + 1).bit_length() - 1
-    if k == len(blocks):
-        blocks.append(like.new_empty(64 << k, 2 + N_BINS))
-    return blocks[k][n_rows + 64 - (64 << k)]
-
-
-def _read(blocks: list[Tensor]) -> Tensor:
-    """Return all rows, also those that are still free; here the device is waited for."""
-    return torch.cat([torch.empty(0, 2 + N_BINS), *(block.cpu() for block in blocks)]).double()

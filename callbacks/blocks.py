@@ -1,0 +1,41 @@
+"""Where callbacks keep numbers, a row at a time, until somebody reads them: plain lists of tensors that never grow."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+FIRST = 64  # rows of the first block; each one after it has twice as many as the one before
+
+
+def next_row(
+    blocks: list[Tensor], n_rows: int, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device
+) -> Tensor:
+    """Return the first free row, in a new block if there is none; what is in it is left from anything.
+
+    Why not keep a few small tensors each time: they would sit in memory between those of the training, where the C
+    library cannot use the gaps again, and each recorded output of 64 kB would cost 50 kB.
+
+    Args:
+        blocks: where the rows are, an empty list to begin with. A list, for a sandbox puts these back.
+        n_rows: how many of them are taken.
+        shape: of a row; like `dtype` and `device` it is asked for only when there is a new block to be made.
+        dtype: of a new block.
+        device: of a new block.
+
+    Example:
+        >>> blocks = []
+        >>> for i in range(65):
+        ...     _ = next_row(blocks, i, (2,), torch.float32, torch.device("cpu")).fill_(i)
+        >>> [tuple(block.shape) for block in blocks], read(blocks, (2,))[:65, 1].mean()
+        ([(64, 2), (128, 2)], tensor(32.))
+    """
+    k = (n_rows // FIRST + 1).bit_length() - 1
+    if k == len(blocks):
+        blocks.append(torch.empty(FIRST << k, *shape, dtype=dtype, device=device))
+    return blocks[k][n_rows + FIRST - (FIRST << k)]
+
+
+def read(blocks: list[Tensor], shape: tuple[int, ...]) -> Tensor:
+    """Return all rows on the CPU, also those that are still free; here the device is waited for."""
+    return torch.cat([block.cpu() for block in blocks]) if blocks else torch.empty(0, *shape)
