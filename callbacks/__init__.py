@@ -7,13 +7,13 @@ from callbacks.clip import ClipGradientCallback
 from callbacks.csv_logger import CSVLoggerCallback
 from callbacks.device import DeviceCallback
 from callbacks.early_stopping import EarlyStoppingCallback
-from callbacks.gradients import GradientStats
 from callbacks.hooks import HooksCallback
 from callbacks.lambdas import LambdaCallback
 from callbacks.lr_find import LRFinderCallback
 from callbacks.metric_functions import accuracy, mae, mean_over_samples, mse, top_k_accuracy
 from callbacks.metrics import MetricsCallback
 from callbacks.nan import TerminateOnNaNCallback
+from callbacks.nan_report import NaNReportCallback
 from callbacks.overfit import OverfitCallback
 from callbacks.progress import ProgressCallback
 from callbacks.recorder import RecorderCallback
@@ -29,11 +29,11 @@ __all__ = [
     "ClipGradientCallback",
     "DeviceCallback",
     "EarlyStoppingCallback",
-    "GradientStats",
     "HooksCallback",
     "LRFinderCallback",
     "LambdaCallback",
     "MetricsCallback",
+    "NaNReportCallback",
     "OverfitCallback",
     "ProgressCallback",
     "RecorderCallback",
