@@ -7,6 +7,7 @@ from callbacks.clip import ClipGradientCallback
 from callbacks.csv_logger import CSVLoggerCallback
 from callbacks.device import DeviceCallback
 from callbacks.early_stopping import EarlyStoppingCallback
+from callbacks.gradients import GradientStats
 from callbacks.hooks import HooksCallback
 from callbacks.lambdas import LambdaCallback
 from callbacks.lr_find import LRFinderCallback
@@ -29,6 +30,7 @@ __all__ = [
     "ClipGradientCallback",
     "DeviceCallback",
     "EarlyStoppingCallback",
+    "GradientStats",
     "HooksCallback",
     "LRFinderCallback",
     "LambdaCallback",

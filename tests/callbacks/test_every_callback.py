@@ -38,6 +38,7 @@ MAKE: dict[str, Callable[[Path], Any]] = {
     "ClipGradientCallback": lambda folder: callbacks.ClipGradientCallback(1.0),
     "DeviceCallback": lambda folder: callbacks.DeviceCallback("cpu"),
     "EarlyStoppingCallback": lambda folder: callbacks.EarlyStoppingCallback(patience=1),
+    "GradientStats": lambda folder: callbacks.GradientStats(),
     "HooksCallback": lambda folder: callbacks.HooksCallback(look_at_output),
     "LRFinderCallback": lambda folder: callbacks.LRFinderCallback(),
     "LambdaCallback": lambda folder: callbacks.LambdaCallback(after_batch=lambda learn: None),
@@ -58,6 +59,7 @@ OBSERVERS = [
     "BestModelCallback",
     "CSVLoggerCallback",
     "DeviceCallback",  # here the model is on its device already
+    "GradientStats",
     "HooksCallback",
     "LambdaCallback",
     "MetricsCallback",
