@@ -76,7 +76,7 @@ class _Digest:
             self.add_array(*array)
         elif isinstance(value, np.ndarray | np.generic):  # of strings or objects
             self.add(value.tolist())
-        elif isinstance(value, list | tuple) and not hasattr(value, "_fields"):
+        elif isinstance(value, list | tuple):
             self.add_list(value)
         elif (fields := fields_of(value)) is not None:
             self.add_text(f"mapping {len(fields)}")

@@ -319,7 +319,7 @@ def _read(path: Path) -> tuple[dict[str, np.ndarray], dict[str, CategoricalLabel
     try:
         with parquet.ParquetFile(path, memory_map=True) as file:
             for name in file.schema_arrow.names:
-                part = file.read(columns=[name]).select([name])  # a name with a dot in it reads fields of others too
+                part = file.read(columns=[name])  # of "a.b" it reads the field "b" of a column "a" too
                 schemas.update(schemas_of(part))
                 columns[name] = to_numpy(part[name], schemas.get(name))
     except pa.ArrowInvalid as error:

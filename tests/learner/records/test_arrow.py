@@ -111,14 +111,17 @@ def test_an_array_of_arrow_works_like_a_column() -> None:
 
 
 def test_lists_from_other_writers_become_rows_or_arrays_of_arrays() -> None:
-    table = pa.table({"same": [[1, 2], [3, 4]], "ragged": [[1, 2], [3]], "gap": [[1, 2], None], "deep": [[[1]], [[2]]]})
+    table = pa.table(
+        {"same": [[1, 2], [3, 4]], "ragged": [[1, 2], [3]], "gap": [[1, 2], None], "deep": [[[1], [2, 3]], []]}
+    )
 
     assert to_numpy(table["same"]).tolist() == [[1, 2], [3, 4]]
     assert [row.tolist() for row in to_numpy(table["ragged"])] == [[1, 2], [3]]
     gap = to_numpy(table["gap"])
     assert gap[0].tolist() == [1, 2]
     assert gap[1] is None
-    assert to_numpy(table["deep"]).tolist() == [[[1]], [[2]]]
+    assert to_numpy(table["deep"]).tolist() == [[[1], [2, 3]], []]
+    assert to_numpy(pa.chunked_array([], pa.list_(pa.float32(), 2))).shape == (0, 2)
 
 
 def test_rows_with_a_gap_in_a_fixed_size_list_keep_their_places() -> None:
@@ -143,6 +146,9 @@ def test_ids_follow_the_names_and_not_the_order_in_the_file() -> None:
 
     assert to_numpy(column, LABEL).tolist() == [2, -1, 0]
     assert to_numpy(column).tolist() == [0, -1, 1]
+    parts = pa.chunked_array([pa.array(names).dictionary_encode() for names in (["dog", "cat"], ["cat"])])
+    assert to_numpy(parts).tolist() == [0, 1, 1]
+    assert to_numpy(parts, LABEL).tolist() == [2, 0, 0]
 
 
 def test_a_name_that_the_label_does_not_have_is_an_error() -> None:

@@ -55,6 +55,22 @@ class Files(Dataset[Any]):
         return self._cache[i], self.targets[i]
 
 
+class Sized(Dataset[Any]):
+    """What shows nothing but its length."""
+
+    __slots__ = ("n",)
+
+    def __init__(self, n: int) -> None:
+        self.n = n
+
+    def __len__(self) -> int:
+        return self.n
+
+
+class AlsoSized(Sized):
+    pass
+
+
 @pytest.mark.parametrize(
     ("data", "other"),
     [
@@ -63,6 +79,7 @@ class Files(Dataset[Any]):
         ([1, 2, 3], [1.0, 2.0, 3.0]),
         (["ab", "c"], ["a", "bc"]),
         ([["a"], ["b"]], [["a", "b"], []]),
+        ([[None], [None]], [[None, None], []]),
         ([None, 1], [1, None]),
         ([2**70, 1], [2**70, 2]),
         ([b"a"], [b"b"]),
@@ -90,6 +107,8 @@ class Files(Dataset[Any]):
         (Subset(TensorDataset(torch.arange(3)), [0]), Subset(TensorDataset(torch.ones(3)), [0])),
         (ConcatDataset([Files(2), Files(2)]), ConcatDataset([Files(2), Files(3)])),
         (Files(), Files(5)),
+        (Sized(3), Sized(4)),
+        (Sized(3), AlsoSized(3)),
         (Files(), Files(targets=[1, 1, 1, 1])),
         (Files(), Files(samples=[("x.png", 0)] * 4)),
         (Files(frame=pd.DataFrame({"a": [1], "b": ["x"]})), Files(frame=pd.DataFrame({"a": [1], "b": ["y"]}))),

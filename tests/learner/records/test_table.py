@@ -333,6 +333,12 @@ def test_other_class_names_may_be_given_for_a_file(tmp_path: Path) -> None:
         Table.from_parquet(tmp_path / "x.parquet", column_schemas={"kind": LABEL})
 
 
+def test_class_names_that_are_given_go_before_those_in_the_file(parquet: Path) -> None:
+    french = CategoricalLabel("label", ["chat", "chien", "renard"])
+
+    assert Table.from_parquet(parquet, column_schemas={"label": french}).column_schemas == {"label": french}
+
+
 def test_a_name_with_a_dot_is_not_taken_for_a_field_of_another_column(tmp_path: Path) -> None:
     pq.write_table(pa.table({"a.b": [1, 2], "a": [{"b": 3}, {"b": 4}]}), tmp_path / "x.parquet")
 
