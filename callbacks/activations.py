@@ -132,7 +132,7 @@ class ActivationStats(HooksCallback):
         tensor = output if isinstance(output, Tensor) else _first_tensor(output)
         if tensor is None:
             return
-        if tensor.is_nested:  # a transformer's, in validation with a padding mask
+        if tensor.is_nested:  # sequences of many lengths
             tensor = torch.cat(tensor.unbind())
         n = tensor.numel()
         if not n:

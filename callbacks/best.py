@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, Literal
 
 import torch
@@ -92,6 +94,20 @@ class BestModelCallback(_Monitor):
         if self.best is None:
             raise LearnerError("`put_back` must come after a fit with a best epoch, and there is none; see `best`.")
         _put_back(learn.model, self._copy)
+
+    @contextmanager
+    def in_place(self, learn: Learner) -> Iterator[None]:
+        """Have the best weights in the model for a block of code.
+
+        Raises:
+            LearnerError: as `put_back`.
+        """
+        last = _copy_of(learn.model)
+        self.put_back(learn)
+        try:
+            yield
+        finally:
+            _put_back(learn.model, last)
 
     def _see(self, learn: Learner, now: Best) -> None:
         if self._is_better(now, self.best):

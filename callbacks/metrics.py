@@ -13,6 +13,7 @@ from callbacks.metric_functions import Metric
 from learner import Callback, Learner
 from learner.checks import checked_scalar
 from learner.history import Averages
+from learner.moving import detached
 
 # What waits to be evaluated at once: enough that the fixed cost of an evaluation is spread thin.
 _MAX_BATCHES = 64
@@ -111,13 +112,13 @@ class _Pass:
         if self._means:
             self._add_to_means(preds, target, size)
         if self._others:
-            self._evaluate(self._others, _detached(preds), target, size)
+            self._evaluate(self._others, detached(preds), target, size)
         if self._objects:
-            self._update(_detached(preds), target)
+            self._update(detached(preds), target)
 
     def _add_to_means(self, preds: Any, target: Any, size: int) -> None:
         if not (isinstance(preds, Tensor) and isinstance(target, Tensor)):
-            self._evaluate(self._means, _detached(preds), target, size)
+            self._evaluate(self._means, detached(preds), target, size)
             return
         kind = preds.shape, target.shape, preds.dtype, target.dtype, size
         if kind == self._kind and self._room > 1:
@@ -233,15 +234,3 @@ def _used_twice(name: str) -> ValueError:
     return ValueError(
         f"metric `{name}` must have a name of its own, got it twice; pass one of them as `other_name=...`."
     )
-
-
-def _detached(value: Any) -> Any:
-    """Return predictions without their graph, which an object that keeps them would keep as well."""
-    if isinstance(value, Tensor):
-        return value.detach()
-    if isinstance(value, dict):
-        return {key: _detached(item) for key, item in value.items()}
-    if isinstance(value, tuple | list):
-        items = [_detached(item) for item in value]
-        return value._make(items) if hasattr(value, "_make") else type(value)(items)
-    return value

@@ -41,6 +41,14 @@ def checked_lr(lr: Any) -> float:
     return float(lr)
 
 
+def checked_model(model: Any) -> nn.Module:
+    """Return a model that is one, or say what was given instead."""
+    if isinstance(model, nn.Module):
+        return model
+    hint = f"; pass an instance, {model.__name__}(...)" if isinstance(model, type) else ""
+    raise TypeError(f"`model` must be an nn.Module, got {model!r}{hint}.")
+
+
 def checked_functions(loss_f: Any, opt_func: Any) -> None:
     """Refuse a loss or an optimizer function that is the wrong kind of thing."""
     if loss_f is not None and (not callable(loss_f) or isinstance(loss_f, type)):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import weakref
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from types import TracebackType
 from typing import Any, Self
 
@@ -146,13 +146,21 @@ class Tap:
 
 @contextmanager
 def uncompiled() -> Iterator[None]:
-    """Run compiled modules as they were written: what was compiled already calls no hook that is put on later.
+    """Run modules as they were written: what was compiled already calls no hook that is put on later.
+
+    The fused kernels of torch's own transformers are off as well: an encoder hands its layers nested tensors for them,
+    which layers with hooks cannot take.
 
     Source:
-        Observed with torch 2.13: such a hook fires 0 times, and nothing says so. What was compiled stays compiled.
+        Observed with torch 2.13: a hook on what was compiled fires 0 times, and nothing says so; a hook on a layer of a
+        `TransformerEncoder` that is given padding under `no_grad` ends in "NestedTensorImpl doesn't support sizes".
+        What was compiled stays compiled.
     """
-    if "torch._dynamo" not in sys.modules:  # nothing is compiled, and to import it takes seconds
-        yield
-        return
-    with torch.compiler.set_stance("force_eager"):
-        yield
+    is_fused = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        # If nothing is compiled, to import it takes seconds.
+        with torch.compiler.set_stance("force_eager") if "torch._dynamo" in sys.modules else nullcontext():
+            yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(is_fused)

@@ -89,6 +89,24 @@ def find_layers(
     return found
 
 
+def places_by_name(model: nn.Module, layers: Iterable[Any]) -> dict[Any, list[Layer]]:
+    """Return layers by what they were asked for, those of a glob by their names, each alone.
+
+    Raises:
+        TypeError: if `layers` is one layer, not several.
+        ValueError: if there is no such layer.
+
+    Example:
+        >>> list(places_by_name(nn.Sequential(nn.Linear(3, 2), nn.ReLU()), [0, "?"]))
+        [0, '0', '1']
+    """
+    if layers is None or isinstance(layers, str | int | nn.Module):
+        raise TypeError(f"`layers` must be a sequence of layers, got {layers!r}; pass ({layers!r},).")
+    found = find_layers(model, layers)
+    named = {want: places for want, places in found.items() if places[0].is_certain}
+    return named | {place.name: [place] for places in found.values() for place in places if not place.is_certain}
+
+
 def _walk(
     module: nn.Module, name: str = "", seen: set[nn.Module] | None = None
 ) -> Iterator[tuple[str, nn.Module, bool]]:
@@ -123,9 +141,19 @@ def _by_name(want: str, by_name: dict[str, nn.Module], listed: list[str]) -> lis
         return [Layer(name + tail, by_name[name], is_input, part)]
     if not any(character in name for character in "*?["):
         return []
-    glob = re.compile(_regex(name))
-    fitting = [n for n in listed if glob.fullmatch(n) and (n or name == "**")]  # `*` is any layer, not the model
+    fitting = [n for n in listed if fits(name, n)]
     return [Layer(n + tail, by_name[n], is_input, part, is_certain=False) for n in fitting]
+
+
+def fits(glob: str, name: str) -> bool:
+    """Tell whether a glob means a layer: `*` stands for anything but a dot, `**` for anything.
+
+    Example:
+        >>> fits("blocks.*", "blocks.0"), fits("blocks.*", "blocks.0.norm"), fits("**.norm", "blocks.0.norm")
+        (True, False, True)
+    """
+    is_named = bool(name) or glob == "**"  # `*` is any layer, but not the model
+    return is_named and re.fullmatch(_regex(glob), name) is not None
 
 
 def _regex(glob: str) -> str:

@@ -480,7 +480,7 @@ class Learner:
             KeyError: if there is no loader of that name; lists those there are.
         """
         self.dls = Loaders.of(self.dls)
-        self._side_pass(name, self.dls[name], "valid", cbs)
+        self.side_pass(name, self.dls[name], "valid", cbs)
         return dict(self.metrics.get(name, {}))
 
     def get_preds(self, name_or_loader: Any = "valid") -> tuple[Any, Any]:
@@ -501,13 +501,22 @@ class Learner:
         name = name_or_loader if is_name else "infer"
         gather, metrics = Gather(), dict(self.metrics)
         try:
-            self._side_pass(name, loaders[name], "infer", gather)
+            self.side_pass(name, loaders[name], "infer", gather)
         finally:
             self.metrics = metrics
         return gather.result()
 
-    def _side_pass(self, name: str, dl: Any, role: str, cbs: Any) -> None:
-        """Run a pass beside whatever runs, and give that its state back."""
+    def side_pass(self, name: str, dl: Any, role: str = "infer", cbs: Any = None) -> None:
+        """Run a pass without gradients over any loader, beside whatever runs, and give that its state back.
+
+        What `validate` and `get_preds` do, and callbacks that look at data of their own choice.
+
+        Args:
+            name: what the pass is called, as a loader in `dls`; `metrics[name]` is that of this pass afterwards.
+            dl: any iterable of batches.
+            role: `valid` for forward and loss, `infer` for forward alone.
+            cbs: callbacks for this pass only.
+        """
         is_inside = self._is_fitting or self._n_passes > 0
         outer = {key: getattr(self, key) for key in _PASS}
         if not is_inside:

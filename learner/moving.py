@@ -46,6 +46,16 @@ def cloned(value: Any) -> Any:
     return value.clone() if isinstance(value, Tensor) else mapped(value, cloned)
 
 
+def detached(value: Any) -> Any:
+    """Return a nest of containers with its tensors without their graph, which who keeps them would keep as well.
+
+    Example:
+        >>> detached([torch.ones(2, requires_grad=True) * 2])[0].requires_grad
+        False
+    """
+    return value.detach() if isinstance(value, Tensor) else mapped(value, detached)
+
+
 def mapped(value: Any, f: Callable[..., Any], *args: Any) -> Any:
     """Return a container with `f(item, *args)` in the place of each item; the same object if all stay the same."""
     if isinstance(value, tuple | list):

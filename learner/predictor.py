@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from learner.batch import batch_size_of, check_lengths, common_length, describe, fields_of
+from learner.checks import checked_model
 from learner.errors import LearnerError
 from learner.fields import TARGET_NAMES, FieldPlan, as_argument, no_target_key, plan_fields
-from learner.hooks import Hook, Hooks
-from learner.moving import to_device
+from learner.interrogate.capture import Capture
+from learner.layers import places_by_name
+from learner.moving import cloned, to_device
 from learner.signature import ForwardSignature
 
 Split = tuple[Any, Any, int | None]
@@ -48,7 +51,8 @@ class Predictor:
         n_inp: how many elements of a tuple or list go in; the others are the target.
         target_key: the field that is the target.
         target_fn: makes the target of a batch; not called for `infer` loaders, which need none.
-        layers: modules whose outputs are kept, by position in `named_modules()` (0 is the model) or by name.
+        layers: layers to keep, by position in `named_modules()` (0 is the model), name, glob or module, as for
+            `learner.interrogate.capture`.
         device: where to run when called by itself; the model is moved there at once.
 
     Raises:
@@ -73,7 +77,7 @@ class Predictor:
         n_inp: int | None = None,
         target_key: str | None = None,
         target_fn: Callable[[Any], Any] | None = None,
-        layers: Sequence[int | str] = (),
+        layers: Sequence[int | str | nn.Module] = (),
         device: torch.device | str | None = None,
     ) -> None:
         self.model = checked_model(model)
@@ -89,8 +93,8 @@ class Predictor:
         self.device = None if device is None else torch.device(device)
         if self.device:
             self.model.to(self.device)
-        self._layers = _checked_layers(self.model, layers)
-        self._found: dict[nn.Module, Any] | None = None  # there while hooks are on
+        self._layers = places_by_name(self.model, layers)
+        self._capture: Capture | None = None  # there while hooks are on
         self._is_told = (
             bool(preprocess_fn or disable_preprocess) or unpack_dicts is not None or unpack_lists is not None
         )
@@ -109,28 +113,34 @@ class Predictor:
         Raises:
             LearnerError: if the batch does not fit; says what it holds, what `forward` takes, what to change.
         """
-        if self._layers and self._found is None:
+        if self._layers and self._capture is None:
             with self.with_hooks():
                 return self(batch)
-        if self._found is not None:
-            self._found.clear()
         forward = self._call(self.model, self._preprocessed(self._on_device(batch)))
-        return PredictorOutput(forward, self._hidden_layers())
+        found = self._capture
+        return PredictorOutput(forward, {} if found is None else {layer: found[layer] for layer in self._layers})
 
     @contextmanager
     def with_hooks(self) -> Iterator[Predictor]:
         """Put the hooks for `layers` on once for several calls; without it they come and go with each call."""
-        outer, self._found = self._found, {}
-
-        def keep(hook: Hook, module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
-            if self._found is not None:
-                self._found[module] = _cloned(output)
-
-        try:
-            with Hooks(dict.fromkeys(self._layers.values()), keep):
+        if self._capture is not None or not self._layers:
+            yield self
+            return
+        with Capture(self.model, self._layers, lambda layer, value, inputs: cloned(value)) as self._capture:
+            try:
                 yield self
-        finally:
-            self._found = outer
+            finally:
+                self._capture = None
+
+    def with_layers(self, layers: Sequence[int | str | nn.Module]) -> Predictor:
+        """Return such a predictor, of the same model, that keeps more layers.
+
+        Raises:
+            ValueError: if there is no such layer.
+        """
+        more = copy.copy(self)
+        more._layers = {**self._layers, **places_by_name(self.model, layers)}
+        return more
 
     def explain(self, batch: Any) -> str:
         """Say in words what of a batch goes where when a Learner feeds it.
@@ -201,14 +211,6 @@ class Predictor:
         if misfit := self._signature(model).misfit(args, kwargs):
             raise self._misfit(model, misfit, kwargs or args)
         return model(*args, **kwargs)
-
-    def _hidden_layers(self) -> dict[int | str, Any]:
-        found = self._found or {}
-        for layer, module in self._layers.items():
-            if module not in found:
-                ran = [layer for layer, module in self._layers.items() if module in found]
-                raise LearnerError(f"`layers` must be modules that run, but {layer!r} did not; of them {ran} did.")
-        return {layer: found[module] for layer, module in self._layers.items()}
 
     # -- in a Learner --------------------------------------------------------------------------------------------
 
@@ -341,14 +343,6 @@ class Predictor:
         return self._takes
 
 
-def checked_model(model: Any) -> nn.Module:
-    """Return a model that is one, or say what was given instead."""
-    if isinstance(model, nn.Module):
-        return model
-    hint = f"; pass an instance, {model.__name__}(...)" if isinstance(model, type) else ""
-    raise TypeError(f"`model` must be an nn.Module, got {model!r}{hint}.")
-
-
 def _check_options(n_inp: Any, target_key: Any, **functions: Any) -> None:
     if n_inp is not None and (not isinstance(n_inp, int) or isinstance(n_inp, bool) or n_inp < 1):
         raise ValueError(f"`n_inp` must be a whole number of at least 1, got {n_inp!r}.")
@@ -372,29 +366,3 @@ def preds_of(output: Any) -> Any:
     if isinstance(output, Mapping):
         return output.get("logits", output)
     return getattr(output, "logits", output)
-
-
-def _checked_layers(model: nn.Module, layers: Sequence[int | str]) -> dict[int | str, nn.Module]:
-    """Return modules by what they were asked for, or say what there is."""
-    if layers is None or isinstance(layers, str | int):
-        raise TypeError(f"`layers` must be a sequence of positions or names, got {layers!r}; pass ({layers!r},).")
-    named = dict(model.named_modules())
-    found: dict[int | str, nn.Module] = {}
-    for layer in layers:
-        if isinstance(layer, int) and not isinstance(layer, bool) and 0 <= layer < len(named):
-            found[layer] = list(named.values())[layer]
-        elif isinstance(layer, str) and layer in named:
-            found[layer] = named[layer]
-        else:
-            listed = ", ".join(f"{i} {name or '(the model)'}" for i, name in enumerate(named))
-            raise ValueError(f"`layers` must be positions or names of modules, got {layer!r}; there is {listed}.")
-    return found
-
-
-def _cloned(value: Any) -> Any:
-    """Copy what a layer gave: the next one may change it in place."""
-    if isinstance(value, Tensor):
-        return value.clone()
-    if isinstance(value, tuple) and not hasattr(value, "_fields"):
-        return tuple(map(_cloned, value))
-    return value

@@ -16,7 +16,7 @@ from learner import Callback
 ROOT = Path(__file__).parents[1]
 PACKAGES = {"learner": learner, "callbacks": callbacks}
 MODULES = sorted(
-    file.relative_to(ROOT) for package in PACKAGES for file in (ROOT / package).glob("*.py") if file.stem != "__init__"
+    file.relative_to(ROOT) for package in PACKAGES for file in (ROOT / package).rglob("*.py") if file.stem != "__init__"
 )
 
 
@@ -44,9 +44,9 @@ def test_every_module_has_a_test_file_of_its_name(file):
     assert (ROOT / "tests" / file.parent / f"test_{file.stem.strip('_')}.py").is_file()
 
 
-@pytest.mark.parametrize("package", PACKAGES)
+@pytest.mark.parametrize("package", [*PACKAGES, "learner/interrogate"])
 def test_the_door_is_sorted_complete_and_real(package):
-    door = PACKAGES[package]
+    door = importlib.import_module(package.replace("/", "."))
     assert door.__all__ == sorted(door.__all__)
     assert len(set(door.__all__)) == len(door.__all__)
     tree = ast.parse((ROOT / package / "__init__.py").read_text())
@@ -72,15 +72,15 @@ def test_the_learner_knows_no_concrete_callback(file):
         assert "callbacks" not in imported_names(file)
 
 
-@pytest.mark.parametrize("file", [*MODULES, Path("learner/__init__.py"), Path("callbacks/__init__.py")], ids=str)
+@pytest.mark.parametrize("file", [*MODULES, *(Path(package, "__init__.py") for package in PACKAGES)], ids=str)
 def test_what_is_always_imported_is_always_installed(file):
     allowed = {"torch", "numpy", "fastcore", "tqdm", "learner", "callbacks", *sys.stdlib_module_names}
     assert top_level_imports(file) <= allowed
 
 
-@pytest.mark.parametrize("package", PACKAGES)
+@pytest.mark.parametrize("package", [*PACKAGES, "learner.interrogate"])
 def test_importing_draws_in_nothing_heavy(package):
-    heavy = ["matplotlib", "pandas", "sklearn", "torchmetrics", "torcheval", "IPython", "scipy"]
+    heavy = ["matplotlib", "pandas", "sklearn", "torchmetrics", "torcheval", "IPython", "scipy", "transformers", "umap"]
     script = f"import sys, torch; before = set(sys.modules); import {package}; print(*(set(sys.modules) - before))"
     run = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
     assert not {name.split(".")[0] for name in run.stdout.split()} & set(heavy)

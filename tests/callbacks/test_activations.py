@@ -344,17 +344,37 @@ def test_a_transformer_with_padding_trains_and_validates():
 
     lengths = torch.tensor([5, 3, 2, 4, 5, 1])[:, None]
 
-    def unpadded(hook, module, inputs, output):
-        hook.mean = torch.cat(output.unbind()).mean() if output.is_nested else None
+    def mean(hook, module, inputs, output):
+        hook.means = [*getattr(hook, "means", []), output.mean().double()]
 
-    name = "encoder.layers.0.linear1"
-    stats, reference = ActivationStats(on_valid=True), HooksCallback(unpadded, name, on_valid=True)
+    names = ["encoder.layers.0.linear1", "encoder.layers.0"]
+    stats, reference = ActivationStats(names, on_valid=True), HooksCallback(mean, names, on_valid=True)
     x = torch.randn(1, 6, 5, 8)
+    learn = Learner(Model(), {"train": x, "valid": x}, lambda p: p.square().mean(), lr=0.01, cbs=[stats, reference])
+    learn.fit(1)
+    for name, hook in zip(names, reference.hooks, strict=True):  # not nested in validation, but as in training
+        torch.testing.assert_close(stats.layer(name).mean, torch.stack(hook.means))
+
+
+def test_nested_tensors_are_measured_without_their_gaps():
+    class Nest(nn.Module):
+        def forward(self, x):
+            return torch.nested.nested_tensor([x[0, :5], x[1, :2]])
+
+    class Sum(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight = nn.Parameter(torch.ones(()))
+
+        def forward(self, nested):
+            return self.weight * sum(part.square().sum() for part in nested.unbind())
+
+    stats, x = ActivationStats("0"), torch.randn(1, 2, 6)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "The PyTorch API of nested tensors", UserWarning)
-        learn = Learner(Model(), {"train": x, "valid": x}, lambda p: p.square().mean(), lr=0.01, cbs=[stats, reference])
-        learn.fit(1)
-    torch.testing.assert_close(stats.layer(name, "valid").mean[0], reference.hooks[0].mean.double())
+        Learner(nn.Sequential(Nest(), Sum()), {"train": x}, lambda p: p, cbs=stats).fit(1)
+    kept = torch.cat([x[0, 0, :5], x[0, 1, :2]]).double()
+    torch.testing.assert_close(stats.layer("0").mean[0], kept.mean(), rtol=1e-6, atol=1e-7)  # of float32
 
 
 # -- life ------------------------------------------------------------------------------------------------------

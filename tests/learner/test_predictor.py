@@ -170,17 +170,21 @@ def test_n_inp_must_be_a_count(n_inp):
         ({"preprocess_fn": len, "disable_preprocess": True}, ValueError, "`preprocess_fn` must be left out with"),
         ({"target_key": "y", "target_fn": len}, ValueError, "`target_key` and `target_fn` must not both be given"),
         ({"unpack_dicts": True, "unpack_lists": True}, ValueError, "`unpack_dicts` and `unpack_lists` must not both"),
-        ({"layers": 3}, TypeError, r"`layers` must be a sequence of positions or names, got 3; pass \(3,\)"),
+        ({"layers": 3}, TypeError, r"`layers` must be a sequence of layers, got 3; pass \(3,\)"),
         ({"layers": "0"}, TypeError, r"`layers` must be a sequence .*got '0'; pass \('0',\)"),
-        ({"layers": None}, TypeError, "`layers` must be a sequence of positions or names, got None"),
+        ({"layers": None}, TypeError, "`layers` must be a sequence of layers, got None"),
         (
             {"layers": (9,)},
             ValueError,
-            r"`layers` must be positions or names of modules, got 9; there is 0 \(the model\)",
+            r"`layers` must be names, globs, positions or modules of the model, got 9; there is 0 \(the model\)",
         ),
-        ({"layers": (0, -1)}, ValueError, "`layers` must be positions or names of modules, got -1"),
-        ({"layers": (True,)}, ValueError, "`layers` must be positions or names of modules, got True"),
-        ({"layers": ("head",)}, ValueError, "`layers` must be positions or names of modules, got 'head'; there is"),
+        ({"layers": (0, -1)}, ValueError, "`layers` must be names, globs, positions or modules of the model, got -1"),
+        ({"layers": (True,)}, ValueError, "`layers` must be names, globs, positions or modules of the model, got True"),
+        (
+            {"layers": ("head",)},
+            ValueError,
+            "`layers` must be names, globs, positions or modules of the model, got 'head'; there is",
+        ),
     ],
 )
 def test_what_it_cannot_be_told(options, error, message):
@@ -460,9 +464,11 @@ def test_layers_by_dotted_name():
 def test_without_with_hooks_they_come_and_go_with_each_call(registrations):
     model = network()
     predictor = Predictor(model, layers=(0, 2))
-    for n in (1, 2, 3):
+    predictor(X2)
+    once = len(registrations)
+    for n in (2, 3):
         predictor(X2)
-        assert len(registrations) == 2 * n
+        assert len(registrations) == n * once > 0
         assert n_hooks(model) == 0
 
 
@@ -471,8 +477,10 @@ def test_with_hooks_puts_them_on_once(registrations):
     predictor = Predictor(model, layers=(0, 2))
     with predictor.with_hooks() as again:
         assert again is predictor
-        outputs = [predictor(X2 * i) for i in (1, 2, 3)]
-        assert n_hooks(model) == len(registrations) == 2
+        outputs = [predictor(X2)]
+        once = len(registrations)
+        outputs += [predictor(X2 * i) for i in (2, 3)]
+        assert n_hooks(model) == len(registrations) == once
     assert n_hooks(model) == 0
     for i, output in zip((1, 2, 3), outputs, strict=True):
         assert torch.equal(output.hidden_layers[0], model(X2 * i))
@@ -486,15 +494,16 @@ def test_hooks_may_be_put_on_again_and_within():
         with predictor.with_hooks():
             with predictor.with_hooks():
                 assert list(predictor(X2).hidden_layers) == [0]
-            assert n_hooks(model) == 1
+            assert n_hooks(model) > 0
             assert list(predictor(X2).hidden_layers) == [0]
         assert n_hooks(model) == 0
 
 
 def test_a_layer_under_two_names_has_one_hook(registrations):
-    output = Predictor(network(), layers=(1, "0"))(X2)
+    model = network()
+    output = Predictor(model, layers=(1, "0"))(X2)
     assert output.hidden_layers[1] is output.hidden_layers["0"]
-    assert len(registrations) == 1
+    assert registrations.count(model[0]) == 1
 
 
 def test_without_layers_there_are_no_hooks(registrations):
@@ -546,7 +555,9 @@ def test_what_was_found_in_one_call_is_not_given_in_the_next():
     predictor = Predictor(Branches(), layers=("left", ""))
     with predictor.with_hooks():
         predictor(X2)
-        with pytest.raises(LearnerError, match=r"must be modules that run, but 'left' did not; of them \[''\] did"):
+        with pytest.raises(
+            LearnerError, match=r"must be modules that run, but 'left' did not; of those asked for \[''\] did"
+        ):
             predictor(-X2)
 
 
@@ -585,17 +596,15 @@ def test_a_layer_that_is_called_twice_gives_its_last_output():
     assert torch.equal(output.hidden_layers["layer"], output.forward)
 
 
-def test_a_compiled_model_gives_its_layers_or_says_that_it_cannot():
-    """Hooks that are put on after a compiled call never fire, and nothing says so."""
-    model = torch.compile(nn.Sequential(nn.Linear(2, 4), nn.Linear(4, 3)), backend="eager")
-    model(X2)
-    try:
-        layers = Predictor(model, layers=(0, 2))(X2).hidden_layers
-    except LearnerError as error:
-        assert "must be modules that run, but 2 did not" in str(error)  # noqa: PT017  # either will do
-    else:
-        assert layers[2].shape == (5, 4)
-    assert n_hooks(model) == 0
+def test_a_compiled_model_gives_its_layers():
+    """By itself a hook that is put on after a compiled call never fires, and nothing says so."""
+    model = nn.Sequential(nn.Linear(2, 4), nn.Linear(4, 3))
+    compiled = torch.compile(model, backend="eager")
+    compiled(X2)
+    layers = Predictor(compiled, layers=(0, 2, "0"))(X2).hidden_layers
+    assert torch.equal(layers[0], layers[2])  # positions are those of the model itself
+    assert torch.equal(layers["0"], model[0](X2))
+    assert n_hooks(compiled) == 0
 
 
 # -- in words -----------------------------------------------------------------------------------------------------
