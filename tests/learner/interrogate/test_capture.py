@@ -583,7 +583,7 @@ def test_a_mask_that_was_passed_by_position_is_found_also_with_stop():
 
 
 def test_a_forward_without_the_hooks_of_the_model_starts_anew_after_one_that_was_not_stopped(net, x):
-    with capture(net, "embed", "rare", stop=True) as acts:
+    with capture(net, "embed", "rare", stop=True, calls="first") as acts:
         assert net.forward(x) is not None
         assert net.forward(x[:2], is_rare=True) is None
         assert acts["embed"].shape == (2, 7, 4)
@@ -833,9 +833,16 @@ def test_an_edit_that_may_not_have_happened_is_an_error(mlp, rows):
         attention(q, q, q)
     with capture(mlp, edit={"2": lambda value: 0 * value}):
         pass
-    with pytest.raises(ValueError, match="mine"), capture(attention, edit={"out_proj": lambda value: 0 * value}):
-        attention(q, q, q)
-        raise ValueError("mine")
+
+
+def test_an_error_is_not_covered_by_that_of_an_edit_that_did_not_happen(mlp, rows):
+    def run():
+        with capture(mlp, "0", stop=True, edit={"2": lambda value: 0 * value}):
+            mlp(rows)
+            raise ValueError("mine")
+
+    with pytest.raises(ValueError, match="mine"):
+        run()
 
 
 @pytest.mark.parametrize("made", [None, 3, (torch.zeros(1),)])
