@@ -168,6 +168,8 @@ def _regex(glob: str) -> str:
 def _hint(want: Any, listed: list[str]) -> str:
     if not isinstance(want, str):
         return ""
+    if want.count(":") > 1 + (":in" in want):
+        return " (a name ends in one part, as `:in`, `:0` or `:in:0`)"
     if "*" in want and "**" not in want:
         return " (`*` stops at a dot, `**` does not)"
     return nearest(want.split(":")[0], listed)

@@ -30,7 +30,7 @@ _CALLS = ("last", "first", "all")
 def capture(
     model: nn.Module,
     *layers: str | int | nn.Module,
-    pool: Pool | None = None,
+    pool: Pool | Mapping[Any, Pool] | None = None,
     stop: bool = False,
     edit: Mapping[Any, Edit] | None = None,
     calls: str = "last",
@@ -47,7 +47,7 @@ def capture(
         *layers: dotted names (`encoder.0`); globs, in which `*` stops at a dot and `**` does not; positions in
             `named_modules()` (0 is the model); modules. `name:in` is what goes in, `name:0` or `name:key` one element
             of a tuple or mapping, `name:in:0` an input. Wrappers, and prefixes as `module.`, do not matter.
-        pool: makes one row per sample: a function of the tensor, or one of
+        pool: makes one row per sample, for all layers or a mapping by layer: a function of the tensor, or one of
             `mean`, `max`: over all axes but the first and the features; features are axis 1 of images and volumes
             (4 or 5 axes) and the last one of sequences (N, T, D);
             `flatten`: all but the first axis in one;
@@ -82,9 +82,11 @@ def capture(
     if stop and (calls == "all" or not layers):
         reason = "`calls='all'`" if layers else "no layers"
         raise ValueError(f"`stop=True` must know when all was seen, got {reason}; leave one of them out.")
-    rule = checked_pool(pool)
+    found = find_layers(model, layers)
+    rules = _pools(pool, found)
 
     def take(layer: Layer, value: Any, inputs: Inputs | None) -> Any:
+        rule = rules.get(layer.name)
         if not isinstance(value, Tensor) and not callable(rule):
             hint = "" if layer.part is not None else f"pick an element, as {layer.name + ':0'!r}, or "
             raise LearnerError(
@@ -101,7 +103,15 @@ def capture(
     for layer, f in edits:
         if not callable(f):
             raise TypeError(f"`edit` must map layers to functions of what they give, got {f!r} for {layer.name!r}.")
-    return Capture(model, find_layers(model, layers), take, edits=edits, stop=stop, calls=calls)
+    return Capture(model, found, take, edits=edits, stop=stop, calls=calls)
+
+
+def _pools(pool: Pool | Mapping[Any, Pool] | None, found: Mapping[Any, Sequence[Layer]]) -> dict[str, Pool | None]:
+    """Return how each layer is pooled, by its name."""
+    by_layer: dict[Any, Any] = dict(pool) if isinstance(pool, Mapping) else dict.fromkeys(found, pool)
+    if unknown := [want for want in by_layer if want not in found]:
+        raise ValueError(f"`pool` must be by layers that are captured, {list(found)}, got {unknown[0]!r}.")
+    return {layer.name: checked_pool(rule) for want, rule in by_layer.items() for layer in found[want]}
 
 
 class Capture(Mapping[str, Any]):

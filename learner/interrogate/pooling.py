@@ -24,7 +24,7 @@ class Inputs:
     """What a model was called with: how many samples, and which positions of a sequence are padding."""
 
     def __init__(self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        self._model, self._args, self._kwargs = model, args, kwargs
+        self.model, self._args, self._kwargs = model, args, kwargs
 
     @property
     def n_samples(self) -> int | None:
@@ -37,7 +37,7 @@ class Inputs:
         Raises:
             LearnerError: if the model was given nothing that says so.
         """
-        given = inspect.signature(self._model.forward).bind_partial(*self._args, **self._kwargs).arguments
+        given = inspect.signature(self.model.forward).bind_partial(*self._args, **self._kwargs).arguments
         given = {**given, **given.pop("kwargs", {})}
         for name in _MASKS:
             value = given.get(name)
@@ -91,7 +91,7 @@ def pooled(value: Any, layer: Layer, pool: Pool, inputs: Inputs | None) -> Any:
             f"choose another pool, or a function."
         )
     n_samples = inputs.n_samples if inputs else None
-    if n_samples not in (None, len(value)) or _is_sequence_first(layer.module):
+    if n_samples not in (None, len(value)) or _is_sequence_first(layer.module, inputs.model if inputs else None):
         raise LearnerError(
             f"`pool={pool!r}` must be given samples along the first axis, got {describe(value)} of {name!r} for "
             f"{n_samples} samples; if the first axis is time, give a function, as `lambda x: x.mean(0)`."
@@ -104,10 +104,15 @@ def pooled(value: Any, layer: Layer, pool: Pool, inputs: Inputs | None) -> Any:
     return _POOLS[pool](value)
 
 
-def _is_sequence_first(module: nn.Module) -> bool:
-    """Tell whether a layer of torch's own has time before samples."""
-    is_torchs = type(module).__module__.startswith("torch.nn.")
-    return is_torchs and any(getattr(part, "batch_first", True) is False for part in module.modules())
+def _is_sequence_first(module: nn.Module, model: nn.Module | None) -> bool:
+    """Tell whether a layer is one of torch's own that has time before samples, or a part of one."""
+    for whole in (model or module).modules():
+        kind = type(whole).__module__
+        if kind.startswith("torch.nn.") and not kind.endswith(".container"):
+            parts = set(whole.modules())
+            if module in parts and any(getattr(part, "batch_first", True) is False for part in parts):
+                return True
+    return False
 
 
 def _inner_axes(value: Tensor) -> tuple[int, ...]:

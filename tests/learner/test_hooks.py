@@ -168,14 +168,30 @@ def test_a_tap_may_look_at_one_end_alone(model):
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
 
 
-@pytest.mark.parametrize("compile_it", [lambda m: m.compile(backend="eager"), lambda m: m[0].compile(backend="eager")])
-def test_uncompiled_lets_hooks_hear_what_was_compiled_before(model, compile_it):
-    compile_it(model)
+class Net(nn.Module):
+    """Of a class of its own: torch does not compile its own layers and containers by themselves."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(3, 2)
+
+    def forward(self, x):
+        return self.layer(x) * 2
+
+
+@pytest.mark.parametrize("is_part", [False, True])
+def test_uncompiled_lets_hooks_hear_what_was_compiled_before(is_part):
+    net = Net()
+    model = nn.Sequential(net) if is_part else net
+    net.compile(backend="eager")
     x = torch.ones(5, 3)
     model(x)
     seen = []
-    with Hook(model[0], lambda *args: seen.append(args)), uncompiled():
+    with Hook(net.layer, lambda *args: seen.append(args)):
         model(x)
+        assert seen == []  # this is why
+        with uncompiled():
+            model(x)
     assert len(seen) == 1
 
 

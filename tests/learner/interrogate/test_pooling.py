@@ -86,6 +86,21 @@ def test_what_was_pooled_does_not_change_with_what_was_given(pool):
     assert (found == 1).all()
 
 
+def test_each_layer_may_have_a_pool_of_its_own():
+    model = nn.Sequential(nn.Linear(3, 2), nn.Tanh(), nn.Linear(2, 2))
+    with capture(model, "0", "[12]", pool={"0": "mean", "[12]": lambda x: x[:, 0]}) as acts:
+        output = model(SEQUENCES)
+    assert torch.equal(acts["0"], model[0](SEQUENCES).mean(1))
+    assert torch.equal(acts["2"], output[:, 0])
+    with capture(model, "0", "2", pool={"0": "mean"}) as acts:
+        model(SEQUENCES)
+    assert torch.equal(acts["2"], output)
+    with pytest.raises(ValueError, match=r"`pool` must be by layers that are captured, \['0'\], got '2'"):
+        capture(model, "0", pool={"2": "mean"})
+    with pytest.raises(ValueError, match=r"`pool` must be one of mean, .*, got 'men'"):
+        capture(model, "0", pool={"0": "men"})
+
+
 @pytest.mark.parametrize("pool", [None, "mean", len])
 def test_pools_that_there_are(pool):
     assert checked_pool(pool) is pool
@@ -148,6 +163,34 @@ def test_time_before_samples_even_where_there_are_as_many_of_both(layer):
     message = "if the first axis is time, give a function"
     with pytest.raises(LearnerError, match=message), capture(model, name, pool="mean"):
         model(torch.randn(4, 4, 3))
+
+
+@pytest.mark.filterwarnings("ignore:enable_nested_tensor")  # which there are none of, with time first
+@pytest.mark.parametrize("name", ["encoder.layers.0.linear1", "decoder.layers.0.norm1", "encoder"])
+def test_time_before_samples_in_a_part_of_such_a_layer(name):
+    model = nn.Transformer(4, 1, 1, 1, 8)
+    message = "if the first axis is time, give a function"
+    with pytest.raises(LearnerError, match=message), capture(model, name, pool="mean"):
+        model(torch.randn(3, 3, 4), torch.randn(3, 3, 4))
+
+
+def test_a_layer_beside_one_with_time_first_is_pooled():
+    class Turn(nn.Module):
+        def forward(self, given):
+            return given[0].transpose(0, 1)
+
+    class Model(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.net = nn.Sequential(nn.LSTM(3, 2), Turn(), nn.Linear(2, 2))
+
+        def forward(self, x):
+            return self.net(x.transpose(0, 1))
+
+    model = Model()
+    with capture(model, "net.2", pool="mean") as acts:
+        output = model(SEQUENCES)
+    assert torch.equal(acts["net.2"], output.mean(1))
 
 
 def test_batch_first_layers_are_pooled():
