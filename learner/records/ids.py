@@ -1,0 +1,119 @@
+"""Which samples a batch of a loader holds: the numbers that its sampler hands out, in the order of the batches."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+from torch.utils.data import DataLoader, IterableDataset
+
+from learner.errors import LearnerError
+from learner.limit import BatchLimit
+
+
+class SampleIds:
+    """Listen to what the sampler of a loader hands out, for one pass, and say which samples a batch holds.
+
+    The loader draws what it always draws, and its dataset is not touched. Right for any sampler, any number of workers,
+    workers that persist, and after a pass that was left early.
+
+    Args:
+        loader: a `DataLoader` over a dataset with numbered samples.
+
+    Raises:
+        ValueError: if the loader cannot tell.
+
+    Example:
+        >>> loader = DataLoader(["a", "b", "c"], batch_size=2)
+        >>> with SampleIds(loader) as ids:
+        ...     [(batch, ids.of_batch(i, len(batch)).tolist()) for i, batch in enumerate(loader)]
+        [(['a', 'b'], [0, 1]), (['c'], [2])]
+    """
+
+    def __init__(self, loader: Any) -> None:
+        if reason := _why_not(loader):
+            raise ValueError(
+                f"the loader must be able to say which samples a batch holds, but {reason}; give each sample an "
+                f"`example_id` in its mapping, or collect with source='pass'."
+            )
+        self._loader = loader
+        # With a batch size of None each number that the sampler hands out is a batch by itself.
+        self._name = "sampler" if loader.batch_sampler is None else "batch_sampler"
+        self._listener = _Listener(getattr(loader, self._name))
+
+    def __enter__(self) -> Self:
+        # Not by `setattr`: a loader refuses to have its sampler set, since it would make no difference to workers that
+        # persist. For these there is the second line.
+        vars(self._loader)[self._name] = self._listener
+        if (iterator := self._loader._iterator) is not None:
+            iterator._index_sampler = self._listener
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        sampler = self._listener.sampler
+        vars(self._loader)[self._name] = sampler
+        if (iterator := self._loader._iterator) is not None:
+            iterator._index_sampler = sampler
+
+    def of_batch(self, i: int, n: int | None = None) -> np.ndarray:
+        """Return the numbers of the samples in a batch: int64 (n,).
+
+        Args:
+            i: which batch of the pass; batches are asked for in order, not each has to be.
+            n: how many samples it has, if that is known.
+
+        Raises:
+            LearnerError: if the sampler handed out another number of them, or none for this batch.
+        """
+        drawn = self._listener.drawn(i)
+        ids = np.asarray([] if drawn is None else drawn, dtype=np.int64).reshape(-1)
+        if drawn is None or n not in (None, len(ids)):
+            raise LearnerError(
+                f"batch {i} must hold the samples that its sampler handed out, got {n} of {len(ids)}; where the loader "
+                f"drops or adds samples give each an `example_id` in its mapping, or collect with source='pass'."
+            )
+        return ids
+
+
+class _Listener:
+    """Stand in for a sampler, and keep what it hands out until it is asked for."""
+
+    def __init__(self, sampler: Any) -> None:
+        # The pass around this one has a listener of its own there.
+        self.sampler: Any = sampler.sampler if isinstance(sampler, _Listener) else sampler
+        self._drawn: dict[int, Any] = {}
+
+    def __iter__(self) -> Iterator[Any]:
+        self._drawn.clear()
+        for i, indices in enumerate(self.sampler):
+            self._drawn[i] = indices
+            yield indices
+
+    def __len__(self) -> int:
+        return len(self.sampler)
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "sampler":  # not there yet: a copy is being made
+            raise AttributeError(name)
+        return getattr(self.sampler, name)
+
+    def drawn(self, i: int) -> Any:
+        """Return what was handed out for a batch, and forget it and those before."""
+        for earlier in [j for j in self._drawn if j < i]:
+            del self._drawn[earlier]
+        return self._drawn.pop(i, None)
+
+
+def _why_not(loader: Any) -> str | None:
+    """Say why a loader cannot tell which samples a batch holds; None if it can."""
+    if isinstance(loader, BatchLimit):
+        return "it gives batches that were fetched before"
+    if not isinstance(loader, DataLoader):
+        return f"it is a {type(loader).__name__}, not a DataLoader"
+    if isinstance(loader.dataset, IterableDataset):
+        return "its dataset is a stream, whose samples have no numbers"
+    if not getattr(loader, "in_order", True) and loader.num_workers:
+        return "it gives batches in the order in which workers are done (in_order=False)"
+    return None

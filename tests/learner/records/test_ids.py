@@ -1,0 +1,137 @@
+"""The numbers of the samples in each batch, whatever draws them and whoever loads them."""
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+from torch.utils.data import (
+    BatchSampler,
+    DataLoader,
+    IterableDataset,
+    RandomSampler,
+    TensorDataset,
+    WeightedRandomSampler,
+)
+
+from learner import BatchLimit, LearnerError
+from learner.records.ids import SampleIds
+
+N = 23
+DATA = TensorDataset(10 * torch.arange(N))  # a sample tells its number
+
+SAMPLERS = {
+    "in order": {},
+    "shuffled": {"shuffle": True},
+    "without the last": {"shuffle": True, "drop_last": True},
+    "weighted": {"sampler": WeightedRandomSampler(torch.linspace(0, 1, N), 2 * N)},
+}
+
+
+def check(loader, until=None):
+    """Compare what is said of each batch with what it holds."""
+    with SampleIds(loader) as ids:
+        for i, (x,) in enumerate(loader):
+            found = ids.of_batch(i, len(x))
+            assert (10 * found == x.numpy()).all()
+            assert found.dtype == np.int64
+            if i == until:
+                break
+
+
+@pytest.mark.parametrize("n_workers", [0, 2, 4])
+@pytest.mark.parametrize("is_persistent", [False, True])
+@pytest.mark.parametrize("sampling", SAMPLERS)
+def test_numbers_are_those_of_the_dataset_in_every_pass_and_after_one_left_early(sampling, is_persistent, n_workers):
+    workers = {"num_workers": n_workers, "persistent_workers": is_persistent and n_workers > 0}
+    loader = DataLoader(DATA, batch_size=4, **SAMPLERS[sampling], **workers)
+    sampler = loader.batch_sampler
+    list(loader)  # workers that persist are there now
+    check(loader)
+    check(loader, until=1)
+    check(loader)
+    assert loader.batch_sampler is sampler
+    assert len(list(loader)) == len(loader)
+
+
+def test_what_is_drawn_is_drawn_as_without():
+    loader = DataLoader(DATA, batch_size=4, shuffle=True)
+    torch.manual_seed(0)
+    plain = [x.tolist() for (x,) in loader]
+    torch.manual_seed(0)
+    with SampleIds(loader):
+        assert [x.tolist() for (x,) in loader] == plain
+
+
+def test_batches_that_the_dataset_makes_of_a_list_of_numbers():
+    check(DataLoader(DATA, batch_size=None, sampler=BatchSampler(RandomSampler(DATA), 4, drop_last=False)))
+
+
+def test_a_pass_within_a_pass_over_the_same_loader():
+    loader = DataLoader(DATA, batch_size=4, shuffle=True)
+    sampler = loader.batch_sampler
+    with SampleIds(loader) as ids:
+        for i, (x,) in enumerate(loader):
+            check(loader)
+            assert (10 * ids.of_batch(i, len(x)) == x.numpy()).all()
+    assert loader.batch_sampler is sampler
+
+
+def test_not_each_batch_has_to_be_asked_for():
+    loader = DataLoader(DATA, batch_size=4)
+    with SampleIds(loader) as ids:
+        for _ in loader:
+            pass
+        assert ids.of_batch(2, 4).tolist() == [8, 9, 10, 11]
+        with pytest.raises(LearnerError, match=r"batch 1 must hold the samples .*, got 4 of 0"):
+            ids.of_batch(1, 4)
+
+
+def test_the_loader_is_as_it_was_after_an_error():
+    loader = DataLoader(DATA, batch_size=4, num_workers=1, persistent_workers=True)
+    sampler = loader.batch_sampler
+    list(loader)
+    with pytest.raises(KeyboardInterrupt), SampleIds(loader):
+        raise KeyboardInterrupt
+    assert loader.batch_sampler is sampler
+    assert loader._iterator._index_sampler is sampler
+
+
+def test_a_sampler_is_itself_while_somebody_listens():
+    loader = DataLoader(DATA, batch_size=4, shuffle=True)
+    with SampleIds(loader):
+        assert loader.batch_sampler.batch_size == 4
+        assert len(loader) == 6
+        assert len(copy.copy(loader).batch_sampler) == 6
+
+
+@pytest.mark.parametrize(("keep", "found"), [(slice(3), 3), (slice(0), 0)])
+def test_a_loader_that_drops_samples_is_found_out(keep, found):
+    loader = DataLoader(DATA, batch_size=4, collate_fn=lambda samples: samples[keep])
+    with SampleIds(loader) as ids:
+        batch = next(iter(loader))
+        with pytest.raises(LearnerError, match=rf"batch 0 must hold .*, got {found} of 4; where the loader drops"):
+            ids.of_batch(0, len(batch))
+
+
+class Stream(IterableDataset):
+    def __iter__(self):
+        return iter(range(N))
+
+
+@pytest.mark.parametrize(
+    ("loader", "reason"),
+    [
+        (DataLoader(Stream(), batch_size=4), "its dataset is a stream, whose samples have no numbers"),
+        (DataLoader(DATA, num_workers=2, in_order=False), "in the order in which workers are done"),
+        ([torch.zeros(2)], "it is a list, not a DataLoader"),
+        (BatchLimit(DataLoader(DATA), 1), "batches that were fetched before"),
+    ],
+)
+def test_refused_where_it_cannot_be_right(loader, reason):
+    with pytest.raises(ValueError, match=f"must be able to say which samples .*, but .*{reason}.*; give each"):
+        SampleIds(loader)
+
+
+def test_without_workers_there_is_one_order():
+    check(DataLoader(DATA, batch_size=4, in_order=False))
