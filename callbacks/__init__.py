@@ -18,6 +18,7 @@ from callbacks.nan_report import NaNReportCallback
 from callbacks.overfit import OverfitCallback
 from callbacks.progress import ProgressCallback
 from callbacks.recorder import RecorderCallback
+from callbacks.run import RunCallback
 from callbacks.schedule import SchedulerCallback
 from callbacks.seed import SeedCallback
 from callbacks.validate import ValidateCallback
@@ -39,6 +40,7 @@ __all__ = [
     "OverfitCallback",
     "ProgressCallback",
     "RecorderCallback",
+    "RunCallback",
     "SchedulerCallback",
     "SeedCallback",
     "TerminateOnNaNCallback",

@@ -106,7 +106,7 @@ class Run:
                 f"`path` must be a new folder or an empty one, got {str(folder)!r}, which is there; do "
                 f"`Run.open(path)` to go on with it."
             )
-        created = datetime.now(UTC).isoformat(timespec="milliseconds")
+        created = datetime.now(UTC).isoformat(timespec="seconds")
         info = {"format": FORMAT, "name": name or folder.name, "created": created, "status": "created"}
         run = cls(folder, {**info, "config": kept, **environment(), "tables": {}})
         with writing(folder):
@@ -179,8 +179,9 @@ class Run:
         Raises:
             TypeError: if it holds something that cannot be kept as text.
         """
-        self._info |= {name: plain(name, value) for name, value in info.items()}
-        write_info(self.path, self._info)
+        changed = {**self._info, **{name: plain(name, value) for name, value in info.items()}}
+        write_info(self.path, changed)
+        self._info = changed
 
     def register_table(self, table: Table) -> None:
         """Put down which table the samples are from, so that they are known again; `samples` shows its samples.
@@ -193,8 +194,7 @@ class Run:
         self._tables[table.fingerprint] = table
         entry = {"name": table.name, "n_rows": len(table)}
         if self._info["tables"].get(table.fingerprint) != entry:
-            self._info["tables"][table.fingerprint] = entry
-            write_info(self.path, self._info)
+            self.update(tables={**self._info["tables"], table.fingerprint: entry})
 
     # -- scalars ---------------------------------------------------------------------------------------------------
 

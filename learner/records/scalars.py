@@ -91,8 +91,8 @@ class ScalarFile:
     def _decoded(self, i: int, line: bytes) -> dict[str, Number]:
         try:
             row = json.loads(line)
-            return {name: _SPECIAL[value] if isinstance(value, str) else value for name, value in row.items()}
-        except (ValueError, KeyError, AttributeError) as error:
+            return {name: value if isinstance(value, int | float) else _SPECIAL[value] for name, value in row.items()}
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise LearnerError(
                 f"`{self.path}` must hold a JSON object of numbers in each line, got {line[:40]!r} in line {i}; was it "
                 f"edited? Take that line out."

@@ -9,6 +9,7 @@ import gc
 import inspect
 import os
 import pickle
+import tempfile
 import weakref
 from collections.abc import Callable
 from functools import partial
@@ -29,6 +30,7 @@ from learner import (
     Learner,
     Loaders,
 )
+from learner.records.run import Run
 
 MAKE: dict[str, Callable[[Path], Any]] = {
     "AccumulateCallback": lambda folder: callbacks.AccumulateCallback(2),
@@ -47,6 +49,7 @@ MAKE: dict[str, Callable[[Path], Any]] = {
     "OverfitCallback": lambda folder: callbacks.OverfitCallback(train=2, valid=2),
     "ProgressCallback": lambda folder: callbacks.ProgressCallback(),
     "RecorderCallback": lambda folder: callbacks.RecorderCallback(lr=lambda learn: learn.opt.param_groups[0]["lr"]),
+    "RunCallback": lambda folder: callbacks.RunCallback(Run.create(tempfile.mkdtemp(dir=folder.parent))),
     "SchedulerCallback": lambda folder: callbacks.SchedulerCallback(
         partial(torch.optim.lr_scheduler.OneCycleLR, max_lr=0.1)
     ),
@@ -66,6 +69,7 @@ OBSERVERS = [
     "NaNReportCallback",
     "ProgressCallback",
     "RecorderCallback",
+    "RunCallback",
     "TerminateOnNaNCallback",
     "ValidateCallback",
 ]

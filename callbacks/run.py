@@ -1,0 +1,118 @@
+"""Tie a run on record to a learner: what ran, its history as scalars, and how it ended."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import torch
+
+from callbacks.seed import SeedCallback
+from learner import Callback, CancelFitException, Learner
+from learner.loaders import length_of
+from learner.records.run import Run
+from learner.records.table import Table
+
+
+class RunCallback(Callback):
+    """Record a fit in a run: what is trained and how, a row of scalars for each epoch, and how it ended.
+
+    The rows are those of `learn.history`, with the epoch as their axis; each is written as soon as its epoch is done,
+    so a run that is killed leaves all the epochs it finished. Epochs count on from fit to fit. A row that is on record
+    to the last digit is not written again, as when training goes on from a checkpoint before it.
+
+    During the fit the run is the active one: `learner.records.log`, `collect_metrics` and `CollectCallback` write to
+    it. `run.info["learner"]` says what is trained, `run.info["status"]` how it stands: "running" (or killed),
+    "finished", "failed" (`run.info["error"]` says by what), "interrupted". Nothing is written in a sandbox.
+
+    Args:
+        run: as `Run.create` or `Run.open` gives it.
+
+    Reads:
+        `history`, `epoch`; for the summary `model`, `loss_f`, `opt`, `n_epochs`, `dls`, `cbs`.
+
+    Raises:
+        TypeError: if `run` is none.
+        LearnerError: if the run cannot be written to.
+
+    Example:
+        >>> import tempfile
+        >>> from torch import nn
+        >>> from learner import Loaders
+        >>> run = Run.create(tempfile.mkdtemp())
+        >>> dls = Loaders.from_arrays(train=(torch.zeros(4, 1), torch.zeros(4, 1)))
+        >>> Learner(nn.Linear(1, 1), dls, nn.functional.mse_loss, cbs=RunCallback(run)).fit(2)
+        >>> run.scalars()["train/loss"].x, run.info["status"], run.info["learner"]["model"]
+        ([0, 1], 'finished', 'Linear')
+    """
+
+    order = -100  # the first to begin and the last to end, so that the run is active for all others
+    after = (SeedCallback,)  # whose seed is put down
+
+    def __init__(self, run: Run) -> None:
+        if not isinstance(run, Run):
+            raise TypeError(f"`run` must be a Run, got {run!r}; do `Run.create(path)`.")
+        self.run = run
+        self._is_on = False
+        self._on_record: set[str] = set()
+        self._n_rows = self._epoch = self._outside = 0
+
+    def before_fit(self, learn: Learner) -> None:
+        """Put down what is going to run, and make the run the active one."""
+        if learn.in_sandbox:
+            return
+        self._n_rows, self._epoch = len(learn.history), 0
+        self._on_record = {str(row) for row in self.run.logged()}
+        self._outside = id(sys.exception())  # a fit may run where somebody handles an error
+        for dl in learn.dls.values():
+            if isinstance(dataset := getattr(dl, "dataset", None), Table):
+                self.run.register_table(dataset)
+        self.run.update(status="running", error=None, seed=torch.initial_seed(), learner=_summary(learn))
+        self.run.__enter__()
+        self._is_on = True
+
+    def before_epoch(self, learn: Learner) -> None:
+        """Write the epoch before, when a new one begins; its row is complete by then."""
+        if self._is_on and learn.epoch != self._epoch:
+            self._write(learn)
+            self._epoch = learn.epoch
+
+    def cleanup_fit(self, learn: Learner) -> None:
+        """Write the last epoch, and how the fit ended."""
+        if not self._is_on:
+            return
+        self._is_on = False
+        self.run.__exit__(None, None, None)
+        self._write(learn)
+        error = sys.exception()
+        if error is None or id(error) == self._outside or isinstance(error, CancelFitException):
+            self.run.update(status="finished")
+        elif isinstance(error, KeyboardInterrupt):
+            self.run.update(status="interrupted")
+        else:
+            self.run.update(status="failed", error=f"{type(error).__name__}: {error}")
+
+    def _write(self, learn: Learner) -> None:
+        """Log the rows that the history has and the run has not."""
+        rows = learn.history.rows[self._n_rows :]
+        self._n_rows += len(rows)
+        for row in rows:
+            if str(row) not in self._on_record:
+                self.run.log(row)
+
+
+def _summary(learn: Learner) -> dict[str, Any]:
+    """Return what is trained and how, as plain data."""
+    parameters = list(learn.model.parameters())
+    loss_f, opt = learn.loss_f, learn.opt
+    return {
+        "model": type(learn.model).__name__,
+        "n_parameters": sum(p.numel() for p in parameters),
+        "n_trainable": sum(p.numel() for p in parameters if p.requires_grad),
+        "loss": None if loss_f is None else getattr(loss_f, "__name__", type(loss_f).__name__),
+        "optimizer": type(opt).__name__,
+        "lr": [float(group["lr"]) for group in opt.param_groups] if opt else [],
+        "n_epochs": learn.n_epochs,
+        "n_batches": {name: length_of(dl) for name, dl in learn.dls.items()},
+        "callbacks": [type(cb).__name__ for cb in learn.cbs],
+    }
