@@ -4,6 +4,13 @@ from callbacks.accumulate import AccumulateCallback
 from callbacks.activations import ActivationStats
 from callbacks.best import BestModelCallback
 from callbacks.clip import ClipGradientCallback
+from callbacks.collectors import (
+    ClassificationMetricsCollector,
+    EmbeddingsMetricsCollector,
+    FunctionalMetricsCollector,
+    MetricsCollector,
+    RegressionMetricsCollector,
+)
 from callbacks.csv_logger import CSVLoggerCallback
 from callbacks.device import DeviceCallback
 from callbacks.early_stopping import EarlyStoppingCallback
@@ -28,18 +35,23 @@ __all__ = [
     "ActivationStats",
     "BestModelCallback",
     "CSVLoggerCallback",
+    "ClassificationMetricsCollector",
     "ClipGradientCallback",
     "DeviceCallback",
     "EarlyStoppingCallback",
+    "EmbeddingsMetricsCollector",
+    "FunctionalMetricsCollector",
     "GradientStats",
     "HooksCallback",
     "LRFinderCallback",
     "LambdaCallback",
     "MetricsCallback",
+    "MetricsCollector",
     "NaNReportCallback",
     "OverfitCallback",
     "ProgressCallback",
     "RecorderCallback",
+    "RegressionMetricsCollector",
     "RunCallback",
     "SchedulerCallback",
     "SeedCallback",

@@ -1,0 +1,194 @@
+"""Run collectors batch by batch, bring what they give together, write it down and average it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from callbacks.collectors import FunctionalMetricsCollector, MetricsCollector, columns_of
+from learner import LearnerError, PredictorOutput
+from learner.records.schema import CategoricalLabel
+
+# Columns stay where they are, on a device maybe, until so many rows wait, or so many bytes; then they are read at once.
+N_WAITING = 8192
+N_BYTES = 2**26
+
+_Kind = tuple[Any, tuple[int, ...], torch.device | None]  # type, shape of a row, device of a tensor that is elsewhere
+
+
+class Writer(Protocol):
+    """What takes the columns, as `learner.records.writer.SampleWriter`."""
+
+    def add(self, columns: dict[str, np.ndarray]) -> None:
+        """Write rows; the arrays are used again for others, so what is kept is to be copied."""
+
+
+class Collection:
+    """What collectors make of one pass.
+
+    Args:
+        collectors: as `checked_collectors` gives them.
+        writer: takes the columns.
+        weights: a weight for each sample of the table (n_samples,), or None; means are weighted by it.
+    """
+
+    def __init__(
+        self, collectors: Iterable[MetricsCollector], writer: Writer, weights: np.ndarray | None = None
+    ) -> None:
+        self._collectors, self._writer, self._weights = list(collectors), writer, weights
+        self._owners: dict[str, MetricsCollector] = {}
+        # A block for each column, and no list of what batches gave: that might be the memory of a batch, which a loader
+        # uses again, and small tensors that live long leave gaps in the memory of the training.
+        self._blocks: dict[str, np.ndarray | Tensor] = {}
+        self._kinds: dict[str, _Kind] = {}
+        self._n_waiting, self._n_room = 0, 0
+        self._sums: dict[str, tuple[float, float]] = {}  # of weighted values, and of weights
+
+    def add(self, batch: Any, output: PredictorOutput, ids: np.ndarray, **keys: int | str) -> None:
+        """Collect a batch.
+
+        Args:
+            batch: as the loader gave it, on the model's device.
+            output: what the predictor gave for it.
+            ids: the numbers of its samples (n,).
+            **keys: columns that are the same for all of them: epoch, step, split and constants.
+
+        Raises:
+            LearnerError: if a collector gives something that is no column, or one that another gives too.
+        """
+        columns: dict[str, Any] = {"example_id": ids, **keys}
+        owners = self._owners.copy()  # those of a batch that is refused do not count
+        for collector in self._collectors:
+            for name, column in columns_of(collector.name, collector.collect(batch, output), len(ids)).items():
+                owner = owners.setdefault(name, collector)
+                if name in keys or owner is not collector:
+                    other = owner.name if owner is not collector else "`constants`"
+                    raise LearnerError(
+                        f"column {name!r} must come from one place, got it from {other} and {collector.name}; rename "
+                        f"one, by a FunctionalMetricsCollector around it."
+                    )
+                columns[name] = column
+        kinds = {name: _kind(column) for name, column in columns.items()}
+        stop = self._n_waiting + len(ids)
+        if kinds != self._kinds or stop > self._n_room:
+            self._make_room(kinds, len(ids))
+            stop = len(ids)
+        self._owners = owners
+        for name, column in columns.items():
+            self._blocks[name][self._n_waiting : stop] = column
+        self._n_waiting = stop
+
+    def _make_room(self, kinds: dict[str, _Kind], n_rows: int) -> None:
+        """Write what waits; make other blocks where these rows do not fit in."""
+        if self._kinds and (unlike := sorted(kinds.keys() ^ self._kinds.keys())):
+            raise LearnerError(f"collectors must give the same columns for every batch, got {unlike} for some alone.")
+        self.flush()
+        for name, (_, shape, _) in self._kinds.items():
+            if kinds[name][1] != shape:
+                raise LearnerError(
+                    f"column {name!r} must have as many values for each sample of every batch, got rows of shape "
+                    f"{kinds[name][1]} after {shape}; pad it, or make one number of it."
+                )
+        if kinds != self._kinds or n_rows > self._n_room:
+            one_row = {name: _block(kind, 1) for name, kind in kinds.items()}
+            self._n_room = max(n_rows, min(N_WAITING, N_BYTES // sum(row.nbytes for row in one_row.values())))
+            self._blocks = {name: _block(kind, self._n_room) for name, kind in kinds.items()}
+            self._kinds = kinds
+
+    def flush(self) -> None:
+        """Write what waits."""
+        n_rows, self._n_waiting = self._n_waiting, 0
+        if not n_rows:
+            return
+        columns = {name: _read(block[:n_rows]) for name, block in self._blocks.items()}
+        for collector in self._collectors:
+            collector.check({name: columns[name] for name, owner in self._owners.items() if owner is collector})
+        self._writer.add(columns)
+        weights = np.ones(n_rows) if self._weights is None else self._weights[columns["example_id"]].astype(np.float64)
+        for name, owner in self._owners.items():
+            column = columns[name]
+            if owner.compute_aggregates and owner.averaged(name) and column.ndim == 1 and column.dtype.kind in "biuf":
+                total, weight = self._sums.get(name, (0.0, 0.0))
+                with np.errstate(invalid="ignore"):  # inf - inf, or 0 * inf: a mean that is NaN
+                    total += float(column.astype(np.float64) @ weights)
+                self._sums[name] = total, weight + float(weights.sum())
+
+    def means(self) -> dict[str, float]:
+        """Return the mean of each column with a number per sample, of all that was written."""
+        return {name: total / weight if weight else float("nan") for name, (total, weight) in self._sums.items()}
+
+
+def _kind(column: Any) -> _Kind:
+    if isinstance(column, Tensor):
+        return column.dtype, tuple(column.shape[1:]), column.device
+    if isinstance(column, np.ndarray):
+        return object if column.dtype.kind == "U" else column.dtype, column.shape[1:], None
+    return object if isinstance(column, str) else type(column), (), None  # one value for all rows
+
+
+def _block(kind: _Kind, n_rows: int) -> np.ndarray | Tensor:
+    dtype, shape, device = kind
+    if device is not None:
+        return torch.empty(n_rows, *shape, dtype=dtype, device=device)
+    return np.empty((n_rows, *shape), dtype)
+
+
+def _read(rows: np.ndarray | Tensor) -> np.ndarray:
+    return rows.cpu().numpy() if isinstance(rows, Tensor) else rows
+
+
+def checked_collectors(collectors: Any) -> list[MetricsCollector]:
+    """Return collectors as a list; plain functions become collectors.
+
+    Args:
+        collectors: one or several, collectors or functions `(batch, predictor_output) -> dict`.
+
+    Raises:
+        TypeError: if one is neither.
+        ValueError: if there is none, or one twice.
+
+    Example:
+        >>> def size(batch, output): return {"size": output.forward.norm(dim=1)}
+        >>> checked_collectors(size)[0].name
+        'size'
+    """
+    if isinstance(collectors, MetricsCollector) or callable(collectors):
+        collectors = [collectors]
+    if isinstance(collectors, str) or not isinstance(collectors, Iterable):
+        raise TypeError(f"`metrics_collectors` must be collectors or functions, got {collectors!r}.")
+    given, made = list(collectors), []
+    for collector in given:
+        if isinstance(collector, type) or not (isinstance(collector, MetricsCollector) or callable(collector)):
+            hint = f"; pass {collector.__name__}(...)" if isinstance(collector, type) else ""
+            raise TypeError(f"`metrics_collectors` must be collectors or functions, got {collector!r}{hint}.")
+        made.append(collector if isinstance(collector, MetricsCollector) else FunctionalMetricsCollector(collector))
+    if not made:
+        raise ValueError("`metrics_collectors` must hold a collector, got none.")
+    if len({id(collector) for collector in given}) < len(given):
+        raise ValueError("`metrics_collectors` must be different collectors, got one twice.")
+    return made
+
+
+def schemas_of(collectors: Iterable[MetricsCollector]) -> dict[str, CategoricalLabel]:
+    """Return the class names of all columns of collectors."""
+    schemas: dict[str, CategoricalLabel] = {}
+    for collector in collectors:
+        schemas.update(collector.column_schemas)
+    return schemas
+
+
+def layers_of(collectors: Iterable[MetricsCollector]) -> tuple[int | str, ...]:
+    """Return the layers that collectors need, each once."""
+    return tuple(dict.fromkeys(layer for collector in collectors for layer in collector.layers))
+
+
+def log_means(log: Callable[[dict[str, float]], Any], means: Mapping[str, float], keys: Mapping[str, Any]) -> None:
+    """Log means as scalars, named `split/column` where there is a split, over the epoch where there is one."""
+    prefix = f"{keys['split']}/" if keys.get("split") else ""
+    axis = {"epoch": keys["epoch"]} if "epoch" in keys else {}
+    if means:
+        log({**axis, **{f"{prefix}{name}": value for name, value in means.items()}})
