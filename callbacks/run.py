@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 
-from callbacks.seed import SeedCallback
 from learner import Callback, CancelFitException, Learner
 from learner.loaders import length_of
 from learner.records.run import Run
@@ -46,8 +45,7 @@ class RunCallback(Callback):
         ([0, 1], 'finished', 'Linear')
     """
 
-    order = -100  # the first to begin and the last to end, so that the run is active for all others
-    after = (SeedCallback,)  # whose seed is put down
+    order = -100  # among the first to begin and the last to end, so that the run is active for the others
 
     def __init__(self, run: Run) -> None:
         if not isinstance(run, Run):
@@ -67,6 +65,7 @@ class RunCallback(Callback):
         for dl in learn.dls.values():
             if isinstance(dataset := getattr(dl, "dataset", None), Table):
                 self.run.register_table(dataset)
+        # A SeedCallback has seeded by now.
         self.run.update(status="running", error=None, seed=torch.initial_seed(), learner=_summary(learn))
         self.run.__enter__()
         self._is_on = True

@@ -184,11 +184,9 @@ class SampleWriter:
 
     def _remove_other_vectors(self) -> None:
         """Remove vectors of the part that is replaced, which would else be taken for this one's."""
-        from pyarrow import parquet
-
         kept = {file.path for file in self._files.values()}
         for path in sorted((self._folder / "vectors").glob(f"{escape(self.name)}.*.parquet")):
-            columns = [] if path in kept else parquet.read_schema(path).names
+            columns = [] if path in kept else _columns_of(path)
             # `a.b.x.parquet` is column `x` of part `a.b`, and none of part `a`.
             if any(path.name == f"{self.name}.{file_name(column)}.parquet" for column in columns):
                 with writing(path):
@@ -286,6 +284,17 @@ class _File:
         with suppress(Exception):
             self._sink.close()
         self._new.unlink(missing_ok=True)
+
+
+def _columns_of(path: Path) -> list[str]:
+    """Return the columns of a file; none if it is damaged, for then nobody knows whose it is."""
+    from pyarrow import parquet
+
+    try:
+        names: list[str] = parquet.read_schema(path).names
+    except (OSError, pyarrow().ArrowException):
+        return []
+    return names
 
 
 @contextmanager

@@ -19,6 +19,17 @@ from learner.records.table import Table
 ROOT = Path(__file__).parents[2]
 
 
+class FillDisk(Callback):
+    """Let the run have no room for scalars from the beginning of the fit on."""
+
+    def __init__(self, run):
+        self.path = run.path
+
+    def before_fit(self, learn):
+        (self.path / "scalars.jsonl").rename(self.path / "kept")
+        (self.path / "scalars.jsonl").symlink_to("/dev/full")
+
+
 @pytest.fixture
 def run(tmp_path):
     return Run.create(tmp_path / "run")
@@ -212,17 +223,14 @@ def test_a_killed_process_leaves_its_epochs_and_the_status_running(tmp_path):
     assert (run.scalars()["train/loss"].x, run.info["status"]) == ([0, 1], "running")
 
 
-def test_a_disk_that_is_full_ends_the_fit_with_one_clear_error(make_learner, run):
-    class Fills(Callback):
-        def before_fit(self, learn):
-            (run.path / "scalars.jsonl").rename(run.path / "kept")
-            (run.path / "scalars.jsonl").symlink_to("/dev/full")
-
+@pytest.mark.parametrize("n_epochs", [1, 3])
+def test_a_disk_that_is_full_ends_the_fit_with_one_clear_error(make_learner, run, n_epochs):
+    """At the end of the fit, or when the first row cannot be written."""
     learn = make_learner(RunCallback(run))
     learn.fit(1)
     with pytest.raises(LearnerError, match=r"scalars\.jsonl` must be a file that can be written.*No space left"):
-        learn.fit(3, cbs=Fills())
-    assert len(learn.history) == 2  # it ends when the first row cannot be written
+        learn.fit(n_epochs, cbs=FillDisk(run))
+    assert len(learn.history) == 2
     assert Run.active() is None
     assert json.loads((run.path / "kept").read_text()) == learn.history[0]
 

@@ -320,7 +320,8 @@ def test_tables_are_put_down_once_each_and_show_their_samples(run, table):
         run.register_table([1, 2])
 
 
-def test_metrics_by_row(run):
+def test_metrics_by_row(run, table):
+    run.register_table(table)  # which they are not of
     samples = run.add_metrics_data(
         {"loss": [0.5, 0.4, 0.3], "accuracy": torch.tensor([1, 0, 1]), "word": ["a", "b", "c"]}
     )

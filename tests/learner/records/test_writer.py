@@ -207,11 +207,13 @@ def test_the_same_part_again_takes_the_place_of_the_first(tmp_path):
     """Also the vectors that it has no more; those of parts whose names begin alike stay."""
     write(tmp_path, "a", {**batch(0, 4), "gone": np.ones((4, 2))})
     write(tmp_path, "a.gone", batch(0, 2))
+    (tmp_path / "vectors" / "a.damaged.parquet").write_bytes(b"PAR1")  # nobody knows of which part
     write(tmp_path, "a", batch(0, 3, seed=1))
     assert files(tmp_path) == [
         *("samples/a.gone.parquet", "samples/a.parquet"),
-        *("vectors/a.embedding.parquet", "vectors/a.gone.embedding.parquet"),
+        *("vectors/a.damaged.parquet", "vectors/a.embedding.parquet", "vectors/a.gone.embedding.parquet"),
     ]
+    (tmp_path / "vectors" / "a.damaged.parquet").unlink()
     again = Samples([tmp_path / "samples" / "a.parquet"])
     assert np.array_equal(again.numpy("embedding"), batch(0, 3, seed=1)["embedding"])
 
@@ -355,6 +357,20 @@ def test_a_file_that_cannot_have_its_name_leaves_no_other(tmp_path):
     with pytest.raises(LearnerError, match=r"samples/x\.parquet` must be a file that can be written"):
         writer.close()
     assert files(tmp_path) == ["samples/x.parquet/held"]
+
+
+def test_what_has_scalars_has_vectors(tmp_path):
+    """Where the vectors cannot have their name, the scalars keep those that were there."""
+    blocked = tmp_path / "vectors" / "x.embedding.parquet"
+    blocked.mkdir(parents=True)
+    (blocked / "held").touch()
+    write(tmp_path, "x", {"example_id": np.arange(1)})
+    writer = SampleWriter(tmp_path, "x")
+    writer.add(batch(0, 2))
+    with pytest.raises(LearnerError, match=r"x\.embedding\.parquet` must be a file that can be written"):
+        writer.close()
+    assert files(tmp_path) == ["samples/x.parquet", "vectors/x.embedding.parquet/held"]
+    assert parquet.read_metadata(tmp_path / "samples" / "x.parquet").num_rows == 1
 
 
 def test_a_killed_process_leaves_each_part_that_it_finished(tmp_path):
