@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import nn
@@ -14,10 +14,12 @@ from learner.batch import batch_size_of, check_lengths, common_length, describe,
 from learner.checks import checked_model
 from learner.errors import LearnerError
 from learner.fields import TARGET_NAMES, FieldPlan, as_argument, no_target_key, plan_fields
-from learner.interrogate.capture import Capture
 from learner.layers import places_by_name
 from learner.moving import cloned, to_device
 from learner.signature import ForwardSignature
+
+if TYPE_CHECKING:
+    from learner.interrogate.capture import Capture
 
 Split = tuple[Any, Any, int | None]
 
@@ -126,6 +128,8 @@ class Predictor:
         if self._capture is not None or not self._layers:
             yield self
             return
+        from learner.interrogate.capture import Capture  # who asks for no layers does not wait for it
+
         with Capture(self.model, self._layers, lambda layer, value, inputs: cloned(value)) as self._capture:
             try:
                 yield self
