@@ -17,7 +17,8 @@ class SampleIds:
     """Listen to what the sampler of a loader hands out, for one pass, and say which samples a batch holds.
 
     The loader draws what it always draws, and its dataset is not touched. Right for any sampler, any number of workers,
-    workers that persist, and after a pass that was left early.
+    workers that persist, and after a pass that was left early. The pass is the first one that begins in the block;
+    others over the same loader may come in the middle of it.
 
     Args:
         loader: a `DataLoader` over a dataset with numbered samples.
@@ -84,11 +85,13 @@ class _Listener:
         # The pass around this one has a listener of its own there.
         self.sampler: Any = sampler.sampler if isinstance(sampler, _Listener) else sampler
         self._drawn: dict[int, Any] = {}
+        self._has_begun = False
 
     def __iter__(self) -> Iterator[Any]:
-        self._drawn.clear()
+        is_first, self._has_begun = not self._has_begun, True
         for i, indices in enumerate(self.sampler):
-            self._drawn[i] = indices
+            if is_first:
+                self._drawn[i] = indices
             yield indices
 
     def __len__(self) -> int:

@@ -114,6 +114,16 @@ def test_a_loader_that_drops_samples_is_found_out(keep, found):
             ids.of_batch(0, len(batch))
 
 
+@pytest.mark.parametrize("n_workers", [0, 2])
+def test_passes_over_the_same_loader_in_the_middle_of_one_are_not_listened_to(n_workers):
+    loader = DataLoader(DATA, batch_size=4, shuffle=True, num_workers=n_workers)
+    with SampleIds(loader) as ids:
+        for i, (x,) in enumerate(loader):
+            next(iter(loader))
+            assert len(list(loader)) == 6
+            assert (10 * ids.of_batch(i, len(x)) == x.numpy()).all()
+
+
 class Stream(IterableDataset):
     def __iter__(self):
         return iter(range(N))
