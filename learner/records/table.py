@@ -12,6 +12,7 @@ import numpy as np
 from torch import Tensor
 from torch.utils.data import Dataset, IterableDataset
 
+from learner.batch import describe
 from learner.records.arrow import pyarrow, schemas_of, to_numpy
 from learner.records.fingerprint import fingerprint_of
 from learner.records.schema import CategoricalLabel, checked_ids, checked_schemas
@@ -154,6 +155,22 @@ class Table(Dataset[Any]):
         if self._fingerprint is None:
             self._fingerprint = fingerprint_of(self.rows.dataset)
         return self._fingerprint
+
+    @property
+    def weights(self) -> np.ndarray | None:
+        """How much each sample counts (n_rows,), float64: the column `weight`; None where there is none.
+
+        Raises:
+            ValueError: if it holds something else than finite numbers of at least 0.
+        """
+        dataset = self.rows.dataset
+        if not isinstance(dataset, Columns) or "weight" not in dataset.columns:
+            return None
+        column = dataset.columns["weight"]
+        weights = np.asarray(column.cpu() if isinstance(column, Tensor) else column)
+        if weights.ndim != 1 or weights.dtype.kind not in "biuf" or not (np.isfinite(weights) & (weights >= 0)).all():
+            raise ValueError(f"`weight` must hold a finite number of at least 0 per sample, got {describe(column)}.")
+        return weights.astype(np.float64)
 
     def __len__(self) -> int:
         return len(self.rows)

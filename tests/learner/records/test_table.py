@@ -413,3 +413,23 @@ def test_a_table_can_be_sent_to_another_process(table: Table) -> None:
 def test_its_picture_names_the_columns_or_the_dataset(table: Table) -> None:
     assert repr(table) == "Table('table', 10 rows: arg_1, arg_2)"
     assert repr(Table(TensorDataset(torch.arange(2)), "data")) == "Table('data', 2 rows: of TensorDataset)"
+
+
+@pytest.mark.parametrize("weights", [[0, 1, 2], [0.0, 0.5, 2.0], torch.tensor([0.0, 0.5, 2.0]), np.array([0, 1, 2])])
+def test_a_column_of_weights_says_how_much_each_sample_counts(weights: Any) -> None:
+    found = Table.from_dict({"x": [1, 2, 3], "weight": weights}).map(pair).weights
+    assert found is not None
+    assert found.dtype == np.float64
+    assert found.tolist() == [float(weight) for weight in weights]
+
+
+def test_without_such_a_column_there_are_no_weights(table: Table) -> None:
+    assert table.weights is None
+    assert Table([{"weight": 1.0}]).weights is None  # which are in the samples, and would have to be read
+
+
+@pytest.mark.parametrize("weights", [[0, -1], [1.0, float("nan")], [1.0, float("inf")], ["a", "b"], torch.ones(2, 1)])
+def test_weights_that_are_none_are_refused(weights: Any) -> None:
+    table = Table.from_dict({"weight": weights})
+    with pytest.raises(ValueError, match="`weight` must hold a finite number of at least 0 per sample, got"):
+        _ = table.weights
