@@ -4,6 +4,8 @@ from callbacks.accumulate import AccumulateCallback
 from callbacks.activations import ActivationStats
 from callbacks.best import BestModelCallback
 from callbacks.clip import ClipGradientCallback
+from callbacks.collect import CollectCallback
+from callbacks.collect_metrics import collect_metrics
 from callbacks.collectors import (
     ClassificationMetricsCollector,
     EmbeddingsMetricsCollector,
@@ -37,6 +39,7 @@ __all__ = [
     "CSVLoggerCallback",
     "ClassificationMetricsCollector",
     "ClipGradientCallback",
+    "CollectCallback",
     "DeviceCallback",
     "EarlyStoppingCallback",
     "EmbeddingsMetricsCollector",
@@ -58,6 +61,7 @@ __all__ = [
     "TerminateOnNaNCallback",
     "ValidateCallback",
     "accuracy",
+    "collect_metrics",
     "mae",
     "mean_over_samples",
     "mse",

@@ -38,6 +38,7 @@ MAKE: dict[str, Callable[[Path], Any]] = {
     "BestModelCallback": lambda folder: callbacks.BestModelCallback(),
     "CSVLoggerCallback": lambda folder: callbacks.CSVLoggerCallback(folder / "log.csv"),
     "ClipGradientCallback": lambda folder: callbacks.ClipGradientCallback(1.0),
+    "CollectCallback": lambda folder: callbacks.CollectCallback(callbacks.ClassificationMetricsCollector()),
     "DeviceCallback": lambda folder: callbacks.DeviceCallback("cpu"),
     "EarlyStoppingCallback": lambda folder: callbacks.EarlyStoppingCallback(patience=1),
     "GradientStats": lambda folder: callbacks.GradientStats(),
@@ -61,6 +62,7 @@ OBSERVERS = [
     "ActivationStats",
     "BestModelCallback",
     "CSVLoggerCallback",
+    "CollectCallback",
     "DeviceCallback",  # here the model is on its device already
     "GradientStats",
     "HooksCallback",
