@@ -360,3 +360,29 @@ def test_another_model_is_refused_as_a_whole(change):
 def test_a_mode_is_checked_when_it_is_made():
     with pytest.raises(ValueError, match="`mode` must be 'min' or 'max', got 'best'"):
         BestModelCallback(mode="best")
+
+
+@pytest.mark.parametrize("error", [None, KeyError])
+def test_the_best_weights_are_in_place_for_a_block_of_code_alone(error):
+    feed = Feed([3.0, 1.0, 2.0, 5.0])
+    learn = make(feed, keep := BestModelCallback("score"), model=Odd())
+    learn.fit(4)
+    last, parameters = state_of(learn.model), list(learn.model.parameters())
+    for _ in range(2):
+        try:
+            with keep.in_place(learn):
+                assert same(state_of(learn.model), feed.states[1])
+                if error:
+                    raise error
+        except KeyError:
+            pass
+        assert same(state_of(learn.model), last)
+        assert all(a is b for a, b in zip(parameters, learn.model.parameters(), strict=True))
+
+
+def test_nothing_is_in_place_without_a_best_epoch():
+    learn = make(keep := BestModelCallback())
+    before = state_of(learn.model)
+    with pytest.raises(LearnerError, match="`put_back` must come after a fit with a best epoch"), keep.in_place(learn):
+        pass
+    assert same(state_of(learn.model), before)

@@ -1311,3 +1311,66 @@ def test_a_side_pass_that_fails_leaves_no_word_of_it_to_the_next_fit(make_learne
         learn.validate()
     learn.fit(1)
     assert not learn.is_side_pass
+
+
+class Heard(Callback):
+    """Note what pass it is that one hears of."""
+
+    def __init__(self):
+        self.seen = []
+
+    def after_batch(self, learn):
+        grads = any(p.grad is not None for p in learn.model.parameters())
+        state = (learn.dl_name, learn.role, learn.training, learn.is_side_pass, learn.model.training)
+        self.seen.append((*state, grads, learn.loss is not None, len(learn.xb)))
+
+
+@pytest.mark.parametrize(("role", "has_loss"), [("infer", False), ("valid", True)])
+def test_a_side_pass_goes_over_any_loader_for_callbacks_of_its_own(make_learner, role, has_loss):
+    learn, heard = make_learner(), Heard()
+    x, y = torch.rand(5, 4), torch.zeros(5, dtype=torch.int64)
+    before = copy.deepcopy(learn.model.state_dict())
+    learn.side_pass("odd", [(x[:3], y[:3]), (x[3:], y[3:])], role, heard)
+    assert heard.seen == [("odd", role, False, True, False, False, has_loss, n) for n in (3, 2)]
+    assert learn.cbs == ()
+    assert learn.model.training
+    assert all(torch.equal(value, before[name]) for name, value in learn.model.state_dict().items())
+    with torch.no_grad():
+        expected = {"loss": cross_entropy(learn.model(x), y).item()} if has_loss else {}
+    assert learn.metrics["odd"] == pytest.approx(expected, rel=1e-6)
+
+
+def test_a_side_pass_within_a_batch_gives_it_its_state_back(make_learner):
+    heard, aside = Heard(), [torch.rand(2, 4)]
+
+    class Aside(Callback):
+        def after_loss(self, learn):
+            if not learn.is_side_pass:
+                before = {name: getattr(learn, name) for name in ("dl", "dl_name", "role", "i", "batch", "xb", "loss")}
+                learn.side_pass("odd", aside, cbs=heard)
+                assert all(getattr(learn, name) is value for name, value in before.items())
+
+    learn, alone = make_learner(Aside()), make_learner()
+    for one in (learn, alone):
+        torch.manual_seed(1)
+        one.fit(2)
+    assert len(heard.seen) == 2 * (3 + 2)
+    assert torch.equal(weight_of(learn), weight_of(alone))
+    assert learn.history.to_dict() == alone.history.to_dict()
+
+
+@pytest.mark.parametrize("is_inside", [False, True])
+def test_a_side_pass_that_a_callback_cancels_ends_alone_or_with_the_fit(make_learner, is_inside):
+    def cancel(learn):
+        raise CancelFitException
+
+    def go(learn):
+        learn.side_pass("odd", [torch.rand(2, 4)], cbs=On(after_batch=cancel))
+
+    learn = make_learner(On(after_predict=lambda learn: go(learn) if not learn.is_side_pass else None))
+    if is_inside:
+        learn.fit(3)
+        assert (learn.n_steps, len(learn.history)) == (0, 0)
+    else:
+        go(learn)
+    assert len(learn.cbs) == 1

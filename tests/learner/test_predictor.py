@@ -725,3 +725,25 @@ def test_preds_are_the_logits_where_there_are_some(output, preds):
 @pytest.mark.parametrize("output", [{"out": X}, [X, Y], Batch(X, Y), None, "text"])
 def test_preds_are_all_of_an_output_without_logits(output):
     assert preds_of(output) is output
+
+
+# -- more layers -----------------------------------------------------------------------------------------------------
+
+
+def test_more_layers_make_another_predictor_of_the_same_model():
+    model = nn.Sequential(nn.Linear(2, 3), nn.ReLU(), nn.Linear(3, 1))
+    predictor = Predictor(model, unpack_lists=True, layers=("0",))
+    more = predictor.with_layers([3, "?"])
+    assert more.model is model
+    given = more([X2])  # told how by the first one
+    assert list(given.hidden_layers) == ["0", 3, "1", "2"]
+    assert torch.equal(given.hidden_layers[3], given.forward)
+    assert torch.equal(given.hidden_layers["0"], model[0](X2))
+    assert list(predictor([X2]).hidden_layers) == ["0"]
+    assert list(predictor.with_layers(()).with_layers([1])([X2]).hidden_layers) == ["0", 1]
+
+
+@pytest.mark.parametrize(("layers", "error"), [(["fc"], ValueError), ("0", TypeError)])
+def test_more_layers_must_be_there(layers, error):
+    with pytest.raises(error, match="`layers` must be"):
+        Predictor(nn.Linear(2, 1)).with_layers(layers)
