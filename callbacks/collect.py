@@ -31,7 +31,8 @@ class CollectCallback(Callback):
     collection. `epoch` then is the number of epochs that were done: 0 is before training.
 
     Rows go to the active run, or to a temporary folder that lives as long as `samples`; a file per epoch and loader,
-    there when the pass ends, also if it was cut short. An epoch that is collected again replaces its file. `step` is
+    `step-train-0003`, there when the pass ends, also if it was cut short. Means of what the history does not have are
+    logged to the run. An epoch that is collected again replaces its file. `step` is
     the number of optimizer steps that the learner had made when it predicted; of training batches alone.
 
     Args:
@@ -41,7 +42,7 @@ class CollectCallback(Callback):
         at: which epochs, by their number as above; numbers, slices (`slice(5, None, 5)` is every fifth from the fifth)
             or a list of both; all if None. With "pass" also "before", "end" (however the fit ends, but for an error)
             and "best" (the weights that a `BestModelCallback` kept).
-        name: put before the names of the files, to have two of these callbacks in one run.
+        name: what the names of the files begin with, to have two of these callbacks in one run; the source if empty.
         run: where to record; the active run if None.
 
     Attributes:
@@ -91,7 +92,7 @@ class CollectCallback(Callback):
         if not isinstance(run, Run | None):
             raise TypeError(f"`run` must be a Run, got {run!r}; do `Run.create(path)`.")
         self.collectors = checked_collectors(collectors)
-        self.source, self.on, self.name, self.run = source, tuple(on), name, run
+        self.source, self.on, self.name, self.run = source, tuple(on), name or source, run
         self._moments = Moments(at, may_pass=source == "pass")
         self._parts: dict[str, Path] = {}
         self._tables: dict[int, Table] = {}
@@ -154,7 +155,7 @@ class CollectCallback(Callback):
         """Finish the file, also of a pass that was cut short: what is in it was so."""
         if self._recording and not learn.is_side_pass:
             recording, self._recording = self._recording, None
-            self._end(recording)
+            self._end(learn, recording)
 
     def after_fit(self, learn: Learner) -> None:
         """Make the passes that come at the end."""
@@ -195,7 +196,7 @@ class CollectCallback(Callback):
                     try:
                         learn.side_pass(name, loader, "infer", recording)
                     finally:
-                        self._end(recording)
+                        self._end(learn, recording)
         finally:
             learn.metrics = metrics
 
@@ -207,7 +208,7 @@ class CollectCallback(Callback):
             home.register_table(table)
         writer = SampleWriter(
             home.path,
-            f"{self.name}{name}-{epoch:04d}",
+            f"{self.name}-{name}-{epoch:04d}",
             schemas=schemas_of(self.collectors),
             fingerprint=None if table is None else table.fingerprint,
             table_name="" if table is None else table.name,
@@ -215,7 +216,7 @@ class CollectCallback(Callback):
         weights = table.weights if table is not None and self.source == "pass" else None
         return Recording(learn.model, loader, self.collectors, writer, {"epoch": epoch, "split": name}, weights)
 
-    def _end(self, recording: Recording) -> None:
+    def _end(self, learn: Learner, recording: Recording) -> None:
         run, writer = self.run or Run.active(), recording.writer
         is_again = run is not None and (run.path / "samples" / f"{writer.name}.parquet").exists()
         try:
@@ -225,7 +226,11 @@ class CollectCallback(Callback):
         if run is not None:
             # As when training goes on from a checkpoint: the same row does not come twice.
             known = {str(row) for row in run.logged()} if is_again else set()
-            label = f"samples/{self.name}{recording.keys['split']}"
+            label = str(recording.keys["split"])
+            if self.source == "step":  # what the history has of this pass is logged already
+                means = {name: value for name, value in means.items() if name not in learn.metrics.get(label, means)}
+            else:
+                label = f"{self.name}/{label}"
             log_means(
                 lambda row: None if str(row) in known else run.log(row), means, {**recording.keys, "split": label}
             )

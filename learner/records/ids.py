@@ -45,15 +45,21 @@ class SampleIds:
         self._listener = _Listener(getattr(loader, self._name))
 
     def __enter__(self) -> Self:
-        # Not by `setattr`: a loader refuses to have its sampler set, since it would make no difference to workers that
-        # persist. For these there is the second line.
-        vars(self._loader)[self._name] = self._listener
-        if (iterator := self._loader._iterator) is not None:
-            iterator._index_sampler = self._listener
+        self._put_in_place(self._listener)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
-        sampler = self._listener.sampler
+        mine, there = self._listener, vars(self._loader)[self._name]
+        if there is mine:
+            self._put_in_place(mine.sampler)
+        while isinstance(there, _Listener):  # somebody else listens to the same pass, or to one within it
+            if there.sampler is mine:
+                there.sampler = mine.sampler
+            there = there.sampler
+
+    def _put_in_place(self, sampler: Any) -> None:
+        # Not by `setattr`: a loader refuses to have its sampler set, since it would make no difference to workers that
+        # persist. For these there is the second line.
         vars(self._loader)[self._name] = sampler
         if (iterator := self._loader._iterator) is not None:
             iterator._index_sampler = sampler
@@ -79,11 +85,12 @@ class SampleIds:
 
 
 class _Listener:
-    """Stand in for a sampler, and keep what it hands out until it is asked for."""
+    """Stand in for a sampler, and keep what it hands out in the first pass until it is asked for."""
+
+    sampler: Any
 
     def __init__(self, sampler: Any) -> None:
-        # The pass around this one has a listener of its own there.
-        self.sampler: Any = sampler.sampler if isinstance(sampler, _Listener) else sampler
+        self.sampler = sampler
         self._drawn: dict[int, Any] = {}
         self._has_begun = False
 

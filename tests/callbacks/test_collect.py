@@ -29,6 +29,7 @@ from callbacks import (
     RunCallback,
     ValidateCallback,
     accuracy,
+    collect_metrics,
 )
 from learner import (
     BatchLimit,
@@ -36,9 +37,11 @@ from learner import (
     CancelBatchException,
     CancelEpochException,
     CancelFitException,
+    CancelStepException,
     Learner,
     LearnerError,
     Loaders,
+    Predictor,
 )
 from learner.interrogate import capture
 from learner.records import Run, Table, dynamics
@@ -152,7 +155,7 @@ def test_a_validation_of_the_same_loader_in_the_middle_of_its_pass_changes_nothi
 
 
 def test_a_loader_that_another_callback_puts_in_place_is_the_one_that_counts():
-    other = DataLoader(Points(), batch_size=5, shuffle=True)
+    other = DataLoader(Points(17), batch_size=5, shuffle=True)
 
     class Replace(Callback):
         def before_epoch(self, learn):
@@ -162,7 +165,8 @@ def test_a_loader_that_another_callback_puts_in_place_is_the_one_that_counts():
     collect = CollectCallback(number, on=["train"])
     make([collect, Replace()]).fit(1)
     assert (collect.samples.numpy("example_id") == collect.samples.numpy("number")).all()
-    assert len(collect.samples) == N
+    assert len(collect.samples) == 17
+    assert collect.samples.fingerprint == Table(other.dataset).fingerprint
 
 
 class Stream(IterableDataset):
@@ -315,6 +319,38 @@ def test_a_batch_that_was_cut_short_is_left_out():
     assert collect.samples.numpy("example_id").tolist() == [*range(4), *range(8, N)]
 
 
+def test_a_batch_that_never_met_the_model_is_left_out():
+    class Skip(Callback):
+        def before_batch(self, learn):
+            if learn.training and learn.i == 1:
+                raise CancelStepException  # which goes on to `after_batch`
+
+    collect = CollectCallback(number, on=["train"])
+    make([collect, Skip()], DataLoader(Points(), batch_size=4)).fit(1)
+    assert collect.samples.numpy("example_id").tolist() == [*range(4), *range(8, N)]
+
+
+@pytest.mark.parametrize("source", ["step", "pass"])
+def test_what_collectors_compute_has_no_graph(source):
+    def scaled(batch, output):
+        return {"scaled": output.forward @ torch.ones(3, requires_grad=True)}
+
+    collect = CollectCallback(scaled, source)
+    make(collect).fit(1)
+    assert len(collect.samples) > 0
+
+
+@pytest.mark.parametrize("source", ["step", "pass"])
+def test_the_target_is_what_the_learner_took_for_it(source):
+    x, goal = torch.rand(10, 2), torch.arange(10) % 3
+    dls = Loaders.from_arrays(train={"goal": goal, "x": x, "y": goal * 0}, batch_size=4)
+    model = ByName()
+    collect = CollectCallback(ClassificationMetricsCollector(), source, at=0)
+    predictor = Predictor(model, target_key="goal")
+    Learner(model, dls, nn.functional.cross_entropy, lr=0.01, cbs=collect, predictor=predictor).fit(1)
+    assert (collect.samples.numpy("label") == goal.numpy()[collect.samples.numpy("example_id")]).all()
+
+
 def test_steps_are_of_training_alone():
     collect = CollectCallback(number)
     make(collect).fit(1)
@@ -382,9 +418,18 @@ def test_a_pass_weighs_means_where_the_table_has_weights(tmp_path):
     )
     make(collect, DataLoader(table, batch_size=4)).fit(1)
     losses = collect.samples.numpy("loss")
-    mean = collect.run.scalars()["samples/train/loss"].values[0]
+    mean = collect.run.scalars()["pass/train/loss"].values[0]
     assert mean == pytest.approx(np.average(losses, weights=data["weight"]), rel=1e-6)
     assert mean != pytest.approx(losses.mean(), rel=1e-3)
+
+
+def test_a_step_does_not_weigh_them_which_the_sampler_may_have_done(tmp_path):
+    data = {"x": torch.rand(6, 2), "y": [0, 1, 2] * 2, "weight": [0.0, 1, 2, 3, 4, 5]}
+    table = Table.from_dict(data).map(lambda row: (row["x"], row["y"]))
+    collect = CollectCallback(ClassificationMetricsCollector(), on=["train"], run=Run.create(tmp_path / "a"))
+    make(collect, DataLoader(table, batch_size=4)).fit(1)
+    mean = collect.run.scalars()["train/margin"].values[0]
+    assert mean == pytest.approx(collect.samples.numpy("margin").mean(dtype=float), rel=1e-6)
 
 
 # -- when --------------------------------------------------------------------------------------------------------------
@@ -629,7 +674,7 @@ def test_a_run_that_is_killed_leaves_every_epoch_that_it_finished(tmp_path):
         samples = run.samples.where(split=split)
         assert sorted(set(samples.numpy("epoch"))) == [0, 1, 2]
         assert sorted(samples.numpy("example_id")) == sorted([*range(40)] * 3)
-        assert run.scalars()[f"samples/{split}/loss"].x == [0, 1, 2]
+        assert run.scalars()[f"{split}/margin"].x == [0, 1, 2]
 
 
 def test_an_epoch_that_is_collected_again_replaces_its_file_and_is_logged_once(tmp_path):
@@ -637,7 +682,7 @@ def test_an_epoch_that_is_collected_again_replaces_its_file_and_is_logged_once(t
         for n_epochs in (3, 2, 2):
             make(CollectCallback(ClassificationMetricsCollector())).fit(n_epochs)
     assert len(run.samples) == 3 * (N + 9)
-    assert run.scalars()["samples/train/loss"].x == [0, 1, 2]
+    assert run.scalars()["train/margin"].x == [0, 1, 2]
 
 
 def test_what_is_measured_otherwise_when_it_comes_again_is_logged_again(tmp_path):
@@ -645,19 +690,31 @@ def test_what_is_measured_otherwise_when_it_comes_again_is_logged_again(tmp_path
         for lr in (0.01, 0.1):
             learn = make(CollectCallback(ClassificationMetricsCollector()))
             learn.fit(1, lr=lr)
-    assert run.scalars()["samples/train/loss"].x == [0, 0]
+    assert run.scalars()["train/margin"].x == [0, 0]
 
 
 def test_two_of_them_have_two_names(tmp_path):
     run = Run.create(tmp_path / "run")
-    two = [CollectCallback(number, run=run), CollectCallback(number, "pass", at="end", run=run)]
-    with pytest.raises(ValueError, match="`name` must be another for each CollectCallback of a learner, got '' twice"):
+    two = [CollectCallback(number, run=run), CollectCallback(number, run=run)]
+    message = "`name` must be another for each CollectCallback of a learner, got 'step' twice"
+    with pytest.raises(ValueError, match=message):
         make(two).fit(1)
+    three = [*two, CollectCallback(number, "pass", at="end", run=run)]
     two[1].name = "clean/"
-    make(two).fit(1)
-    names = sorted(path.stem for path in (run.path / "samples").iterdir())
-    assert names == ["clean_train-0001", "clean_valid-0001", "train-0000", "valid-0000"]
-    assert len(run.samples) == sum(len(cb.samples) for cb in two) == 2 * (N + 9)
+    make(three).fit(1)
+    names = sorted(path.stem for path in (run.path / "samples").glob("*train*"))
+    assert names == ["clean_-train-0000", "pass-train-0001", "step-train-0000"]
+    assert len(run.samples) == sum(len(cb.samples) for cb in three) == 3 * (N + 9)
+
+
+def test_it_never_takes_the_place_of_what_collect_metrics_recorded(tmp_path):
+    with Run.create(tmp_path / "run") as run:
+        learn = make(CollectCallback(number))
+        learn.fit(1)
+        once = collect_metrics(Points(7), number, None, split="train")
+        learn.fit(1)
+        assert len(once) == len(once.numpy("number")) == 7
+        assert len(run.samples) == 2 * (N + 9) + 7
 
 
 @pytest.mark.parametrize("source", ["step", "pass"])
@@ -705,14 +762,15 @@ def test_it_writes_to_the_run_of_a_run_callback_and_logs_means(tmp_path):
     assert run.samples.classes("label") == ("a", "b", "c")
     assert len(run.info["tables"]) == 2
     for split in ("train", "valid"):
-        logged = run.scalars()[f"samples/{split}/loss"]
+        logged = run.scalars()[f"{split}/margin"]
         by_hand = [
-            collect.samples.where(split=split, epoch=epoch).numpy("loss").mean(dtype=float) for epoch in range(2)
+            collect.samples.where(split=split, epoch=epoch).numpy("margin").mean(dtype=float) for epoch in range(2)
         ]
         assert (logged.axis, logged.x) == ("epoch", [0, 1])
         assert logged.values == pytest.approx(by_hand, rel=1e-6)
-        assert logged.values == pytest.approx(learn.history.to_dict()[f"{split}/loss"], rel=1e-5)
-    assert "samples/train/predicted" not in run.scalars()
+        # What the history has is logged once, by the RunCallback.
+        assert run.scalars()[f"{split}/loss"].values == learn.history.to_dict()[f"{split}/loss"]
+    assert "train/predicted" not in run.scalars()
 
 
 # -- layers and devices ------------------------------------------------------------------------------------------------
@@ -750,9 +808,9 @@ def test_layers_equal_a_capture_by_hand(source, is_compiled):
 def test_a_layer_that_is_not_there_is_said_before_training():
     collector = FunctionalMetricsCollector(embed)
     collector.layers = ("3", "fc")
-    learn = make(CollectCallback(collector))
+    learn = make(CollectCallback(collector, at=1))
     with pytest.raises(ValueError, match="`layers` must be names, globs, positions or modules of the model, got 'fc'"):
-        learn.fit(1)
+        learn.fit(2)
     assert learn.n_steps == 0
 
 

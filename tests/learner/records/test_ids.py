@@ -77,6 +77,21 @@ def test_a_pass_within_a_pass_over_the_same_loader():
     assert loader.batch_sampler is sampler
 
 
+@pytest.mark.parametrize("is_first_out", [True, False])
+@pytest.mark.parametrize("n_workers", [0, 1])
+def test_two_may_listen_to_one_pass(is_first_out, n_workers):
+    loader = DataLoader(DATA, batch_size=4, shuffle=True, num_workers=n_workers, persistent_workers=n_workers > 0)
+    sampler = loader.batch_sampler
+    one, two = SampleIds(loader).__enter__(), SampleIds(loader).__enter__()
+    for i, (x,) in enumerate(loader):
+        assert (10 * one.of_batch(i, len(x)) == x.numpy()).all()
+        assert (10 * two.of_batch(i, len(x)) == x.numpy()).all()
+    for ids in (one, two) if is_first_out else (two, one):
+        ids.__exit__(None, None, None)
+    assert loader.batch_sampler is sampler
+    check(loader)
+
+
 def test_not_each_batch_has_to_be_asked_for():
     loader = DataLoader(DATA, batch_size=4)
     with SampleIds(loader) as ids:
