@@ -1,4 +1,4 @@
-"""The demo: train a small network on handwritten digits, and leave pictures of how it went."""
+"""The demo: train a small network on handwritten digits, and leave a run on record with its report."""
 
 from __future__ import annotations
 
@@ -6,31 +6,31 @@ import argparse
 import time
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.functional import cross_entropy
 
 from callbacks import (
     ActivationStats,
-    CSVLoggerCallback,
+    ClassificationMetricsCollector,
+    CollectCallback,
     DeviceCallback,
     MetricsCallback,
     ProgressCallback,
+    RunCallback,
     SchedulerCallback,
     accuracy,
 )
 from learner import Learner, Loaders
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+from learner.records import Run
 
 N_VALID = 360  # of 1797 digits
+MAX_LR = 0.01
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Train a small convolutional network on the digits of scikit-learn; write pictures and the history."""
+    """Train a small convolutional network on the digits of scikit-learn; record every sample, and write a report."""
     parser = argparse.ArgumentParser(prog="python -m learner", description=main.__doc__)
     parser.add_argument("--epochs", type=int, default=8, help="rounds over the training digits (8)")
     parser.add_argument("--out", help="folder for what comes out (runs/digits-<time>)")
@@ -42,6 +42,7 @@ def main(argv: list[str] | None = None) -> None:
     torch.set_num_threads(1)  # for so small a network more are slower, on a busy machine by far
     torch.manual_seed(0)
     dls = digits()
+    run = Run.create(folder, config={"epochs": args.epochs, "max_lr": MAX_LR})
     stats = ActivationStats(mod_filter=lambda module: isinstance(module, nn.ReLU | nn.Linear))
     learn = Learner(
         make_model(),
@@ -52,14 +53,16 @@ def main(argv: list[str] | None = None) -> None:
             DeviceCallback(),
             MetricsCallback(accuracy=accuracy),
             stats,
-            SchedulerCallback(partial(torch.optim.lr_scheduler.OneCycleLR, max_lr=0.01)),
+            SchedulerCallback(partial(torch.optim.lr_scheduler.OneCycleLR, max_lr=MAX_LR)),
             ProgressCallback(),
-            CSVLoggerCallback(folder / "history.csv"),
+            CollectCallback(ClassificationMetricsCollector(classes=[str(digit) for digit in range(10)])),
+            RunCallback(run),
         ],
     )
     learn.fit(args.epochs)
-    draw(learn, stats, folder)
-    print(f"accuracy {learn.metrics['valid']['accuracy']:.2%} on {N_VALID} digits it was not trained on; see {folder}")
+    draw(learn, stats, run)
+    report = run.report()
+    print(f"accuracy {learn.metrics['valid']['accuracy']:.2%} on {N_VALID} digits it was not trained on; see {report}")
 
 
 def digits() -> Loaders:
@@ -87,39 +90,16 @@ def make_model() -> nn.Sequential:
     return nn.Sequential(*body, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, 10))
 
 
-def draw(learn: Learner, stats: ActivationStats, folder: Path) -> None:
-    """Write the pictures."""
+def draw(learn: Learner, stats: ActivationStats, run: Run) -> None:
+    """Draw the history, what the layers did, and the digits that were hardest."""
     import matplotlib
 
     matplotlib.use("Agg")  # files, no windows
-    logits, labels = learn.get_preds("valid")
-    images = torch.cat([x for x, _ in learn.dls["valid"]])
-    figures = {
-        "history": learn.history.plot(),
-        "activations": stats.plot_stats(),
-        "histograms": stats.color_dim(),
-        "dead": stats.dead_chart(),
-        "hardest": plot_hardest(images, logits.softmax(dim=1), labels),
-    }
-    for name, figure in figures.items():
-        figure.savefig(folder / f"{name}.png", dpi=120)
-
-
-def plot_hardest(images: Tensor, probabilities: Tensor, labels: Tensor) -> Figure:
-    """Draw the digits to whose true label the network gave the least; those it got wrong in red."""
-    from matplotlib import pyplot as plt
-
-    of_truth = probabilities.gather(1, labels[:, None])[:, 0]
-    figure, axes = plt.subplots(2, 8, figsize=(10, 3.9), layout="constrained")
-    for ax, i in zip(axes.flat, of_truth.argsort(), strict=False):
-        guess, truth = int(probabilities[i].argmax()), int(labels[i])
-        color = "black" if guess == truth else "C3"
-        ax.imshow(images[i, 0].numpy(), cmap="gray_r", interpolation="bilinear")
-        ax.set_title(f"says {guess} ({probabilities[i, guess]:.0%})\nis {truth}", color=color, fontsize="medium")
-        ax.set(xticks=[], yticks=[])
-        ax.spines[:].set_color(color)
-    figure.suptitle("The digits it found hardest")
-    return figure
+    run.add_figure("history", learn.history.plot())
+    run.add_figure("activations", stats.plot_stats())
+    run.add_figure("histograms", stats.color_dim())
+    run.add_figure("dead", stats.dead_chart())
+    run.add_figure("hardest", run.samples.where(split="valid").plot_worst(16))
 
 
 if __name__ == "__main__":

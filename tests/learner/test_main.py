@@ -1,6 +1,5 @@
-"""The demo: learns the digits, leaves pictures and a log, and says where."""
+"""The demo: learns the digits, leaves a run on record, its pictures and report, and says where."""
 
-import csv
 import re
 import sys
 
@@ -8,6 +7,7 @@ import pytest
 from PIL import Image
 
 from learner.__main__ import main
+from learner.records import Run
 
 PICTURES = {"history.png", "activations.png", "histograms.png", "dead.png", "hardest.png"}
 
@@ -17,24 +17,32 @@ def test_it_learns_the_digits_and_leaves_what_it_says(tmp_path, monkeypatch, cap
     main(["--epochs", "8"])
     (folder,) = (tmp_path / "runs").iterdir()
     assert re.fullmatch(r"digits-\d{8}-\d{6}", folder.name)
-    assert {file.name for file in folder.iterdir()} == PICTURES | {"history.csv"}
+    assert {file.name for file in folder.glob("figures/*")} == PICTURES
     for name in PICTURES:
-        with Image.open(folder / name) as picture:
+        with Image.open(folder / "figures" / name) as picture:
             assert min(picture.size) > 200
             assert len(picture.convert("L").getcolors()) > 20  # something is drawn
-    with (folder / "history.csv").open(newline="") as file:
-        rows = list(csv.DictReader(file))
-    assert [row["epoch"] for row in rows] == [str(i) for i in range(8)]
-    assert float(rows[-1]["valid/accuracy"]) >= 0.97
+    run = Run.open(folder)
+    accuracy = run.scalars()["valid/accuracy"]
+    assert accuracy.x == list(range(8))
+    assert accuracy.values[-1] >= 0.97
     *_, last_line = capsys.readouterr().out.splitlines()
-    assert f"{float(rows[-1]['valid/accuracy']):.2%}" in last_line
-    assert last_line.endswith(f"runs/{folder.name}")
+    assert f"{accuracy.values[-1]:.2%}" in last_line
+    assert last_line.endswith(f"runs/{folder.name}/report.html")
+    assert (folder / "report.html").is_file()
+
+
+def test_every_sample_is_on_record_in_every_epoch(tmp_path):
+    main(["--epochs", "2", "--out", str(tmp_path / "here")])
+    samples = Run.open(tmp_path / "here").samples
+    assert [len(samples.where(split=split, epoch=1)) for split in ("train", "valid")] == [1437, 360]
+    assert sorted(samples.where(split="train", epoch=0).numpy("example_id")) == list(range(1437))
 
 
 def test_the_folder_can_be_chosen(tmp_path, capsys):
     main(["--epochs", "1", "--out", str(tmp_path / "here")])
-    assert (tmp_path / "here" / "history.csv").is_file()
-    assert capsys.readouterr().out.rstrip().endswith(str(tmp_path / "here"))
+    assert (tmp_path / "here" / "run.json").is_file()
+    assert capsys.readouterr().out.rstrip().endswith(str(tmp_path / "here" / "report.html"))
 
 
 def test_without_scikit_learn_it_says_what_to_install(tmp_path, monkeypatch):
