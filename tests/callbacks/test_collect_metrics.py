@@ -2,6 +2,8 @@
 
 import gc
 import random
+import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +11,7 @@ import pytest
 import torch
 from torch import nn
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset, WeightedRandomSampler
+from tqdm.std import tqdm
 
 from callbacks import ClassificationMetricsCollector, EmbeddingsMetricsCollector, MetricsCollector, collect_metrics
 from learner import LearnerError, Loaders, Predictor
@@ -327,8 +330,11 @@ def test_progress_is_shown_to_a_person_alone(data, capsys, monkeypatch):
     collect_metrics(data, number, None)
     assert capsys.readouterr() == ("", "")
     monkeypatch.setattr("sys.stderr.isatty", lambda: True, raising=False)
+    module = sys.modules["callbacks.collect_metrics"]  # of the same name as the function
+    monkeypatch.setattr(module, "tqdm", partial(tqdm, mininterval=0, miniters=1))  # draw each time
     collect_metrics(data, number, None, split="valid", dataloader_args={"batch_size": 4})
-    assert "valid" in capsys.readouterr().err
+    shown = capsys.readouterr().err
+    assert all(text in shown for text in ("valid", "1/3", "3/3"))
 
 
 # -- weights -----------------------------------------------------------------------------------------------------------

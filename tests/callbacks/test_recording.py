@@ -173,6 +173,11 @@ def test_a_loader_in_order_has_all_samples_in_the_form_that_the_model_knows():
     def collate(rows):
         return torch.stack([x for x, _ in rows])
 
+    given = DataLoader(
+        table, batch_size=4, shuffle=True, drop_last=True, collate_fn=collate, num_workers=1, worker_init_fn=print
+    )
+    assert in_order("train", given).num_workers == 1
+    assert in_order("train", given).worker_init_fn is print
     given = DataLoader(table, batch_size=4, shuffle=True, drop_last=True, collate_fn=collate)
     assert torch.equal(torch.cat(list(in_order("train", given))), DATA.tensors[0])
     assert [len(batch) for batch in in_order("train", given)] == [4, 4, 2]
