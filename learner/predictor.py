@@ -143,6 +143,7 @@ class Predictor:
             ValueError: if there is no such layer.
         """
         more = copy.copy(self)
+        more._capture = None  # that of this one knows its own layers alone
         more._layers = {**self._layers, **places_by_name(self.model, layers)}
         return more
 

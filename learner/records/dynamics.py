@@ -53,7 +53,8 @@ class Dynamics:
         names the class that was said in most epochs, of several the first one.
 
         Returns:
-            The columns `example_id`, `label` if there is one, `aum`, `confidence` and `reason`.
+            The columns `example_id`, `label` if there is one, `said` (the class in most epochs), `aum`, `confidence`
+            and `reason`.
 
         Raises:
             ValueError: if there is no column `predicted`.
@@ -68,7 +69,7 @@ class Dynamics:
         columns: dict[str, Any] = {"example_id": ids}
         if "label" in rows.scalars:
             columns["label"] = _labels(rows, ids)
-        columns |= {"aum": self.aum[chosen], "confidence": self.confidence[chosen]}
+        columns |= {"said": said, "aum": self.aum[chosen], "confidence": self.confidence[chosen]}
         reasons = []
         for i, n_epochs in enumerate(self.n_epochs[chosen]):
             reason = f"said {said[i]} in {n_said[i]} of {n_epochs} epochs"
@@ -94,7 +95,8 @@ class Dynamics:
 
         found = self.suspects(k)
         ids, reasons = found["example_id"], found["reason"]
-        captions = [f"#{i}\n" + reason.replace(", ", "\n") for i, reason in zip(ids, reasons, strict=True)]
+        lines = [reason.replace(", ", "\n").replace(" in ", "\nin ") for reason in reasons]
+        captions = [f"#{i}\n{words}" for i, words in zip(ids, lines, strict=True)]
         return sample_grid(self.samples.images(ids, image), captions, "labels most likely wrong")
 
     def to_pandas(self) -> pd.DataFrame:

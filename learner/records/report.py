@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
 MOST_ROWS = 2000  # of samples in the table: more would make the page slow, and nobody reads them
 MOST_SUSPECTS = 24
+MOST_MAPS = 4  # epochs of which the vectors are drawn
 MOST_FIGURES = 40
 MOST_CONFIG = 10  # of it in the header; all is below
 _SPLITS = ("train", "valid", "val", "test")
@@ -177,6 +178,8 @@ class _Report:
         charts = []
         for (metric, axis), lines in metrics.items():
             names = list(lines)
+            if all(len(line.x) < 2 for line in lines.values()):
+                continue  # one number is no curve; it stands among the last values
             for i in range(0, len(names), N_COLORS):
                 few = {name: (lines[name].x, lines[name].values) for name in names[i : i + N_COLORS]}
                 charts.append(self._tried(f"curve of {metric}", line_chart, metric, axis, few))
@@ -233,7 +236,7 @@ class _Report:
         color = "label" if "label" in has else None
         for name in group.samples.columns:
             if name not in has:
-                make = lambda name=name: group.samples.plot_map(name, color=color)  # noqa: E731
+                make = lambda name=name: _few_epochs(group.samples).plot_map(name, color=color)  # noqa: E731
                 pictures.append(self._drawn(f"map of {name}{of}", make, f"Map of {name}", is_wide=True))
         suspects = self._tried(f"suspects{of}", self._suspects, learned) if learned and "predicted" in has else None
         shown = [one for one in pictures if one is not None]
@@ -341,6 +344,15 @@ def _called_by_split(groups: list[_Group]) -> list[_Group]:
         group._replace(title=split[0]) if len(split) == 1 and splits.count(split) == 1 else group
         for group, split in zip(groups, splits, strict=True)
     ]
+
+
+def _few_epochs(samples: Samples) -> Samples:
+    """Return the samples of at most so many epochs as can be taken in at a glance, the first and the last of them."""
+    if "epoch" not in samples.scalars:
+        return samples
+    epochs = np.unique(samples.numpy("epoch"))
+    chosen = epochs[np.linspace(0, len(epochs) - 1, min(len(epochs), MOST_MAPS)).round().astype(int)]
+    return samples.where(epoch=chosen.tolist())
 
 
 def _kept(file: Path) -> FT:

@@ -102,7 +102,8 @@ class Samples:
 
     def numpy(self, name: str) -> np.ndarray:
         """Return a column: (N,), or (N, width) of vectors; of class names their ids, see `classes`."""
-        return self._arrays([name])[name]
+        values = self._arrays([name])[name]
+        return values if values.flags.writeable else values.copy()  # torch warns of what cannot be written to
 
     def classes(self, name: str) -> tuple[str, ...]:
         """Return the class names of a column by id.
@@ -544,6 +545,16 @@ class Samples:
             color_name=color or "",
             classes=() if label is None else label.classes,
         )
+
+    def last(self) -> Samples:
+        """Return the samples of the last epoch; all of them if they are of no epoch.
+
+        Example:
+            >>> from learner.records.arrow import to_arrow
+            >>> Samples([to_arrow({"epoch": np.array([0, 1, 1]), "loss": np.array([3.0, 2.0, 1.0])})]).last()
+            Samples: 2 rows in 1 part; epoch loss
+        """
+        return self._last()[0]
 
     def _last(self) -> tuple[Samples, str]:
         """Return the rows of the last epoch, all if there are none, and words that say which those are."""

@@ -747,3 +747,14 @@ def test_more_layers_make_another_predictor_of_the_same_model():
 def test_more_layers_must_be_there(layers, error):
     with pytest.raises(error, match="`layers` must be"):
         Predictor(nn.Linear(2, 1)).with_layers(layers)
+
+
+def test_more_layers_while_hooks_are_on():
+    model = network()
+    predictor = Predictor(model, layers=("0",))
+    with predictor.with_hooks():
+        more = predictor.with_layers(["3"])(X2).hidden_layers
+        assert list(predictor(X2).hidden_layers) == ["0"]
+    assert list(more) == ["0", "3"]
+    assert torch.equal(more["3"], model(X2))
+    assert n_hooks(model) == 0

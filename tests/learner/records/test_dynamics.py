@@ -141,6 +141,7 @@ def test_suspects_come_by_margin_then_confidence_with_a_reason():
     found = dynamics(made(rows, {"label": classes, "predicted": classes})).suspects(9)
     assert found["example_id"].tolist() == [7, 9, 4]
     assert found["label"].tolist() == ["dog", "cat", "cat"]
+    assert found["said"].tolist() == ["eel", "eel", "cat"]
     assert found["reason"].tolist() == [
         "said eel in 2 of 3 epochs, label dog, margin -3.2",
         "said eel in 2 of 3 epochs, label cat, margin -3.2",  # it came twice in the last epoch, which counts once

@@ -146,14 +146,23 @@ def test_curves_of_one_metric_share_a_chart_and_the_last_values_a_row(whole):
 def test_the_split_of_a_scalar_may_stand_anywhere_in_its_name(run):
     run.update(learner={"n_batches": {"night": 3}})
     for name in ("samples/train/loss", "samples/night/loss", "loss/valid", "train", "other/lr"):
-        run.log({"epoch": 0, name: 1.0})
+        for epoch in (0, 1):
+            run.log({"epoch": epoch, name: 1.0})
     assert captions(read(run.report())) == ["loss", "train", "samples/loss", "other/lr"]
 
 
 def test_many_series_of_one_metric_have_several_charts(run):
     run.update(learner={"n_batches": {f"valid_{i}": 1 for i in range(8)}})
-    run.log({f"valid_{i}/loss": i for i in range(8)})
+    for _ in range(2):
+        run.log({f"valid_{i}/loss": i for i in range(8)})
     assert captions(read(run.report())) == ["loss", "loss"]
+
+
+def test_one_number_is_no_curve(run):
+    run.log({"epoch": 0, "after/loss": 0.125})
+    page = read(run.report())
+    assert captions(page) == []
+    assert "0.125" in (run.path / "report.html").read_text()  # among the last values
 
 
 def test_samples_of_the_newest_epoch_come_worst_first(whole):
@@ -399,7 +408,8 @@ def test_a_page_may_be_written_elsewhere(run, tmp_path):
 
 
 def test_words_that_no_encoding_knows(run):
-    run.log({"epoch": 0, "loss \ud800": 1.0})
+    for epoch in (0, 1):
+        run.log({"epoch": epoch, "loss \ud800": 1.0})
     assert captions(read(run.report())) == ["loss ?"]
 
 

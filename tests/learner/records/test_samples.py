@@ -116,6 +116,17 @@ def test_only_what_is_asked_for_is_read(samples, monkeypatch):
     assert [stem for stem, _ in seen] == ["train-0001.embeddings_1"]
 
 
+def test_columns_may_be_written_to_and_go_into_torch_without_a_warning(samples):
+    for name in ("loss", "example_id", samples.columns[-1]):
+        torch.as_tensor(samples.numpy(name)).zero_()
+        assert samples.numpy(name).any()
+
+
+def test_the_last_epoch_of_what_there_is(samples, frame):
+    assert len(samples.last()) == (frame["epoch"] == frame["epoch"].max()).sum()
+    assert set(samples.where(split="train").last().numpy("epoch")) == {frame["epoch"].max()}
+
+
 def test_vectors_are_the_last_columns_and_no_scalars(samples):
     assert samples.columns[-1] == "embeddings_1"
     assert set(samples.columns) - set(samples.scalars) == {"embeddings_1"}
