@@ -15,8 +15,9 @@ from learner.records.schema import CategoricalLabel
 
 # Columns stay where they are, on a device maybe, until so many rows wait, or so many bytes; then they are read at once.
 N_WAITING = 8192
-N_BYTES = 2**26
+N_BYTES = 2**22
 
+_Key = tuple[int, str]  # place of the collector, -1 for what is no collector's; name of what it keeps
 _Kind = tuple[Any, tuple[int, ...], torch.device | None]  # type, shape of a row, device of a tensor that is elsewhere
 
 
@@ -40,11 +41,10 @@ class Collection:
         self, collectors: Iterable[MetricsCollector], writer: Writer, weights: np.ndarray | None = None
     ) -> None:
         self._collectors, self._writer, self._weights = list(collectors), writer, weights
-        self._owners: dict[str, MetricsCollector] = {}
         # A block for each column, and no list of what batches gave: that might be the memory of a batch, which a loader
         # uses again, and small tensors that live long leave gaps in the memory of the training.
-        self._blocks: dict[str, np.ndarray | Tensor] = {}
-        self._kinds: dict[str, _Kind] = {}
+        self._blocks: dict[_Key, np.ndarray | Tensor] = {}
+        self._kinds: dict[_Key, _Kind] = {}
         self._n_waiting, self._n_room = 0, 0
         self._sums: dict[str, tuple[float, float]] = {}  # of weighted values, and of weights
 
@@ -60,43 +60,53 @@ class Collection:
         Raises:
             LearnerError: if a collector gives something that is no column, or one that another gives too.
         """
-        columns: dict[str, Any] = {"example_id": ids, **keys}
-        owners = self._owners.copy()  # those of a batch that is refused do not count
-        for collector in self._collectors:
-            for name, column in columns_of(collector.name, collector.collect(batch, output), len(ids)).items():
-                owner = owners.setdefault(name, collector)
-                if name in keys or owner is not collector:
-                    other = owner.name if owner is not collector else "`constants`"
+        columns: dict[_Key, Any] = {(-1, "example_id"): ids, **{(-1, name): value for name, value in keys.items()}}
+        for i, collector in enumerate(self._collectors):
+            for name, column in columns_of(collector.name, collector.keep(batch, output), len(ids)).items():
+                columns[i, name] = column
+        kinds = {key: _kind(column) for key, column in columns.items()}
+        stop = self._n_waiting + len(ids)
+        if kinds != self._kinds or stop > self._n_room:
+            if kinds.keys() != self._kinds.keys():
+                self._finished(columns, len(ids))  # to say now, not when it is read, what is wrong with them
+            self._make_room(kinds, len(ids))
+            stop = len(ids)
+        for key, column in columns.items():
+            self._blocks[key][self._n_waiting : stop] = column
+        self._n_waiting = stop
+
+    def _finished(self, kept: Mapping[_Key, Any], n_rows: int) -> tuple[dict[str, Any], dict[str, MetricsCollector]]:
+        """Return the columns of some rows by name, and which collector each is from."""
+        columns = {name: column for (i, name), column in kept.items() if i < 0}
+        owners: dict[str, MetricsCollector] = {}
+        for i, collector in enumerate(self._collectors):
+            mine = {name: column for (owner, name), column in kept.items() if owner == i}
+            made = collector.finish(mine)
+            for name, column in (mine if made is mine else columns_of(collector.name, made, n_rows)).items():
+                if name in columns:
+                    other = owners[name].name if name in owners else "`constants`"
                     raise LearnerError(
                         f"column {name!r} must come from one place, got it from {other} and {collector.name}; rename "
                         f"one, by a FunctionalMetricsCollector around it."
                     )
-                columns[name] = column
-        kinds = {name: _kind(column) for name, column in columns.items()}
-        stop = self._n_waiting + len(ids)
-        if kinds != self._kinds or stop > self._n_room:
-            self._make_room(kinds, len(ids))
-            stop = len(ids)
-        self._owners = owners
-        for name, column in columns.items():
-            self._blocks[name][self._n_waiting : stop] = column
-        self._n_waiting = stop
+                columns[name], owners[name] = column, collector
+        return columns, owners
 
-    def _make_room(self, kinds: dict[str, _Kind], n_rows: int) -> None:
+    def _make_room(self, kinds: dict[_Key, _Kind], n_rows: int) -> None:
         """Write what waits; make other blocks where these rows do not fit in."""
-        if self._kinds and (unlike := sorted(kinds.keys() ^ self._kinds.keys())):
+        if self._kinds and (unlike := sorted(name for _, name in kinds.keys() ^ self._kinds.keys())):
             raise LearnerError(f"collectors must give the same columns for every batch, got {unlike} for some alone.")
         self.flush()
-        for name, (_, shape, _) in self._kinds.items():
-            if kinds[name][1] != shape:
+        for key, (_, shape, _) in self._kinds.items():
+            if kinds[key][1] != shape:
                 raise LearnerError(
-                    f"column {name!r} must have as many values for each sample of every batch, got rows of shape "
-                    f"{kinds[name][1]} after {shape}; pad it, or make one number of it."
+                    f"column {key[1]!r} must have as many values for each sample of every batch, got rows of shape "
+                    f"{kinds[key][1]} after {shape}; pad it, or make one number of it."
                 )
         if kinds != self._kinds or n_rows > self._n_room:
-            one_row = {name: _block(kind, 1) for name, kind in kinds.items()}
+            one_row = {key: _block(kind, 1) for key, kind in kinds.items()}
             self._n_room = max(n_rows, min(N_WAITING, N_BYTES // sum(row.nbytes for row in one_row.values())))
-            self._blocks = {name: _block(kind, self._n_room) for name, kind in kinds.items()}
+            self._blocks = {key: _block(kind, self._n_room) for key, kind in kinds.items()}
             self._kinds = kinds
 
     def flush(self) -> None:
@@ -104,12 +114,13 @@ class Collection:
         n_rows, self._n_waiting = self._n_waiting, 0
         if not n_rows:
             return
-        columns = {name: _read(block[:n_rows]) for name, block in self._blocks.items()}
+        found, owners = self._finished({key: block[:n_rows] for key, block in self._blocks.items()}, n_rows)
+        columns = {name: _read(column) for name, column in found.items()}
         for collector in self._collectors:
-            collector.check({name: columns[name] for name, owner in self._owners.items() if owner is collector})
+            collector.check({name: columns[name] for name, owner in owners.items() if owner is collector})
         self._writer.add(columns)
         weights = np.ones(n_rows) if self._weights is None else self._weights[columns["example_id"]].astype(np.float64)
-        for name, owner in self._owners.items():
+        for name, owner in owners.items():
             column = columns[name]
             if owner.compute_aggregates and owner.averaged(name) and column.ndim == 1 and column.dtype.kind in "biuf":
                 total, weight = self._sums.get(name, (0.0, 0.0))

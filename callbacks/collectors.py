@@ -71,12 +71,23 @@ class MetricsCollector(ABC):
 
     def collect(self, batch: Any, predictor_output: PredictorOutput) -> Columns:
         """Preprocess, then compute."""
-        if self.preprocess_fn is not None:
-            made = self.preprocess_fn(batch, predictor_output)
-            if not (isinstance(made, tuple) and len(made) == 2):
-                raise LearnerError(f"`preprocess_fn` must return (batch, predictor_output), got {describe(made)}.")
-            batch, predictor_output = made
-        return self.compute_metrics(batch, predictor_output)
+        return self.compute_metrics(*self._preprocessed(batch, predictor_output))
+
+    def _preprocessed(self, batch: Any, predictor_output: PredictorOutput) -> tuple[Any, PredictorOutput]:
+        if self.preprocess_fn is None:
+            return batch, predictor_output
+        made = self.preprocess_fn(batch, predictor_output)
+        if not (isinstance(made, tuple) and len(made) == 2):
+            raise LearnerError(f"`preprocess_fn` must return (batch, predictor_output), got {describe(made)}.")
+        return made
+
+    def keep(self, batch: Any, predictor_output: PredictorOutput) -> Columns:
+        """Return what is kept of a batch until it is finished, with many others at once: the columns themselves."""
+        return self.collect(batch, predictor_output)
+
+    def finish(self, kept: Columns) -> Columns:
+        """Make the columns of what was kept of some batches."""
+        return kept
 
     def check(self, columns: Mapping[str, np.ndarray]) -> None:
         """Refuse values, when many batches are read at once: who looks at them earlier waits for the device each time.
@@ -194,13 +205,36 @@ class ClassificationMetricsCollector(MetricsCollector):
         Raises:
             LearnerError: if there are none, their shapes do not belong together, or a label is no class.
         """
+        return self._compared(self._compared_later(batch, predictor_output))
+
+    def keep(self, batch: Any, predictor_output: PredictorOutput) -> Columns:
+        """Return logits and labels: to compare those of many batches at once takes a fraction of the time."""
+        if type(self).compute_metrics is not ClassificationMetricsCollector.compute_metrics:
+            return self.collect(batch, predictor_output)
+        return self._compared_later(*self._preprocessed(batch, predictor_output))
+
+    def finish(self, kept: Columns) -> Columns:
+        """Compare them."""
+        if type(self).compute_metrics is not ClassificationMetricsCollector.compute_metrics:
+            return kept
+        return self._compared({name: torch.as_tensor(values) for name, values in kept.items()})
+
+    def _compared_later(self, batch: Any, predictor_output: PredictorOutput) -> dict[str, Tensor]:
         given, target = preds_of(predictor_output.forward), target_of(batch, predictor_output, self.name)
         logits, label = _as_classes(given, target)
         self._n_classes = logits.shape[1]
-        at_label = label[:, None]
         if label.is_cpu and len(label):
             self._check_ids(*(limit.item() for limit in label.aminmax()))  # half the time that NumPy takes in between
-        else:  # an index outside would end the process there, and looking at it would wait: `check` finds it later
+        kept = {"logits": logits, "label": label}
+        if self.loss_fn is not None:
+            kept["loss"] = _per_sample(self.loss_fn(given, target), len(label))
+        return kept
+
+    def _compared(self, kept: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        logits, label = kept["logits"], kept["label"]
+        at_label = label[:, None]
+        if not label.is_cpu:
+            # An index outside would end the process there, and looking at it would wait: `check` finds it later.
             at_label = at_label.clamp(0, logits.shape[1] - 1)
             logits = logits.masked_fill(at_label != label[:, None], torch.nan)
         log_probabilities = logits.log_softmax(1)
@@ -211,7 +245,7 @@ class ClassificationMetricsCollector(MetricsCollector):
         return {
             "label": label,
             "predicted": predicted,
-            "loss": loss if self.loss_fn is None else _per_sample(self.loss_fn(given, target), len(label)),
+            "loss": kept.get("loss", loss),
             "accuracy": (predicted == label).float(),
             "confidence": confidence,
             "true_probability": probabilities.gather(1, at_label)[:, 0],

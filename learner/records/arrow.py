@@ -74,7 +74,7 @@ def _to_array(name: str, column: np.ndarray) -> Any:
         return pa.FixedSizeListArray.from_arrays(pa.array(column.reshape(-1)), column.shape[1])
     if column.ndim == 1 and column.dtype.kind in "biufMm":
         return pa.array(column)
-    if column.ndim == 1 and (column.dtype.kind == "U" or all(isinstance(value, str) for value in column)):
+    if column.ndim == 1 and (column.dtype.kind == "U" or all(issubclass(kind, str) for kind in set(map(type, column)))):
         return pa.array(column, pa.string())
     raise TypeError(
         f"`{name}` must hold numbers, bools or strings, got {column.dtype} of shape {column.shape}; convert it."
