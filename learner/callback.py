@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 Handler = Callable[["Learner"], object]
 
-_OPTIONS = ("order", "after", "before", "every", "loaders")
+_OPTIONS = ("order", "after", "before", "every", "loaders", "state")
 STAGES = ("fit", "epoch", "batch")
 ACTIONS = ("predict", "get_loss", "backward", "step", "zero_grad")
 
@@ -41,6 +41,8 @@ class Callback:
         after: classes of callbacks that this one runs after, whatever the numbers.
         before: classes of callbacks that this one runs before.
         every: how often it is called: a number of batches, or "10 batches", "2 epochs", "30 s", "10 min", "1 h".
+        state: attributes that `Learner.save` writes and `load` puts back, plain data all of them; in their place a
+            callback may have methods `state_dict` and `load_state_dict`.
         loaders: the passes that it is called in, by the names of their loaders: "valid", "valid*", ("train", "valid2").
 
     `every` and `loaders` mean the same for each callback. Signals of a fit always come. `loaders` leaves out all
@@ -71,6 +73,7 @@ class Callback:
     order: float = 0
     after: tuple[type, ...] = ()
     before: tuple[type, ...] = ()
+    state: tuple[str, ...] = ()
     every: int | str | None = None
     loaders: str | tuple[str, ...] | None = None
 

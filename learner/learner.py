@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -116,6 +117,7 @@ class Learner:
     model: nn.Module
     dls: Loaders
     opt: torch.optim.Optimizer | None
+    rates: BaseRates | None  # that `opt` was made with
     cbs: tuple[Any, ...]
     epochs: Iterable[int]
     dl: Any
@@ -164,7 +166,7 @@ class Learner:
         self.dls, self.lr = Loaders.of(dls), checked_lr(lr)
         self._tell_predictor()
         self.opt = None
-        self._rates: BaseRates | None = None
+        self.rates = None
         self.n_epochs, self.epochs, self.epoch = 0, (), 0
         self.n_steps, self.n_samples, self.batches_per_step = 0, 0, 1
         self.metrics, self.history, self.best = {}, History(), None
@@ -561,6 +563,67 @@ class Learner:
         """Try out learning rates in a sandbox; `callbacks/lr_find.py` puts the real one in this place."""
         raise LearnerError("`lr_find` must be brought by the callbacks; do `import callbacks` first.")
 
+    # -- files ---------------------------------------------------------------------------------------------------
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write all that this learner holds between two fits to a file: a fit after `load` goes on bit for bit.
+
+        That is the model, the optimizer, counters, history, random generators, and what callbacks keep that name it in
+        `state` or have a `state_dict`. The file is plain data: reading it runs no code. It takes its name when it is
+        whole.
+
+        Raises:
+            TypeError: if a callback keeps something that is no plain data; names it.
+            LearnerError: if a fit or a pass runs, or the file cannot be written.
+
+        Example:
+            >>> import tempfile
+            >>> def learner():
+            ...     data = [(torch.ones(2, 1), torch.ones(2, 1))]
+            ...     return Learner(nn.Linear(1, 1), {"train": data}, nn.functional.mse_loss)
+            >>> path, learn, other = tempfile.mkdtemp() + "/learn.pt", learner(), learner()
+            >>> learn.fit(2)
+            >>> learn.save(path)
+            >>> other.load(path)
+            >>> torch.equal(learn.model.weight, other.model.weight), len(other.history)
+            (True, 2)
+        """
+        from learner.checkpoint import write_checkpoint
+        from learner.snapshot import snapshot
+
+        self._refuse_while_running("save")
+        write_checkpoint(path, snapshot(self))
+
+    def load(self, path: str | os.PathLike[str]) -> None:
+        """Take over all that `save` wrote, in a learner that is made as that one was.
+
+        Raises:
+            LearnerError: if the file is broken, of a newer version, or of another model, optimizer or callbacks; then
+                nothing was changed.
+        """
+        from learner.checkpoint import read_checkpoint
+        from learner.snapshot import put_back
+
+        self._refuse_while_running("load")
+        put_back(self, read_checkpoint(path), lambda: self.opt_func(list(self.model.parameters()), lr=self.lr))
+
+    def export(self, path: str | os.PathLike[str]) -> None:
+        """Write the weights alone, for other programs: by the `safetensors` library where the name ends so.
+
+        Else it is a file of torch, for `torch.load(path, weights_only=True)`.
+
+        Raises:
+            ImportError: if the name ends in `.safetensors` and the library is not installed.
+            LearnerError: if the file cannot be written.
+        """
+        from learner.snapshot import export_weights
+
+        export_weights(self.model, path)
+
+    def _refuse_while_running(self, what: str) -> None:
+        if self._is_fitting or self._n_passes:
+            raise LearnerError(f"`{what}` must not be called while this learner runs; do it before or after.")
+
     # -- state, and what must hold of it -----------------------------------------------------------------------
 
     def log(self, **values: Tensor | float) -> None:
@@ -595,11 +658,11 @@ class Learner:
         trainable = checked_trainable(self.model)
         if self.opt is None:
             self.opt = checked_optimizer(self.opt_func(list(self.model.parameters()), lr=lr), trainable)
-            self._rates = BaseRates(self.opt, lr)
+            self.rates = BaseRates(self.opt, lr)
         checked_optimizer(self.opt, trainable)
-        if self._rates is None or self._rates.opt is not self.opt:  # somebody's own
-            self._rates = BaseRates(self.opt, float(self.opt.param_groups[0]["lr"]))
-        self._rates.start_from(lr)
+        if self.rates is None or self.rates.opt is not self.opt:  # somebody's own
+            self.rates = BaseRates(self.opt, float(self.opt.param_groups[0]["lr"]))
+        self.rates.start_from(lr)
         self.history.begin_fit()
 
     def _tell_predictor(self) -> None:

@@ -1,5 +1,7 @@
 """The learning rates an optimizer was made with, so that each fit can start from the rate asked for."""
 
+from typing import Any
+
 from torch import Tensor
 from torch.optim import Optimizer
 
@@ -24,6 +26,14 @@ class BaseRates:
         self.opt = opt
         self._lr = lr
         self._of_groups: list[float] = []
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return all of it as plain data."""
+        return {"lr": self._lr, "of_groups": list(self._of_groups)}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take over what `state_dict` gave."""
+        self._lr, self._of_groups = state["lr"], list(state["of_groups"])
 
     def start_from(self, lr: float) -> None:
         """Set the rates; a group that has come since is taken as it is now."""

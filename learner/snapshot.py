@@ -1,0 +1,273 @@
+"""All that a learner holds between two fits, as plain data: taken down, compared, and put into another one.
+
+A snapshot is a dict of tensors, numbers and strings, so that a file of it can be read without running any code:
+
+    model       state_dict of the model (without wrappers), buffers that it leaves out, train/eval and requires_grad
+    optimizer   its class and the names and shapes of what it trains, to be compared; its state_dict; base rates
+    loop        counters, learning rate, history, metrics
+    rng         Python's, NumPy's, torch's and the loaders' random generators
+    callbacks   what callbacks keep, by name
+
+Nothing is changed before all of it was compared: it fits as a whole, or one error lists what differs.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from learner.errors import LearnerError
+from learner.layers import named_layers
+from learner.loaders import Loaders
+from learner.rates import BaseRates
+from learner.state import generators_of
+
+if TYPE_CHECKING:
+    from learner.learner import Learner
+
+_N_LISTED = 10  # differences in an error
+
+
+def snapshot(learn: Learner) -> dict[str, Any]:
+    """Return all that a learner holds, as plain data; tensors are the live ones, not copies."""
+    return {
+        "model": _model_state(learn.model),
+        "optimizer": None if learn.opt is None else _optimizer_state(learn),
+        "loop": {
+            **{name: getattr(learn, name) for name in ("n_steps", "n_samples", "lr")},
+            "history": learn.history.state_dict(),
+            "metrics": {name: dict(values) for name, values in learn.metrics.items()},
+        },
+        "rng": _rng_state(learn),
+        "callbacks": {name: _callback_state(name, cb) for name, cb in _stateful(learn).items()},
+    }
+
+
+def put_back(learn: Learner, state: Mapping[str, Any], make_optimizer: Callable[[], torch.optim.Optimizer]) -> None:
+    """Put a snapshot into a learner that is made as the one was that it was taken of.
+
+    Raises:
+        LearnerError: if anything does not fit; lists what, and nothing is changed.
+    """
+    opt = learn.opt if learn.opt is not None or state["optimizer"] is None else make_optimizer()
+    differences = [*_model_differences(learn.model, state["model"]), *_optimizer_differences(learn, opt, state)]
+    callbacks = _stateful(learn)
+    differences += [f"callback {name} is missing here" for name in state["callbacks"].keys() - callbacks.keys()]
+    differences += [f"callback {name} is not in the file" for name in callbacks.keys() - state["callbacks"].keys()]
+    if differences:
+        more = len(differences) - _N_LISTED
+        listed = "; ".join(differences[:_N_LISTED]) + (f"; and {more} more" if more > 0 else "")
+        raise LearnerError(f"the learner must be made as the saved one was, but {listed}. Nothing was changed.")
+    _put_back_model(learn.model, state["model"])
+    if opt is not None and state["optimizer"] is not None:
+        _put_back_optimizer(opt, state["optimizer"])
+        learn.opt, learn.rates = opt, None
+        if state["optimizer"]["rates"] is not None:
+            learn.rates = BaseRates(opt, learn.lr)
+            learn.rates.load_state_dict(state["optimizer"]["rates"])
+    loop = state["loop"]
+    learn.n_steps, learn.n_samples, learn.lr = loop["n_steps"], loop["n_samples"], loop["lr"]
+    learn.history.load_state_dict(loop["history"])
+    learn.metrics = {name: dict(values) for name, values in loop["metrics"].items()}
+    for name, cb in callbacks.items():
+        _put_back_callback(cb, state["callbacks"][name])
+    _put_back_rng(learn, state["rng"])
+
+
+# -- the model ---------------------------------------------------------------------------------------------------------
+
+
+def _model_state(model: nn.Module) -> dict[str, Any]:
+    inner = named_layers(model)[""]
+    saved = inner.state_dict()
+    return {
+        "state": dict(saved),
+        "other_buffers": {name: buffer for name, buffer in inner.named_buffers() if name not in saved},
+        "training": {name: module.training for name, module in inner.named_modules()},
+        "requires_grad": {name: p.requires_grad for name, p in inner.named_parameters()},
+    }
+
+
+def _model_differences(model: nn.Module, saved: Mapping[str, Any]) -> list[str]:
+    now = _model_state(model)
+    found = []
+    for part in ("state", "other_buffers"):
+        mine, theirs = _shapes(now[part]), _shapes(saved[part])
+        for name in dict.fromkeys((*theirs, *mine)):
+            here, there = mine.get(name, "missing"), theirs.get(name, "missing")
+            if here != there:
+                found.append(f"model: {name!r} is {here} here, {there} saved")
+    missing = saved["training"].keys() ^ now["training"].keys()
+    return found + [f"model: module {name!r} is on one side alone" for name in sorted(missing)]
+
+
+def _shapes(tensors: Mapping[str, Any]) -> dict[str, str]:
+    return {
+        name: f"{value.dtype} {tuple(value.shape)}" if isinstance(value, Tensor) else "extra state"
+        for name, value in tensors.items()
+    }
+
+
+def _put_back_model(model: nn.Module, saved: Mapping[str, Any]) -> None:
+    inner = named_layers(model)[""]
+    inner.load_state_dict(saved["state"])
+    buffers = dict(inner.named_buffers())
+    with torch.no_grad():
+        for name, value in saved["other_buffers"].items():
+            buffers[name].copy_(value)
+    for name, module in inner.named_modules():
+        module.training = saved["training"][name]
+    for name, parameter in inner.named_parameters():
+        parameter.requires_grad_(saved["requires_grad"][name])
+
+
+# -- the optimizer -----------------------------------------------------------------------------------------------------
+
+
+def _optimizer_state(learn: Learner) -> dict[str, Any]:
+    opt: Any = learn.opt
+    return {
+        "class": type(opt).__name__,
+        "groups": _groups(learn, opt),
+        "state": opt.state_dict(),
+        "rates": None if learn.rates is None else learn.rates.state_dict(),
+    }
+
+
+def _groups(learn: Learner, opt: Any) -> list[list[str]]:
+    names = {p: f"{name} {tuple(p.shape)}" for name, p in named_layers(learn.model)[""].named_parameters()}
+    groups = [group["params"] for group in opt.param_groups]
+    return [[names.get(p, f"(not the model's) {tuple(p.shape)}") for p in group] for group in groups]
+
+
+def _optimizer_differences(learn: Learner, opt: Any, state: Mapping[str, Any]) -> list[str]:
+    saved = state["optimizer"]
+    if saved is None or opt is None:
+        return []
+    if type(opt).__name__ != saved["class"]:
+        return [f"the optimizer is {type(opt).__name__} here, {saved['class']} saved"]
+    now = _groups(learn, opt)
+    if now == saved["groups"]:
+        return []
+    told = f"{len(now)} here, {len(saved['groups'])} saved"
+    for mine, theirs in zip(now, saved["groups"], strict=False):
+        if mine != theirs:
+            told = f"{[name for name in mine if name not in theirs] or mine} here, "
+            told += f"{[name for name in theirs if name not in mine] or theirs} saved"
+            break
+    return [f"the optimizer's parameter groups differ: {told}"]
+
+
+def _put_back_optimizer(opt: torch.optim.Optimizer, saved: Mapping[str, Any]) -> None:
+    opt.load_state_dict(saved["state"])
+    # It has cast state to the parameters' dtype: momenta in float32 of parameters in bfloat16 would lose their digits.
+    parameters = [p for group in opt.param_groups for p in group["params"]]
+    for i, values in saved["state"]["state"].items():
+        now = opt.state[parameters[i]]
+        for key, value in values.items():
+            if isinstance(value, Tensor) and now[key].dtype != value.dtype:
+                now[key] = value.to(now[key].device, copy=True)
+
+
+# -- random generators -------------------------------------------------------------------------------------------------
+
+
+def _rng_state(learn: Learner) -> dict[str, Any]:
+    version, internal, gauss = random.getstate()
+    numpy_state: Any = np.random.get_state()
+    kind, keys, position, has_gauss, cached = numpy_state
+    state: dict[str, Any] = {
+        "python": [version, list(internal), gauss],
+        "numpy": [str(kind), torch.from_numpy(keys.astype(np.int64)), int(position), int(has_gauss), float(cached)],
+        "torch": torch.get_rng_state(),
+        "loaders": {
+            name: [generator.get_state() for generator in generators_of(loader)]
+            for name, loader in Loaders.of(learn.dls).items()
+        },
+    }
+    if torch.cuda.is_available() and torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+        state["cuda"] = torch.cuda.get_rng_state_all()
+    return state
+
+
+def _put_back_rng(learn: Learner, saved: Mapping[str, Any]) -> None:
+    version, internal, gauss = saved["python"]
+    random.setstate((version, tuple(internal), gauss))
+    kind, keys, position, has_gauss, cached = saved["numpy"]
+    np.random.set_state((kind, keys.numpy().astype(np.uint32), position, has_gauss, cached))
+    torch.set_rng_state(saved["torch"])
+    for name, loader in Loaders.of(learn.dls).items():
+        for generator, state in zip(generators_of(loader), saved["loaders"].get(name, []), strict=False):
+            generator.set_state(state)
+    if "cuda" in saved and torch.cuda.is_available():
+        torch.cuda.set_rng_state_all(saved["cuda"])
+
+
+# -- callbacks ---------------------------------------------------------------------------------------------------------
+
+
+def _stateful(learn: Learner) -> dict[str, Any]:
+    """Return the callbacks that keep something, by class, the second of one class with a `_2`."""
+    found: dict[str, Any] = {}
+    for cb in learn.cbs:
+        if getattr(cb, "state", ()) or hasattr(cb, "state_dict"):
+            name = first = type(cb).__name__
+            number = 1
+            while name in found:
+                number += 1
+                name = f"{first}_{number}"
+            found[name] = cb
+    return found
+
+
+def _callback_state(name: str, cb: Any) -> Any:
+    if hasattr(cb, "state_dict"):
+        return cb.state_dict()
+    if missing := [attribute for attribute in cb.state if not hasattr(cb, attribute)]:
+        raise LearnerError(f"`state` of {name} must name attributes that it has, got {missing[0]!r}.")
+    return {attribute: getattr(cb, attribute) for attribute in cb.state}
+
+
+def _put_back_callback(cb: Any, saved: Any) -> None:
+    if hasattr(cb, "load_state_dict"):
+        cb.load_state_dict(saved)
+        return
+    for attribute, value in saved.items():
+        setattr(cb, attribute, value)
+
+
+# -- weights alone -----------------------------------------------------------------------------------------------------
+
+
+def export_weights(model: nn.Module, path: str | os.PathLike[str]) -> None:
+    """Write the weights of a model, without wrappers and their prefixes, for other programs.
+
+    Raises:
+        ImportError: if the name ends in `.safetensors` and the library is not installed.
+        LearnerError: if the file cannot be written.
+    """
+    target = Path(path)
+    temporary = target.with_name(f"{target.name}.{os.getpid()}.tmp")
+    state = {name: value.detach().cpu() for name, value in named_layers(model)[""].state_dict().items()}
+    try:
+        if target.suffix == ".safetensors":
+            try:
+                from safetensors.torch import save_file
+            except ImportError:
+                raise ImportError("`safetensors` must be installed; do `pip install safetensors`.") from None
+            # Tied weights share their memory, which the format refuses: each gets its own.
+            save_file({name: value.clone().contiguous() for name, value in state.items()}, temporary)
+        else:
+            torch.save(state, temporary)
+        os.replace(temporary, target)
+    except (OSError, RuntimeError) as error:  # the second is torch's, for a folder that is not there
+        raise LearnerError(f"`path` must be a file that can be written, got {str(path)!r}: {error}.") from error
+    finally:
+        temporary.unlink(missing_ok=True)
