@@ -75,6 +75,7 @@ def test_what_torch_writes_passes_and_so_does_the_same_without_zip64():
         (zipped(more=[("archive/data/", b"")]), "an entry of the name"),
         (zipped(more=[("archive/data.pkl", b"N.")]), "two entries of the name 'data.pkl'"),
         (zipped().replace(b"archive/version", b"archive/vers\0on"), "an entry of the name"),
+        (zipped().replace(b"archive/version", b"archive/data/1\0"), "an entry of the name"),
         (zipped({}), "must have a pickle of at most 67108864 bytes beside the tensors, has none"),
         (zipped({"archive/data/0": b"1234"}), "has none"),
         (edited(GOOD, CENTRAL, 20, "<L", 5), "compressed or encrypted"),

@@ -158,6 +158,15 @@ def test_what_was_there_before_goes_only_when_enough_newer_ones_are_whole(tmp_pa
         assert names(folder) == [f"step-0000000{i}.pt" for i in (4, 5, 6)]
 
 
+def test_one_that_was_read_is_known_to_be_whole(tmp_path):
+    with CheckpointFolder(tmp_path) as first:
+        fill(first, 1, 2, 3)
+    with CheckpointFolder(tmp_path, keep=2) as folder:
+        assert folder.newest()[1]["step"] == 3
+        fill(folder, 4)
+        assert names(folder) == ["step-00000003.pt", "step-00000004.pt"]
+
+
 def test_later_ones_of_another_run_are_not_deleted_but_can_be_set_aside(tmp_path):
     with CheckpointFolder(tmp_path, keep=1) as folder:
         fill(folder, 7, 8, best=[7])
