@@ -233,6 +233,16 @@ class ActivationStats(HooksCallback):
             for name, stats in layers.items()
         }
 
+    def figures(self) -> dict[str, Figure]:
+        """Return all pictures by name; none before a fit. A `RunCallback` keeps them."""
+        if not any(self._calls.values()):
+            return {}
+        return {
+            "activations": self.plot_stats(),
+            "activation_histograms": self.color_dim(),
+            "dead_activations": self.dead_chart(),
+        }
+
     def __repr__(self) -> str:
         n_batches = len({call.where for calls in self._calls.values() for call in calls})
         never = f"; never run: {', '.join(self.never_run)}" if self.never_run else ""

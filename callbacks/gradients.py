@@ -236,6 +236,16 @@ class GradientStats(Callback):
         names = [name for name in self.names if name not in idle & self._frozen] or self.names
         return {f"{name} (no gradient)" if name in idle else name: s for name, s in self._read(names).items()}
 
+    def figures(self) -> dict[str, Figure]:
+        """Return all pictures by name; none before a fit. A `RunCallback` keeps them."""
+        if not self._steps:
+            return {}
+        return {
+            "gradients": self.plot_stats(),
+            "gradient_histograms": self.color_dim(),
+            "dead_gradients": self.dead_chart(),
+        }
+
     def __repr__(self) -> str:
         idle = self.without_gradient if self._steps else []
         more = f" and {len(idle) - 5} more" if len(idle) > 5 else ""

@@ -21,7 +21,8 @@ class RunCallback(Callback):
     to the last digit is not written again, as when training goes on from a checkpoint before it.
 
     During the fit the run is the active one: `learner.records.log`, `collect_metrics` and `CollectCallback` write to
-    it. `run.info["learner"]` says what is trained, `run.info["status"]` how it stands: "running" (or killed),
+    it. Pictures of callbacks that have a method `figures`, as `ActivationStats`, are kept when the fit has ended well.
+    `run.info["learner"]` says what is trained, `run.info["status"]` how it stands: "running" (or killed),
     "finished", "failed" (`run.info["error"]` says by what), "interrupted". Nothing is written in a sandbox.
 
     Args:
@@ -86,6 +87,7 @@ class RunCallback(Callback):
         error = sys.exception()
         if error is None or id(error) == self._outside or isinstance(error, CancelFitException):
             self.run.update(status="finished")
+            self._keep_figures(learn)
         elif isinstance(error, KeyboardInterrupt):
             self.run.update(status="interrupted")
         else:
@@ -98,6 +100,15 @@ class RunCallback(Callback):
         for row in rows:
             if str(row) not in self._on_record:
                 self.run.log(row)
+
+    def _keep_figures(self, learn: Learner) -> None:
+        """Keep the pictures of callbacks that have some."""
+        for cb in learn.cbs:
+            for name, figure in cb.figures().items() if hasattr(cb, "figures") else ():
+                from matplotlib import pyplot as plt
+
+                self.run.add_figure(name, figure)
+                plt.close(figure)
 
 
 def _summary(learn: Learner) -> dict[str, Any]:

@@ -39,11 +39,13 @@ def main(argv: list[str] | None = None) -> None:
         parser.error(f"--epochs must be at least 1, got {args.epochs}")
     folder = Path(args.out or time.strftime("runs/digits-%Y%m%d-%H%M%S"))
 
+    import matplotlib
+
+    matplotlib.use("Agg")  # files, no windows
     torch.set_num_threads(1)  # for so small a network more are slower, on a busy machine by far
     torch.manual_seed(0)
     dls = digits()
     run = Run.create(folder, config={"epochs": args.epochs, "max_lr": MAX_LR})
-    stats = ActivationStats(mod_filter=lambda module: isinstance(module, nn.ReLU | nn.Linear))
     learn = Learner(
         make_model(),
         dls,
@@ -52,7 +54,7 @@ def main(argv: list[str] | None = None) -> None:
         cbs=[
             DeviceCallback(),
             MetricsCallback(accuracy=accuracy),
-            stats,
+            ActivationStats(mod_filter=lambda module: isinstance(module, nn.ReLU | nn.Linear)),
             SchedulerCallback(partial(torch.optim.lr_scheduler.OneCycleLR, max_lr=MAX_LR)),
             ProgressCallback(),
             CollectCallback(ClassificationMetricsCollector(classes=[str(digit) for digit in range(10)])),
@@ -60,7 +62,7 @@ def main(argv: list[str] | None = None) -> None:
         ],
     )
     learn.fit(args.epochs)
-    draw(learn, stats, run)
+    draw(learn, run)
     report = run.report()
     print(f"accuracy {learn.metrics['valid']['accuracy']:.2%} on {N_VALID} digits it was not trained on; see {report}")
 
@@ -90,15 +92,9 @@ def make_model() -> nn.Sequential:
     return nn.Sequential(*body, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, 10))
 
 
-def draw(learn: Learner, stats: ActivationStats, run: Run) -> None:
-    """Draw the history, what the layers did, and the digits that were hardest."""
-    import matplotlib
-
-    matplotlib.use("Agg")  # files, no windows
+def draw(learn: Learner, run: Run) -> None:
+    """Draw the history, and the digits that were hardest."""
     run.add_figure("history", learn.history.plot())
-    run.add_figure("activations", stats.plot_stats())
-    run.add_figure("histograms", stats.color_dim())
-    run.add_figure("dead", stats.dead_chart())
     run.add_figure("hardest", run.samples.where(split="valid").plot_worst(16))
 
 

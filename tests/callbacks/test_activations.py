@@ -532,3 +532,14 @@ def test_refuses_wrong_counts_when_made(name):
         ActivationStats(**{name: 0})
     with pytest.raises(TypeError, match=f"`{name}` must be a whole number, got '2'"):
         ActivationStats(**{name: "2"})
+
+
+def test_all_pictures_by_name_once_there_is_something_to_draw(make_learner):
+    stats = ActivationStats()
+    assert stats.figures() == {}
+    make_learner(stats).fit(1)
+    figures = stats.figures()
+    assert list(figures) == ["activations", "activation_histograms", "dead_activations"]
+    assert [len(figure.axes) for figure in figures.values()] == [2, 3, 3]
+    for figure in figures.values():
+        plt.close(figure)

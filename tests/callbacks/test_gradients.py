@@ -677,3 +677,14 @@ def test_refuses_wrong_arguments_when_made():
 def test_refuses_what_is_not_in_the_model_when_a_fit_begins(make_learner):
     with pytest.raises(ValueError, match=r"`parameters` must be .* got 'head'.*; there is 0.weight, 0.bias"):
         make_learner(GradientStats("head")).fit(1)
+
+
+def test_all_pictures_by_name_once_there_is_something_to_draw(make_learner):
+    stats = GradientStats()
+    assert stats.figures() == {}
+    make_learner(stats).fit(1)
+    figures = stats.figures()
+    assert list(figures) == ["gradients", "gradient_histograms", "dead_gradients"]
+    for figure in figures.values():
+        assert figure.axes
+        plt.close(figure)

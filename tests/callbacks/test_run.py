@@ -6,12 +6,13 @@ import sys
 from contextlib import suppress
 from pathlib import Path
 
+import matplotlib.pyplot as plt
 import pytest
 import torch
 from torch import nn
 from torch.utils.data import DataLoader
 
-from callbacks import AccumulateCallback, MetricsCallback, RunCallback, SeedCallback, accuracy
+from callbacks import AccumulateCallback, ActivationStats, MetricsCallback, RunCallback, SeedCallback, accuracy
 from learner import Callback, CancelEpochException, CancelFitException, LearnerError
 from learner.records.run import Run, log
 from learner.records.table import Table
@@ -297,3 +298,22 @@ def test_nothing_is_written_in_a_sandbox(make_learner, run):
 def test_a_run_is_needed(tmp_path):
     with pytest.raises(TypeError, match=r"`run` must be a Run, got .*; do `Run\.create\(path\)`"):
         RunCallback(tmp_path)
+
+
+def test_pictures_of_callbacks_are_kept_and_closed(make_learner, tmp_path):
+    run = Run.create(tmp_path / "run")
+    make_learner([RunCallback(run), ActivationStats()]).fit(1)
+    names = sorted(path.name for path in (run.path / "figures").iterdir())
+    assert names == ["activation_histograms.png", "activations.png", "dead_activations.png"]
+    assert plt.get_fignums() == []
+
+
+def test_a_fit_that_fails_is_not_held_up_by_pictures(make_learner, tmp_path):
+    class Fail(Callback):
+        def after_step(self, learn):
+            raise ValueError("mine")
+
+    run = Run.create(tmp_path / "run")
+    with pytest.raises(ValueError, match="mine"):
+        make_learner([RunCallback(run), ActivationStats(), Fail()]).fit(1)
+    assert not list(run.path.glob("figures/*"))
