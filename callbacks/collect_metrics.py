@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 from torch import nn
 from torch.utils.data import DataLoader, IterableDataset, Subset
-from tqdm.std import tqdm
 
 from callbacks.collection import Collection, checked_collectors, layers_of, log_means, schemas_of
 from callbacks.collectors import KEYS
+from callbacks.progress import Bar
 from callbacks.recording import Folder
 from learner import Predictor, PredictorOutput
 from learner.loaders import length_of
@@ -111,7 +111,7 @@ def _run(
     model = predictor.model if predictor else nn.Module()
     device = next((tensor.device for tensor in (*model.parameters(), *model.buffers())), None)
     hooks = predictor.with_hooks() if predictor else nullcontext()
-    bar = tqdm(total=length_of(loader), desc=str(constants.get("split") or "collect"), leave=False, disable=None)
+    bar = Bar(total=length_of(loader), desc=str(constants.get("split") or "collect"), leave=False, disable=None)
     with bar, ids, pass_mode(model, loader, training=False), hooks:
         for i, batch in enumerate(loader):
             batch = batch if device is None else to_device(batch, device)

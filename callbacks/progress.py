@@ -162,7 +162,7 @@ def _line(columns: list[str], cells: dict[str, str]) -> str:
     return "  ".join(cells.get(name, "").rjust(5 if name == "epoch" else max(8, len(name))) for name in columns)
 
 
-class _Bar(tqdm):  # type: ignore[misc]
+class Bar(tqdm):  # type: ignore[misc]
     """A bar of tqdm's that starts no thread to watch it."""
 
     monitor_interval = 0
@@ -174,13 +174,13 @@ class _Terminal:
     patience = 0.0
 
     def __init__(self) -> None:
-        self.bars: list[_Bar] = []
+        self.bars: list[Bar] = []
         self.is_seen = True
         self._columns: list[str] = []
 
     def open(self, label: str) -> None:
         # The delay leaves the first drawing to `move`.
-        bar = _Bar(desc=label, leave=False, disable=None, dynamic_ncols=True, mininterval=0, miniters=0, delay=1e-9)
+        bar = Bar(desc=label, leave=False, disable=None, dynamic_ncols=True, mininterval=0, miniters=0, delay=1e-9)
         self.bars.append(bar)
         self.is_seen = not bar.disable
 

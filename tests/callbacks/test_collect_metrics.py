@@ -1,8 +1,10 @@
 """One pass over a table: who may be asked, with what, and what is left behind."""
 
 import gc
+import io
 import random
 import sys
+import threading
 from functools import partial
 from pathlib import Path
 
@@ -11,9 +13,9 @@ import pytest
 import torch
 from torch import nn
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset, WeightedRandomSampler
-from tqdm.std import tqdm
 
 from callbacks import ClassificationMetricsCollector, EmbeddingsMetricsCollector, MetricsCollector, collect_metrics
+from callbacks.progress import Bar
 from learner import LearnerError, Loaders, Predictor
 from learner.interrogate import capture
 from learner.records import Run, Samples, Table
@@ -331,7 +333,7 @@ def test_progress_is_shown_to_a_person_alone(data, capsys, monkeypatch):
     assert capsys.readouterr() == ("", "")
     monkeypatch.setattr("sys.stderr.isatty", lambda: True, raising=False)
     module = sys.modules["callbacks.collect_metrics"]  # of the same name as the function
-    monkeypatch.setattr(module, "tqdm", partial(tqdm, mininterval=0, miniters=1))  # draw each time
+    monkeypatch.setattr(module, "Bar", partial(Bar, mininterval=0, miniters=1))  # draw each time
     collect_metrics(data, number, None, split="valid", dataloader_args={"batch_size": 4})
     shown = capsys.readouterr().err
     assert all(text in shown for text in ("valid", "1/3", "3/3"))
@@ -464,3 +466,15 @@ def test_samples_are_those_of_the_files(data, tmp_path):
     again = Samples([Path(run.path / "samples" / "a-0000.parquet")])
     assert samples.columns == again.columns == ("example_id", "split", "number", "wide")
     assert (again.numpy("wide") == data.tensors[0].numpy()).all()
+
+
+def test_its_bar_starts_no_thread(monkeypatch):
+    class Screen(io.StringIO):
+        def isatty(self):
+            return True
+
+    threads = set(threading.enumerate())
+    monkeypatch.setattr(sys, "stderr", screen := Screen())
+    collect_metrics(TensorDataset(torch.zeros(4, 2)), lambda batch, output: {"x": batch[0][:, 0]}, None, split="here")
+    assert "here" in screen.getvalue()
+    assert set(threading.enumerate()) <= threads
