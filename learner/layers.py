@@ -72,7 +72,7 @@ def find_layers(
     found = {}
     for want in wanted:
         if isinstance(want, nn.Module):
-            inner = _inside(want)
+            inner = inside(want)
             layers = [Layer(names[inner], inner)] if inner in names else []
         elif isinstance(want, int) and not isinstance(want, bool):
             layers = [Layer(listed[want], by_name[listed[want]])] if 0 <= want < len(listed) else []
@@ -111,7 +111,7 @@ def _walk(
     module: nn.Module, name: str = "", seen: set[nn.Module] | None = None
 ) -> Iterator[tuple[str, nn.Module, bool]]:
     """Give each module by each of its names, and whether it had one before."""
-    module, seen = _inside(module), set() if seen is None else seen
+    module, seen = inside(module), set() if seen is None else seen
     is_again = module in seen
     seen.add(module)
     yield name, module, is_again
@@ -120,8 +120,14 @@ def _walk(
             yield from _walk(child, f"{name}.{child_name}" if name else child_name, seen)
 
 
-def _inside(module: nn.Module) -> nn.Module:
-    """Return what a wrapper wraps; what has other children besides is more than a wrapper."""
+def inside(module: nn.Module) -> nn.Module:
+    """Return what a wrapper wraps; what has other children besides is more than a wrapper.
+
+    Example:
+        >>> layer = nn.Linear(3, 2)
+        >>> inside(nn.DataParallel(layer)) is layer
+        True
+    """
     return unwrapped(module) if len(module._modules) == 1 else module
 
 

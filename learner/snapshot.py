@@ -24,7 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from learner.errors import LearnerError
-from learner.layers import named_layers
+from learner.layers import inside
 from learner.loaders import Loaders
 from learner.rates import BaseRates
 from learner.state import generators_of
@@ -85,7 +85,7 @@ def put_back(learn: Learner, state: Mapping[str, Any], make_optimizer: Callable[
 
 
 def _model_state(model: nn.Module) -> dict[str, Any]:
-    inner = named_layers(model)[""]
+    inner = inside(model)
     saved = inner.state_dict()
     return {
         "state": dict(saved),
@@ -116,7 +116,7 @@ def _shapes(tensors: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _put_back_model(model: nn.Module, saved: Mapping[str, Any]) -> None:
-    inner = named_layers(model)[""]
+    inner = inside(model)
     inner.load_state_dict(saved["state"])
     buffers = dict(inner.named_buffers())
     with torch.no_grad():
@@ -142,7 +142,7 @@ def _optimizer_state(learn: Learner) -> dict[str, Any]:
 
 
 def _groups(learn: Learner, opt: Any) -> list[list[str]]:
-    names = {p: f"{name} {tuple(p.shape)}" for name, p in named_layers(learn.model)[""].named_parameters()}
+    names = {p: f"{name} {tuple(p.shape)}" for name, p in inside(learn.model).named_parameters()}
     groups = [group["params"] for group in opt.param_groups]
     return [[names.get(p, f"(not the model's) {tuple(p.shape)}") for p in group] for group in groups]
 
@@ -255,7 +255,7 @@ def export_weights(model: nn.Module, path: str | os.PathLike[str]) -> None:
     """
     target = Path(path)
     temporary = target.with_name(f"{target.name}.{os.getpid()}.tmp")
-    state = {name: value.detach().cpu() for name, value in named_layers(model)[""].state_dict().items()}
+    state = {name: value.detach().cpu() for name, value in inside(model).state_dict().items()}
     try:
         if target.suffix == ".safetensors":
             try:

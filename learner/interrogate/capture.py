@@ -18,7 +18,7 @@ from learner.checks import checked_model
 from learner.errors import LearnerError
 from learner.hooks import Tap, uncompiled
 from learner.interrogate.pooling import Inputs, Pool, checked_pool, pooled
-from learner.layers import Layer, find_layers, named_layers
+from learner.layers import Layer, find_layers, inside
 from learner.moving import cloned, mapped
 from learner.signature import nearest
 
@@ -139,7 +139,7 @@ class Capture(Mapping[str, Any]):
         stop: bool = False,
         calls: str = "last",
     ) -> None:
-        self._model, self._root = model, named_layers(model)[""]
+        self._model, self._root = model, inside(model)
         self._layers: dict[str, Layer] = {}
         for layer in (layer for found in layers.values() for layer in found):
             if layer.is_certain or layer.name not in self._layers:  # a glob may name it as well
