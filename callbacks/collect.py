@@ -17,7 +17,7 @@ from learner.layers import places_by_name
 from learner.loaders import role_of
 from learner.records import Run, Samples, Table
 from learner.records.moments import Moments
-from learner.records.writer import SampleWriter
+from learner.records.writer import SampleWriter, file_name
 
 
 class CollectCallback(Callback):
@@ -54,7 +54,8 @@ class CollectCallback(Callback):
 
     Raises:
         TypeError, ValueError: if an argument is wrong; before training, if `on` or `at` never happen in this fit, there
-            is no layer that a collector needs, "best" has no `BestModelCallback`, or "pass" no numbered samples.
+            is no layer that a collector needs, "best" has no `BestModelCallback`, "pass" no numbered samples, or the
+            run holds samples of another training by this name.
         LearnerError: at the first batch, if nobody can tell which samples it holds.
 
     Example:
@@ -128,6 +129,16 @@ class CollectCallback(Callback):
                 in_order(name, learn.dls[name])
         if self._start == 0:
             self._parts, self._tables, self._folder = {}, {}, None
+            self._refuse_records_of_another(self.run or Run.active())
+
+    def _refuse_records_of_another(self, run: Run | None) -> None:
+        """Let a training from the beginning not take the place of one that is on record."""
+        found = [] if run is None else sorted((run.path / "samples").glob(f"{file_name(self.name)}-*.parquet"))
+        if found:
+            raise ValueError(
+                f"`run` must have no samples of another training, got {len(found)} files as {found[0].stem!r}; make a "
+                f"new Run, or say `name=`. A learner that goes on, after `load`, may write to it."
+            )
 
     def before_epoch(self, learn: Learner) -> None:
         """Begin to listen to a pass of the fit; before the first one of an epoch, make passes that are due."""

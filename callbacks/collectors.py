@@ -223,6 +223,11 @@ class ClassificationMetricsCollector(MetricsCollector):
         given, target = preds_of(predictor_output.forward), target_of(batch, predictor_output, self.name)
         logits, label = _as_classes(given, target)
         self._n_classes = logits.shape[1]
+        if self._schemas and len(self._schemas["label"].classes) != self._n_classes:
+            raise LearnerError(
+                f"`classes` must be a name for each of the {self._n_classes} logits, got "
+                f"{len(self._schemas['label'].classes)}."
+            )
         if label.is_cpu and len(label):
             self._check_ids(*(limit.item() for limit in label.aminmax()))  # half the time that NumPy takes in between
         kept = {"logits": logits, "label": label}

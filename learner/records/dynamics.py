@@ -150,6 +150,8 @@ def dynamics(samples: Samples, column: str = "true_probability", *, split: str |
         (array([0.75, 0.5 ]), array([0.25, 0.25]), array([0, 1]))
     """
     samples = _of_training(samples, split)
+    if not len(samples):
+        raise ValueError("`samples` must hold rows, got none; see what was chosen by `where`.")
     has_margin = "margin" in samples.scalars
     cells = samples.cells([column, "accuracy", *["margin"] * has_margin])
     seen = cells.counts > 0

@@ -104,7 +104,7 @@ class Run:
         if folder.exists() and not _is_empty(folder):
             raise FileExistsError(
                 f"`path` must be a new folder or an empty one, got {str(folder)!r}, which is there; do "
-                f"`Run.open(path)` to go on with it."
+                f"`Run.open(path)` to read it, or take another name."
             )
         created = datetime.now(UTC).isoformat(timespec="seconds")
         info = {"format": FORMAT, "name": name or folder.name, "created": created, "status": "created"}

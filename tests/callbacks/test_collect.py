@@ -679,18 +679,40 @@ def test_a_run_that_is_killed_leaves_every_epoch_that_it_finished(tmp_path):
 
 def test_an_epoch_that_is_collected_again_replaces_its_file_and_is_logged_once(tmp_path):
     with Run.create(tmp_path / "run") as run:
-        for n_epochs in (3, 2, 2):
-            make(CollectCallback(ClassificationMetricsCollector())).fit(n_epochs)
+        make(CollectCallback(ClassificationMetricsCollector())).fit(3)
+        for _ in range(2):
+            going_on_after_the_first_epoch(CollectCallback(ClassificationMetricsCollector())).fit(2)
     assert len(run.samples) == 3 * (N + 9)
-    assert run.scalars()["train/margin"].x == [0, 1, 2]
+    assert sorted(set(run.samples.numpy("epoch"))) == [0, 1, 2]
+    logged = run.scalars()["train/margin"].x
+    assert logged[:3] == [0, 1, 2]
+    assert logged.count(1) == logged.count(2) == 2  # the second time as measured anew, the third as it was
+
+
+def going_on_after_the_first_epoch(cb):
+    """Return a learner as it comes from a file that was written after one epoch."""
+    learn = make(cb)
+    learn.history.load_state_dict({"rows": [{"epoch": 0, "train/loss": 1.0}], "start": 0})
+    return learn
+
+
+def test_a_training_from_the_beginning_does_not_take_the_place_of_another(tmp_path):
+    with Run.create(tmp_path / "run") as run:
+        make(CollectCallback(number)).fit(2)
+        learn = make(CollectCallback(number))
+        message = r"`run` must have no samples of another training, got 4 files as 'step-train-0000'; make a new Run"
+        with pytest.raises(ValueError, match=message):
+            learn.fit(1)
+        assert learn.n_steps == 0
+        make(CollectCallback(number, name="again")).fit(1)
+    assert len(run.samples) == 3 * (N + 9)
 
 
 def test_what_is_measured_otherwise_when_it_comes_again_is_logged_again(tmp_path):
     with Run.create(tmp_path / "run") as run:
         for lr in (0.01, 0.1):
-            learn = make(CollectCallback(ClassificationMetricsCollector()))
-            learn.fit(1, lr=lr)
-    assert run.scalars()["train/margin"].x == [0, 0]
+            going_on_after_the_first_epoch(CollectCallback(ClassificationMetricsCollector())).fit(1, lr=lr)
+    assert run.scalars()["train/margin"].x == [1, 1]
 
 
 def test_two_of_them_have_two_names(tmp_path):

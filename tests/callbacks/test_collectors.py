@@ -634,3 +634,10 @@ def test_names_that_are_none(name):
 def test_what_is_no_dict_of_columns(columns):
     with pytest.raises(LearnerError, match="c must return a dict of columns, got"):
         columns_of("c", columns, 3)
+
+
+@pytest.mark.parametrize("classes", [["a", "b"], ["a", "b", "c", "d"]])
+def test_each_logit_has_a_class_name_or_none_has(classes):
+    collector = ClassificationMetricsCollector(classes)
+    with pytest.raises(LearnerError, match=f"`classes` must be a name for each of the 3 logits, got {len(classes)}"):
+        collector.collect((None, torch.tensor([0, 1])), PredictorOutput(torch.zeros(2, 3), {}))

@@ -218,3 +218,9 @@ def test_dynamics_become_a_frame(digits):
         "example_ids", "n_epochs", "confidence", "variability", "correctness", "aum", "forgetting_events",
         "is_learned", "first_learned",
     ]  # fmt: skip
+
+
+def test_no_rows_are_told():
+    empty = made({"example_id": [1], "epoch": [0], "true_probability": [0.5], "accuracy": [1]}).where(epoch=7)
+    with pytest.raises(ValueError, match="`samples` must hold rows, got none; see what was chosen by `where`"):
+        dynamics(empty)
