@@ -203,18 +203,18 @@ class _Report:
 
     def _kind(self, path: Path) -> Any:
         """Return what samples of one group have in common; None of a file that cannot be read, after a note."""
-        samples = self._run._samples([path])
+        samples = self._run.samples_of([path])
         self._tried("samples", lambda: samples.columns)
         samples = samples.intact()
         return (samples.scalars, samples.fingerprint) if len(samples) else None
 
     def _group(self, title: str, paths: Sequence[Path]) -> _Group:
-        samples = self._run._samples(paths).intact()
+        samples = self._run.samples_of(paths).intact()
         if "epoch" in samples.scalars:
             epoch = samples.numpy("epoch").max()
             newest = samples.where(epoch=epoch)
             return _Group(title, samples, newest, f"{len(newest):,} rows, epoch {epoch}")
-        newest = self._run._samples(paths[-1:]).intact()  # each is a recording of its own
+        newest = self._run.samples_of(paths[-1:]).intact()  # each is a recording of its own
         others = f", the last of {len(paths)} recordings" if len(paths) > 1 else ""
         return _Group(title, newest, newest, f"{len(newest):,} rows{others}")
 

@@ -227,7 +227,7 @@ class Run:
     @property
     def samples(self) -> Samples:
         """All samples on record."""
-        return self._samples(sorted((self.path / "samples").glob("*.parquet")))
+        return self.samples_of(sorted((self.path / "samples").glob("*.parquet")))
 
     def samples_named(self, name: str) -> Samples:
         """Return the samples of the part of this name and of those whose name is this one with a number.
@@ -242,9 +242,10 @@ class Run:
             raise ValueError(
                 f"`name` must be of samples on record, {', '.join(known) or 'and there are none'}, got {name!r}."
             )
-        return self._samples(found)
+        return self.samples_of(found)
 
-    def _samples(self, parts: Sequence[Path]) -> Samples:
+    def samples_of(self, parts: Sequence[Path]) -> Samples:
+        """Return the samples in some files of this run, with the tables that it knows."""
         from learner.records.samples import Samples
 
         return Samples(parts, table=[*self._tables.values()])

@@ -134,6 +134,35 @@ def test_a_fit_after_load_is_the_fit_that_would_have_come_bit_for_bit(tmp_path, 
     assert [cb.n for cb in again.cbs] == [cb.n for cb in whole.cbs] == [20, 12, 20]
 
 
+def test_a_loader_with_a_generator_of_its_own_goes_on_shuffling_where_it_was(tmp_path):
+    def make(seed):
+        learn = learner()
+        data = torch.utils.data.TensorDataset(torch.arange(20.0).reshape(5, 4), torch.zeros(5, dtype=torch.int64))
+        generator = torch.Generator().manual_seed(seed)
+        learn.dls = {"train": torch.utils.data.DataLoader(data, batch_size=2, shuffle=True, generator=generator)}
+        return learn
+
+    def order_of(learn):
+        return [x[:, 0].tolist() for x, _ in learn.dls["train"]]
+
+    saved, other = make(1), make(2)
+    order_of(saved)  # the generator has moved
+    saved.save(tmp_path / "learn.pt")
+    other.load(tmp_path / "learn.pt")
+    assert [order_of(other) for _ in range(3)] == [order_of(saved) for _ in range(3)]
+
+
+def test_a_failed_export_leaves_nothing_behind(tmp_path, monkeypatch):
+    def half(state, file):
+        file.write_bytes(b"half")
+        raise OSError("disk full")
+
+    monkeypatch.setattr(torch, "save", half)
+    with pytest.raises(LearnerError, match=r"`path` must be a file that can be written, got .*: disk full"):
+        learner().export(tmp_path / "weights.pt")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_learner_that_was_used_takes_over_what_was_saved(tmp_path):
     saved, other = learner(), learner(seed=1)
     saved.fit(1)
