@@ -3,6 +3,7 @@
 from callbacks.accumulate import AccumulateCallback
 from callbacks.activations import ActivationStats
 from callbacks.best import BestModelCallback
+from callbacks.checkpoint import CheckpointCallback
 from callbacks.clip import ClipGradientCallback
 from callbacks.collect import CollectCallback
 from callbacks.collect_metrics import collect_metrics
@@ -37,6 +38,7 @@ __all__ = [
     "ActivationStats",
     "BestModelCallback",
     "CSVLoggerCallback",
+    "CheckpointCallback",
     "ClassificationMetricsCollector",
     "ClipGradientCallback",
     "CollectCallback",

@@ -40,6 +40,23 @@ class Averages:
         """Return the mean of each name; the one place that waits for the device."""
         return {name: total.mean() for name, total in self._sums.items()}
 
+    def state_dict(self) -> dict[str, Any]:
+        """Return all of it as plain data, bit for bit."""
+        return {name: {key: getattr(total, key) for key in _Sum.__slots__} for name, total in self._sums.items()}
+
+    def load_state_dict(self, state: dict[str, Any], device: torch.device | None = None) -> None:
+        """Take over what `state_dict` gave.
+
+        Args:
+            state: of another object.
+            device: where the values to come will be; the CPU if None.
+        """
+        self._sums = {}
+        for name, parts in state.items():
+            total = self._sums[name] = _Sum(0.0)
+            for key, value in parts.items():
+                setattr(total, key, value.to(device, copy=True) if isinstance(value, Tensor) else value)
+
 
 class _Sum:
     """A weighted sum: a float64 total, and the plain sum of the last few values of one weight."""

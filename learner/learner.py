@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import partial
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -39,6 +39,7 @@ from learner.errors import (
 from learner.frequency import Decision, Gate
 from learner.gather import Gather
 from learner.history import Averages, History
+from learner.interrupts import deferred_interrupts, stop_if_interrupted
 from learner.limit import describe_limits, limited
 from learner.loaders import Loaders, length_of, role_of
 from learner.plan import plan_html, plan_text
@@ -47,6 +48,9 @@ from learner.rates import BaseRates
 from learner.state import pass_mode, remember_learner
 from learner.summary import Summary, summarize
 
+if TYPE_CHECKING:
+    from learner.resume import Resumption
+
 OptFunc = Callable[..., torch.optim.Optimizer]
 
 _CANCEL_OF = {"batch": CancelBatchException, "epoch": CancelEpochException, "fit": CancelFitException}
@@ -54,7 +58,7 @@ _CANCEL_OF = {"batch": CancelBatchException, "epoch": CancelEpochException, "fit
 # What belongs to one pass: a pass within a pass (a validation in the middle of an epoch) gives it back.
 _PASS = (
     *("dl", "dl_name", "role", "training", "is_side_pass", "i", "n_batches"),
-    *("_needs_target", "_averages", "_has_means"),
+    *("_needs_target", "_averages", "_has_means", "_modes"),
     *("is_in_batch", "batch", "batch_size", "xb", "yb", "output", "preds", "loss"),
     *("_is_counting", "_logged", "_decisions"),
 )
@@ -98,6 +102,9 @@ class Learner:
     | `history` | `History` | a row per epoch |
     | `best` | any | the best epoch of the fit and its value, where a callback keeps it; else None |
     | `in_sandbox` | `bool` | whether all of this will be undone: write no files |
+    | `is_resumed` | `bool` | whether this fit goes on from a checkpoint: keep what is on record |
+    | `ended_by` | exception or None | for clean-ups: what ended their stage before its end |
+    | `interrupt` | exception or None | what will be raised when this batch is done: Ctrl-C or SIGTERM came |
 
     Raises:
         TypeError, ValueError: for arguments of the wrong kind, each with what to do.
@@ -136,9 +143,14 @@ class Learner:
     metrics: dict[str, dict[str, float]]
     history: History
     best: Any
+    ended_by: BaseException | None
+    interrupt: BaseException | None
     _averages: Averages
     _decisions: dict[Gate, Decision]  # of callbacks that are not always called, in this pass
     _logged: list[tuple[str, Tensor | float]]  # of this batch, while it is counting
+    _modes: list[tuple[nn.Module, bool]]  # train/eval flags as they are outside of this pass
+    _n_done: int  # epochs of this fit that are whole
+    _lr_of_fit: float
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         """Make the subclass's own signals known to callbacks."""
@@ -170,15 +182,27 @@ class Learner:
         self.n_epochs, self.epochs, self.epoch = 0, (), 0
         self.n_steps, self.n_samples, self.batches_per_step = 0, 0, 1
         self.metrics, self.history, self.best = {}, History(), None
-        self.in_sandbox, self._is_fitting, self._n_passes = False, False, 0
+        self.is_resumed, self.ended_by, self.interrupt = False, None, None
+        self.in_sandbox, self._is_fitting, self._n_passes, self._n_done = False, False, 0, 0
         self._open_pass("", (), "train")
         self.cbs, self._dispatch, self._bound = (), Dispatch(()), set[str]()
         self._set_callbacks(flattened(cbs))
 
     # -- the loop ------------------------------------------------------------------------------------------
 
-    def fit(self, n_epochs: int, lr: float | None = None, cbs: Any = None, *, overfit: bool = False) -> None:
+    def fit(
+        self,
+        n_epochs: int,
+        lr: float | None = None,
+        cbs: Any = None,
+        *,
+        overfit: bool = False,
+        resume: bool | str | os.PathLike[str] = False,
+    ) -> None:
         """Train for some epochs: each is a pass over every loader, in order.
+
+        A first Ctrl-C or SIGTERM lets the batch and all clean-ups end, then raises `KeyboardInterrupt`, or `SystemExit`
+        with status 143; a second one is obeyed at once.
 
         Args:
             n_epochs: rounds over the loaders; 0 emits the signals of the fit alone.
@@ -186,28 +210,34 @@ class Learner:
             cbs: callbacks for this call only.
             overfit: whether to see one batch of each loader only, always the same: a model that cannot learn that by
                 heart has a fault. `callbacks.OverfitCallback` takes more.
+            resume: whether to go on from the newest checkpoint of this learner's `CheckpointCallback`, in the middle of
+                an epoch if it is of there; or the path of a checkpoint, or of a folder of them. `n_epochs` is that of
+                the whole fit. Where there is none yet the fit begins anew, and says so.
 
         Raises:
-            LearnerError: if there is nothing to train, or a pass of this learner is running.
+            LearnerError: if there is nothing to train, a pass of this learner is running, or a checkpoint does not fit;
+                lists what differs.
             TypeError, ValueError: if an argument is of the wrong kind or out of range.
         """
         if self._is_fitting or self._n_passes:
             raise LearnerError("`fit` must not be called while this learner runs; use `validate`, or a learner more.")
         n_epochs = checked_epochs(n_epochs)
-        with self.added(cbs), self._limited(overfit):
+        with self.added(cbs), self._limited(overfit), deferred_interrupts(self):
+            start = self._resumption(resume)
             self._prepare(self.lr if lr is None else checked_lr(lr))
             self.n_epochs, self.epochs, self.epoch = n_epochs, range(n_epochs), 0
+            self.is_resumed, self._n_done = start is not None, 0
             owed: list[Handler] = []
             self._is_fitting = True
             try:
-                self._enter("fit", owed)
-                for self.epoch in self.epochs:
-                    for name, dl in self.dls.items():
-                        try:
-                            self._epoch(name, dl, role_of(name))
-                        finally:  # a pass that went well is on record, also if a callback then ended the fit
-                            if self._has_means:
-                                self.history.record(self.epoch, name, self.metrics[name])
+                with start.put_back_around(self) if start else nullcontext():
+                    self._enter("fit", owed)
+                for name, dl, begin in self._passes(start):
+                    try:
+                        self._epoch(name, dl, role_of(name), start=begin)
+                    finally:  # a pass that went well is on record, also if a callback then ended the fit
+                        if self._has_means:
+                            self.history.record(self.epoch, name, self.metrics[name])
                 self.callback("after_fit")
             except CancelFitException as cancel:
                 self._leave("fit", owed, cancel)
@@ -221,6 +251,15 @@ class Learner:
                 self._is_fitting = False
                 self._clear_gradients()
         self._open_pass("", (), "train")  # lets go of the last batch
+
+    def _passes(self, start: Resumption | None) -> Iterator[tuple[str, Any, Resumption | None]]:
+        """Yield the passes of a fit, epoch after epoch; from where a checkpoint was taken, if it goes on from one."""
+        for self.epoch in self.epochs:
+            for name, dl in self.dls.items():
+                if start is None or start.is_at(self, name):
+                    yield name, dl, start
+                    start = None
+            self._n_done += 1
 
     @contextmanager
     def _limited(self, is_limited: bool) -> Iterator[None]:
@@ -236,26 +275,31 @@ class Learner:
             if is_limited:
                 self.dls = whole
 
-    def _epoch(self, name: str, dl: Any, role: str, is_side_pass: bool = False) -> None:
-        """Run one pass over one loader."""
+    def _epoch(
+        self, name: str, dl: Any, role: str, is_side_pass: bool = False, start: Resumption | None = None
+    ) -> None:
+        """Run one pass over one loader, or what is left of one."""
         self._open_pass(name, dl, role, is_side_pass)
+        self.i = start.i if start else 0
         self.metrics.pop(name, None)
         self._tell_predictor()
         self._n_passes += 1
         owed: list[Handler] = []
-        with pass_mode(self.model, dl, training=self.training):
+        with pass_mode(self.model, dl, training=self.training) as self._modes:
             try:
                 self._enter("epoch", owed)
                 self.n_batches = length_of(self.dl)
-                for self.i, self.batch in enumerate(self.dl):
+                for self.i, self.batch in start.enter_pass(self) if start else enumerate(self.dl):
                     self._batch()
+                    if self.interrupt is not None:
+                        stop_if_interrupted(self)
                 self._close_pass()
                 self.callback("after_epoch")
             except CancelEpochException as cancel:
                 self._leave("epoch", owed, cancel)
             except BaseException as error:
                 if not isinstance(error, CancelException):
-                    annotate(error, self, f"the loader, batch {0 if self.batch is None else self.i + 1}")
+                    annotate(error, self, f"the loader, batch {self.i + (self.batch is not None)}")
                 self._leave("epoch", owed, error)
                 raise
             else:
@@ -381,7 +425,7 @@ class Learner:
         A failing clean-up never hides the error that ended the stage, it becomes a note on it. Where none did, or
         only a Cancel, the first failure is raised when all clean-ups have run; of Cancels, the one that ends more.
         """
-        worst = reason
+        worst, outer, self.ended_by = reason, self.ended_by, reason
         while owed:
             cleanup = owed.pop()
             try:
@@ -393,6 +437,7 @@ class Learner:
                     worst = failure
                 elif worst is not None and severity(failure) == ERROR:
                     worst.add_note(f"and in cleanup_{stage}: {type(failure).__name__}: {failure}")
+        self.ended_by = outer
         if worst is not reason and worst is not None and not isinstance(worst, _CANCEL_OF[stage]):
             raise worst
 
@@ -595,17 +640,18 @@ class Learner:
         write_checkpoint(path, snapshot(self))
 
     def load(self, path: str | os.PathLike[str]) -> None:
-        """Take over all that `save` wrote, in a learner that is made as that one was.
+        """Take over all that `save` wrote, or a `CheckpointCallback`, in a learner that is made as that one was.
 
         Raises:
             LearnerError: if the file is broken, of a newer version, or of another model, optimizer or callbacks; then
                 nothing was changed.
         """
         from learner.checkpoint import read_checkpoint
-        from learner.snapshot import put_back
+        from learner.resume import between_fits
+        from learner.snapshot import load_snapshot
 
         self._refuse_while_running("load")
-        put_back(self, read_checkpoint(path), lambda: self.opt_func(list(self.model.parameters()), lr=self.lr))
+        load_snapshot(self, between_fits(read_checkpoint(path)))
 
     def export(self, path: str | os.PathLike[str]) -> None:
         """Write the weights alone, for other programs: by the `safetensors` library where the name ends so.
@@ -646,8 +692,26 @@ class Learner:
             if self._has_means:  # they have been read already
                 self.metrics[self.dl_name][name] = self._averages.means()[name]
 
+    def _resumption(self, resume: bool | str | os.PathLike[str]) -> Resumption | None:
+        """Find the checkpoint to go on from; None to begin anew."""
+        if not isinstance(resume, bool | str | os.PathLike):
+            raise TypeError(f"`resume` must be True, False or the path of a checkpoint, got {resume!r}.")
+        if resume is False:
+            return None
+        keepers = [cb for cb in self.cbs if hasattr(cb, "find_checkpoint")]
+        if not keepers or (resume is True and len(keepers) > 1):
+            raise LearnerError(
+                f"`resume` must have one callback that knows where the checkpoints are, got {len(keepers)} in `cbs`; "
+                + ("say which by `resume=path`." if keepers else "add a CheckpointCallback.")
+            )
+        from learner.resume import Resumption
+
+        found = keepers[0].find_checkpoint(None if resume is True else resume)
+        return None if found is None else Resumption(*found)
+
     def _prepare(self, lr: float) -> None:
         """Be ready to train: callbacks, optimizer, learning rate."""
+        self._lr_of_fit = lr
         self._set_callbacks(list(self.cbs))  # `every` and the like may have been set since they were added
         self._dispatch.check_loaders(self.dls)
         self._dispatch.restart()
@@ -674,14 +738,14 @@ class Learner:
         self.is_side_pass = is_side_pass
         self._needs_target = not name.startswith("infer")
         self.i, self.n_batches, self.batch = 0, length_of(dl), None
-        self._averages, self._has_means, self._decisions = Averages(), False, {}
+        self._averages, self._has_means, self._decisions, self._modes = Averages(), False, {}, []
         self._logged = []  # not cleared: the pass around this one may hold it
         self._clear_batch()
         self.is_in_batch = self._is_counting = False
 
     def _close_pass(self) -> None:
         """Read the means of a pass that went well."""
-        if self.batch is None:
+        if self.batch is None and not self.i:
             raise no_batches(self)
         self._is_counting = False
         self.metrics[self.dl_name] = self._averages.means()

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import os
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from learner.errors import LearnerError
 from learner.layers import inside
 from learner.loaders import Loaders
+from learner.plain import plain
 from learner.rates import BaseRates
 from learner.state import generators_of
 
@@ -40,31 +41,38 @@ def snapshot(learn: Learner) -> dict[str, Any]:
     return {
         "model": _model_state(learn.model),
         "optimizer": None if learn.opt is None else _optimizer_state(learn),
-        "loop": {
-            **{name: getattr(learn, name) for name in ("n_steps", "n_samples", "lr")},
-            "history": learn.history.state_dict(),
-            "metrics": {name: dict(values) for name, values in learn.metrics.items()},
-        },
-        "rng": _rng_state(learn),
+        "loop": counters(learn),
+        "rng": rng_state(learn),
         "callbacks": {name: _callback_state(name, cb) for name, cb in _stateful(learn).items()},
     }
 
 
-def put_back(learn: Learner, state: Mapping[str, Any], make_optimizer: Callable[[], torch.optim.Optimizer]) -> None:
-    """Put a snapshot into a learner that is made as the one was that it was taken of.
+def differences(learn: Learner, opt: torch.optim.Optimizer | None, state: Mapping[str, Any]) -> list[str]:
+    """Say what of a learner, with this optimizer, is not as the one was that a snapshot was taken of."""
+    callbacks, saved = _stateful(learn), state["callbacks"]
+    return [
+        *_model_differences(learn.model, state["model"]),
+        *_optimizer_differences(learn, opt, state),
+        *(f"callback {name} is missing here" for name in saved if name not in callbacks),
+        *(f"callback {name} is not in the file" for name in callbacks if name not in saved),
+        *_callback_differences(callbacks, saved),
+    ]
+
+
+def refuse(found: Sequence[str]) -> None:
+    """Raise one error that lists differences, if there are any.
 
     Raises:
-        LearnerError: if anything does not fit; lists what, and nothing is changed.
+        LearnerError: if so.
     """
-    opt = learn.opt if learn.opt is not None or state["optimizer"] is None else make_optimizer()
-    differences = [*_model_differences(learn.model, state["model"]), *_optimizer_differences(learn, opt, state)]
-    callbacks = _stateful(learn)
-    differences += [f"callback {name} is missing here" for name in state["callbacks"].keys() - callbacks.keys()]
-    differences += [f"callback {name} is not in the file" for name in callbacks.keys() - state["callbacks"].keys()]
-    if differences:
-        more = len(differences) - _N_LISTED
-        listed = "; ".join(differences[:_N_LISTED]) + (f"; and {more} more" if more > 0 else "")
+    if found:
+        more = len(found) - _N_LISTED
+        listed = "; ".join(found[:_N_LISTED]) + (f"; and {more} more" if more > 0 else "")
         raise LearnerError(f"the learner must be made as the saved one was, but {listed}. Nothing was changed.")
+
+
+def put_back(learn: Learner, opt: torch.optim.Optimizer | None, state: Mapping[str, Any]) -> None:
+    """Put a snapshot, all but the random generators, into a learner that does not differ from it."""
     _put_back_model(learn.model, state["model"])
     if opt is not None and state["optimizer"] is not None:
         _put_back_optimizer(opt, state["optimizer"])
@@ -72,13 +80,42 @@ def put_back(learn: Learner, state: Mapping[str, Any], make_optimizer: Callable[
         if state["optimizer"]["rates"] is not None:
             learn.rates = BaseRates(opt, learn.lr)
             learn.rates.load_state_dict(state["optimizer"]["rates"])
-    loop = state["loop"]
-    learn.n_steps, learn.n_samples, learn.lr = loop["n_steps"], loop["n_samples"], loop["lr"]
-    learn.history.load_state_dict(loop["history"])
-    learn.metrics = {name: dict(values) for name, values in loop["metrics"].items()}
-    for name, cb in callbacks.items():
+    put_back_counters(learn, state["loop"])
+    for name, cb in _stateful(learn).items():
         _put_back_callback(cb, state["callbacks"][name])
-    _put_back_rng(learn, state["rng"])
+
+
+def load_snapshot(learn: Learner, state: Mapping[str, Any]) -> None:
+    """Put a snapshot into a learner between two fits, all of it or nothing.
+
+    Raises:
+        LearnerError: if anything does not fit; lists what, and nothing is changed.
+    """
+    opt = learn.opt
+    if opt is None and state["optimizer"] is not None:
+        opt = learn.opt_func(list(learn.model.parameters()), lr=learn.lr)
+    refuse(differences(learn, opt, state))
+    put_back(learn, opt, state)
+    put_back_rng(learn, state["rng"])
+
+
+# -- counters ----------------------------------------------------------------------------------------------------------
+
+
+def counters(learn: Learner) -> dict[str, Any]:
+    """Return what a learner counts and what it measured."""
+    return {
+        **{name: getattr(learn, name) for name in ("n_steps", "n_samples", "lr")},
+        "history": learn.history.state_dict(),
+        "metrics": {name: dict(values) for name, values in learn.metrics.items()},
+    }
+
+
+def put_back_counters(learn: Learner, saved: Mapping[str, Any]) -> None:
+    """Take over what `counters` gave."""
+    learn.n_steps, learn.n_samples, learn.lr = saved["n_steps"], saved["n_samples"], saved["lr"]
+    learn.history.load_state_dict(saved["history"])
+    learn.metrics = {name: dict(values) for name, values in saved["metrics"].items()}
 
 
 # -- the model ---------------------------------------------------------------------------------------------------------
@@ -179,7 +216,8 @@ def _put_back_optimizer(opt: torch.optim.Optimizer, saved: Mapping[str, Any]) ->
 # -- random generators -------------------------------------------------------------------------------------------------
 
 
-def _rng_state(learn: Learner) -> dict[str, Any]:
+def rng_state(learn: Learner) -> dict[str, Any]:
+    """Return the state of Python's, NumPy's, torch's and the loaders' generators, as plain data."""
     version, internal, gauss = random.getstate()
     numpy_state: Any = np.random.get_state()
     kind, keys, position, has_gauss, cached = numpy_state
@@ -197,7 +235,8 @@ def _rng_state(learn: Learner) -> dict[str, Any]:
     return state
 
 
-def _put_back_rng(learn: Learner, saved: Mapping[str, Any]) -> None:
+def put_back_rng(learn: Learner, saved: Mapping[str, Any]) -> None:
+    """Take over what `rng_state` gave."""
     version, internal, gauss = saved["python"]
     random.setstate((version, tuple(internal), gauss))
     kind, keys, position, has_gauss, cached = saved["numpy"]
@@ -232,15 +271,35 @@ def _callback_state(name: str, cb: Any) -> Any:
         return cb.state_dict()
     if missing := [attribute for attribute in cb.state if not hasattr(cb, attribute)]:
         raise LearnerError(f"`state` of {name} must name attributes that it has, got {missing[0]!r}.")
-    return {attribute: getattr(cb, attribute) for attribute in cb.state}
+    return {attribute: _value_of(getattr(cb, attribute)) for attribute in cb.state}
+
+
+def _value_of(value: Any) -> Any:
+    return value.state_dict() if _has_state_dict(value) else value
+
+
+def _has_state_dict(value: Any) -> bool:
+    return hasattr(value, "state_dict") and hasattr(value, "load_state_dict")
+
+
+def _callback_differences(callbacks: Mapping[str, Any], saved: Mapping[str, Any]) -> Iterator[str]:
+    """Yield what callbacks themselves find to be different, where they have a `differences(state)`."""
+    for name, cb in callbacks.items():
+        if name in saved and hasattr(cb, "differences"):
+            yield from (f"{found} of callback {name}" for found in cb.differences(saved[name]))
 
 
 def _put_back_callback(cb: Any, saved: Any) -> None:
+    saved = plain(saved, copy=True)  # it may be put back once more
     if hasattr(cb, "load_state_dict"):
         cb.load_state_dict(saved)
         return
     for attribute, value in saved.items():
-        setattr(cb, attribute, value)
+        now: Any = getattr(cb, attribute, None)
+        if _has_state_dict(now):
+            now.load_state_dict(value)
+        else:
+            setattr(cb, attribute, value)
 
 
 # -- weights alone -----------------------------------------------------------------------------------------------------

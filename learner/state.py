@@ -71,44 +71,36 @@ def preserved_rng(loaders: Iterable[Any] = ()) -> Iterator[None]:
         restore()
 
 
-def remember_modes(model: nn.Module) -> Restore:
-    """Take down the train/eval flag of each module; return what puts the flags back."""
-    flags = [(module, module.training) for module in model.modules()]
-
-    def restore() -> None:
-        for module, training in flags:
-            module.training = training
-
-    return restore
+def put_back_modes(flags: Iterable[tuple[nn.Module, bool]]) -> None:
+    """Set the train/eval flag of each module."""
+    for module, training in flags:
+        module.training = training
 
 
 @contextmanager
-def pass_mode(model: nn.Module, loader: Any, *, training: bool) -> Iterator[None]:
-    """Run a pass in the right mode and leave no trace of it.
+def pass_mode(model: nn.Module, loader: Any, *, training: bool) -> Iterator[list[tuple[nn.Module, bool]]]:
+    """Run a pass in the right mode and leave no trace of it; give the flags as they are outside of it.
 
     Training: gradients on; flags as the user set them, unless the whole model is in eval mode, which is then
     lifted for the pass (a frozen batch norm stays frozen). Else: no gradients, eval mode, and the flags and
     every random generator are put back, so that looking at a model never changes what is trained.
     """
-    if training:
-        restore = None
-        if not any(module.training for module in model.modules()):
-            restore = remember_modes(model)
-            model.train()
-        try:
-            with torch.enable_grad():
-                yield
-        finally:
-            if restore:
-                restore()
+    flags = [(module, module.training) for module in model.modules()]
+    if training and any(is_training for _, is_training in flags):
+        with torch.enable_grad():
+            yield flags
         return
-    restore = remember_modes(model)
     try:
-        model.eval()
-        with torch.no_grad(), preserved_rng([loader]):
-            yield
+        if training:
+            model.train()
+            with torch.enable_grad():
+                yield flags
+        else:
+            model.eval()
+            with torch.no_grad(), preserved_rng([loader]):
+                yield flags
     finally:
-        restore()
+        put_back_modes(flags)
 
 
 @singledispatch
@@ -209,13 +201,13 @@ def _(value: random.Random) -> Restore:
 
 def remember_model(model: nn.Module) -> Restore:
     """Take down parameters, all buffers, gradients, `requires_grad` and modes; return what puts them back."""
-    modes = remember_modes(model)
+    modes = [(module, module.training) for module in model.modules()]
     parameters = [(p, remember(p), p.requires_grad, p.grad, remember(p.grad)) for p in model.parameters()]
     # Buffers may be rebound in forward, so they go back by name; the persistent ones and the others alike.
     buffers = [(m, n, remember(b)) for m in model.modules() for n, b in m._buffers.items()]
 
     def restore() -> None:
-        modes()
+        put_back_modes(modes)
         for parameter, data, requires_grad, grad, old_grad in parameters:
             data()
             parameter.requires_grad_(requires_grad)

@@ -1,0 +1,270 @@
+"""Write checkpoints while a model trains, so that a run that is killed goes on as if it had not been."""
+
+from __future__ import annotations
+
+import os
+import sys
+import warnings
+from pathlib import Path
+from typing import Any, Literal
+
+from callbacks.monitor import Best, _Monitor
+from learner import Callback, CancelBatchException, CancelFitException, Learner
+from learner.checkpoint import BackgroundWriter, read_checkpoint
+from learner.checkpoint_folder import CheckpointFolder
+from learner.frequency import Every, Pace
+from learner.position import Places, why_not_exact
+from learner.resume import fit_state
+from learner.snapshot import rng_state
+
+
+class CheckpointCallback(Callback):
+    """Write a checkpoint every so often, from which `fit(n, resume=True)` goes on bit for bit, within an epoch as well.
+
+    A checkpoint is all that the next batch depends on: model, optimizer, schedules, gradients of an open accumulation
+    window, random generators, position, sums of metrics, history, and what callbacks keep (their `state`, or their
+    `state_dict`). The order and the noise of a `DataLoader` become functions of its seed, the epoch and the position
+    (`learner.order`), so batches that are done are skipped, not read, and neither workers nor validation change what is
+    trained. Loaders with a state of their own go on from that. Of others the batches that are done are read again; what
+    then cannot be promised to be exact is said in a warning before the fit begins.
+
+    The copy is taken at once, the file is written beside the training, one at a time; the end of `fit` waits for it.
+    What cannot be written is a warning and stops nothing. There is one at the end of a fit as well, also if a callback
+    ends it, and on Ctrl-C or SIGTERM when the batch is done; none after an error, when a step may be half done, and
+    none of weights that hold NaN. A fit that does not resume sets the files of an earlier one aside, as `*.old`.
+
+    Args:
+        path: the folder, one for each training.
+        every: how often, in the words of any callback's `every`: "epoch", "2 epochs", 100 (training batches), "10 min".
+        keep: how many to keep besides the best.
+        metric: by which an epoch is the best; its checkpoint is kept, named `.best.pt`. `loss`, a metric of a
+            `MetricsCallback`, or a name given to `learn.log`.
+        loader: over which it is measured, by its name in `dls`.
+        mode: whether the "min" or the "max" is best.
+        exact: refuse loaders of which nobody can promise that they give the same again, instead of a warning.
+
+    Attributes:
+        best: `Best(epoch, value, metric)` of the best epoch; None without `metric`, or as long as there is none.
+
+    Reads:
+        All there is.
+
+    Writes:
+        `dl`, in the fit's own passes: a loader that gives the same samples in an order of its own.
+
+    Raises:
+        TypeError, ValueError: if an argument is wrong; before the first batch, if there is no such loader or metric, or
+            for a loader that is not exact where that was asked for.
+        LearnerError: before the first batch, if the folder cannot be written to, or somebody else writes to it.
+        TypeError: at the first checkpoint, naming the place, if a callback keeps what is no plain data.
+
+    Example:
+        >>> import tempfile
+        >>> import torch
+        >>> from learner import Loaders
+        >>> def learner(folder):
+        ...     x = torch.linspace(-1, 1, 20)[:, None]
+        ...     dls = Loaders.from_arrays(train=(x, 2 * x), batch_size=4)
+        ...     return Learner(torch.nn.Linear(1, 1), dls, torch.nn.functional.mse_loss, cbs=CheckpointCallback(folder))
+        >>> folder = tempfile.mkdtemp()
+        >>> learner(folder).fit(2)
+        >>> learn = learner(folder)
+        >>> learn.fit(3, resume=True)
+        resume: goes on with epoch 2 of 3, where 2 were asked for before (...step-00000010.pt).
+        >>> learn.n_steps
+        15
+    """
+
+    order = -1000  # first in a pass, before anything of it has happened; last in a batch, when all of it has
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        every: int | str = "epoch",
+        keep: int = 3,
+        metric: str | None = None,
+        loader: str = "valid",
+        mode: Literal["min", "max"] = "min",
+        *,
+        exact: bool = False,
+    ) -> None:
+        if not isinstance(path, str | os.PathLike):
+            raise TypeError(f"`path` must be the path of a folder, got {path!r}.")
+        if every is None:
+            raise TypeError("`every` must say how often, got None; do 'epoch', 100 or '10 min'.")
+        # Not the callback's own `every`, which leaves signals out: it has to hear of each batch.
+        self._every = Every.of(every)
+        self._pace = Pace(self._every)
+        self._folder, self._writer = CheckpointFolder(path, keep), BackgroundWriter()
+        self._monitor = _Monitor("loss" if metric is None else metric, loader, mode)
+        self.metric, self.exact = metric, exact
+        self.best: Best | None = None
+        self._is_on = self._has_begun = False
+        self._n_batches = self._n_done = 0  # batches that train, ever; epochs of this fit
+        self._seeds: dict[str, int] = {}
+        self._places: dict[str, Places] = {}
+        self._loader_states: dict[str, Any] = {}  # to be given to loaders when a fit begins
+        self._rng: dict[str, Any] = {}  # when this pass began
+
+    # -- when ------------------------------------------------------------------------------------------------------
+
+    def before_fit(self, learn: Learner) -> None:
+        """Find out now, not after the first epoch, what will not do."""
+        self._is_on = not learn.in_sandbox
+        if not self._is_on:
+            return
+        if self.metric is not None:
+            self._monitor.before_fit(learn)
+        for name, loader in learn.dls.items():
+            if reason := why_not_exact(loader):
+                problem = f"loader {name!r} must give the same batches again for a training to go on, but {reason}"
+                if self.exact:
+                    raise ValueError(f"{problem}; pass a DataLoader over numbered samples, or leave out `exact`.")
+                warnings.warn(f"{problem}; the rest of a pass may differ.", RuntimeWarning, stacklevel=2)
+        self._folder.open()
+        self._has_begun, self._n_done, self._places = False, 0, {}
+        self._pace.restart()
+
+    def before_epoch(self, learn: Learner) -> None:
+        """Write a checkpoint of the epoch that is done; let the pass begin where it is to begin."""
+        if not self._is_on or learn.is_side_pass:
+            return
+        self._rng = rng_state(learn)
+        if not self._has_begun:
+            self._begin()
+        elif learn.dl_name == next(iter(learn.dls)):
+            self._end_epoch(learn)
+        learn.dl = self._placed(learn)
+
+    def cleanup_batch(self, learn: Learner) -> None:
+        """Write a checkpoint, if it is time to, or the last one."""
+        if not self._is_on or learn.is_side_pass:
+            return
+        if learn.ended_by is not None and not isinstance(learn.ended_by, CancelBatchException):
+            return  # not between two batches, but in the ruins of one
+        if learn.training:
+            self._n_batches += 1
+        is_due = (learn.training or self._every.unit == "s") and self._pace.tick()
+        if is_due or learn.interrupt is not None:
+            self._save(learn, learn.i + 1)
+
+    def after_fit(self, learn: Learner) -> None:
+        """Write the last checkpoint, from which a longer fit may go on."""
+        if self._is_on and self._has_begun:
+            self._end_epoch(learn, is_last=True)
+
+    def cleanup_fit(self, learn: Learner) -> None:
+        """Write that a callback has ended the fit, if one has, and wait for the file."""
+        if not self._is_on:
+            return
+        self._is_on = False
+        try:
+            if self._has_begun and isinstance(learn.ended_by, CancelFitException):
+                self._save(learn, 0, is_over=True)
+            self._wait()
+        finally:
+            self._folder.close()
+
+    def _begin(self) -> None:
+        """Let go of a future that will not be; let loaders go on from their state."""
+        self._has_begun = True
+        if aside := self._folder.set_aside(after=self._n_batches or -1):
+            sys.stdout.write(
+                f"{len(aside)} checkpoints of another training in {self._folder.path} are set aside, as "
+                f"{aside[-1].name}; `resume=True` goes on from such.\n"
+            )
+
+    def _end_epoch(self, learn: Learner, is_last: bool = False) -> None:
+        self._n_done += 1
+        is_due = self._every.unit == "epochs" and self._n_done % self._every.n == 0
+        is_best = self._is_best(learn)
+        if is_due or is_best or is_last:
+            self._save(learn, 0, is_best=is_best)
+
+    def _is_best(self, learn: Learner) -> bool:
+        value = learn.metrics.get(self._monitor.loader, {}).get(self._monitor.metric)
+        if self.metric is None or value is None:
+            return False
+        now = Best(learn.history[-1]["epoch"], value, f"{self._monitor.loader}/{self.metric}")
+        if is_best := self._monitor._is_better(now, self.best):
+            self.best = now
+        return is_best
+
+    # -- how -------------------------------------------------------------------------------------------------------
+
+    def _placed(self, learn: Learner) -> Any:
+        """Return the loader of this pass, from where it is to begin."""
+        name = learn.dl_name
+        places = self._places.get(name)
+        if places is None or places.loader is not learn.dl:
+            places = self._places[name] = Places(name, learn.dl, self._seeds.get(name))
+            self._seeds[name] = places.seed
+            if name in self._loader_states:
+                learn.dl.load_state_dict(self._loader_states.pop(name))
+        if learn.i and places.why_read_again:
+            sys.stdout.write(
+                f"resume: reads {learn.i} batches of loader {name!r} again, since {places.why_read_again}.\n"
+            )
+        return places.at(learn.history.state_dict()["start"] + self._n_done, learn.i)
+
+    def _save(self, learn: Learner, i: int, *, is_best: bool = False, is_over: bool = False) -> None:
+        if any(p.isnan().any() for p in learn.model.parameters()):
+            warnings.warn(
+                f"no checkpoint after batch {self._n_batches}: the weights hold NaN; the last one is kept.",
+                RuntimeWarning,
+                stacklevel=2,
+            )
+            return
+        state = fit_state(learn, i, self._rng, is_over=is_over)
+        self._wait()
+        self._writer.start(self._folder.save, state, self._n_batches, is_best=is_best)
+        if learn.interrupt is not None:
+            self._wait()
+
+    def _wait(self) -> None:
+        """Wait for the file that is being written; what went wrong with it stops nothing else."""
+        try:
+            self._writer.wait()
+        except Exception as error:
+            warnings.warn(f"a checkpoint was not written: {error}", RuntimeWarning, stacklevel=2)
+
+    # -- going on --------------------------------------------------------------------------------------------------
+
+    def find_checkpoint(self, path: str | os.PathLike[str] | None = None) -> tuple[Path, dict[str, Any]] | None:
+        """Return path and content of the checkpoint to go on from: the newest that is whole, or that of a path.
+
+        Args:
+            path: a file, or a folder of checkpoints; this callback's folder if None.
+
+        Returns:
+            None, and a line that says so, if there is none yet.
+
+        Raises:
+            LearnerError: if there are some and none is whole, or the file cannot be read.
+        """
+        if path is not None and (Path(path).is_file() or Path(path).suffix == ".pt"):
+            return Path(path), read_checkpoint(path)
+        folder = self._folder if path is None else CheckpointFolder(path)
+        if (found := folder.newest()) is None:
+            sys.stdout.write(f"resume: no checkpoint in {folder.path} yet; begins anew.\n")
+        return found
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what is counted, seeds, the best epoch, and the states of loaders that have one."""
+        return {
+            "n_batches": self._n_batches,
+            "n_done": self._n_done,
+            "pace": self._pace.state_dict(),
+            "best": None if self.best is None else list(self.best),
+            "seeds": dict(self._seeds),
+            "loaders": {name: p.loader.state_dict() for name, p in self._places.items() if p.has_state},
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take over what `state_dict` gave."""
+        self._n_batches, self._n_done = state["n_batches"], state["n_done"]
+        self._pace.load_state_dict(state["pace"])
+        self.best = None if state["best"] is None else Best(*state["best"])
+        self._seeds = dict(state["seeds"])
+        if not self._has_begun or not self._is_on:
+            self._loader_states = dict(state["loaders"])

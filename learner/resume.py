@@ -1,0 +1,224 @@
+"""A fit in the middle of it, as plain data, and how it goes on from there.
+
+That is a snapshot (`learner.snapshot`) and, under `fit`, what there is only while a fit runs:
+
+    n_done, loader, i   where it is: whole epochs, the name of the pass, batches of it that are done
+    is_over             whether a callback has ended it
+    n_epochs, lr        what was asked for
+    loaders             what each loader must be like for the position to mean the same
+    machine             what changes the last bits of a sum
+    rng, modes          the random generators, and the train/eval flags, when this pass began
+    gradients           of the parameters, None where there is none
+    averages            of this pass
+    paces               how far callbacks are that are called every so often
+"""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+from torch.utils.data import DataLoader
+
+from learner.errors import CancelFitException, LearnerError
+from learner.layers import inside
+from learner.loaders import Loaders, length_of
+from learner.snapshot import (
+    counters,
+    differences,
+    put_back,
+    put_back_counters,
+    put_back_rng,
+    refuse,
+    snapshot,
+)
+
+if TYPE_CHECKING:
+    from learner.learner import Learner
+
+
+class Position(NamedTuple):
+    """A place between two batches of a fit: epochs that are whole, the pass, batches of it that are done."""
+
+    n_done: int
+    loader: str
+    i: int
+
+
+def fit_state(learn: Learner, i: int, rng: Mapping[str, Any], *, is_over: bool = False) -> dict[str, Any]:
+    """Return all that the rest of a fit depends on, as plain data; tensors are the live ones, not copies.
+
+    Args:
+        learn: a learner in a fit, between two batches.
+        i: how many batches of this pass are done; 0 before and after it.
+        rng: of `rng_state`, when this pass began.
+        is_over: whether a callback has ended the fit.
+    """
+    names = {module: name for name, module in inside(learn.model).named_modules()}
+    return {
+        **snapshot(learn),
+        "fit": {
+            **Position(learn._n_done, learn.dl_name if i else next(iter(learn.dls)), i)._asdict(),
+            "is_over": is_over,
+            "n_epochs": learn.n_epochs,
+            "lr": learn._lr_of_fit,
+            "loaders": {name: _kind_of(dl) for name, dl in Loaders.of(learn.dls).items()},
+            "machine": _machine(learn),
+            "rng": dict(rng),
+            "modes": {names[module]: is_training for module, is_training in learn._modes if module in names},
+            "gradients": {name: p.grad for name, p in inside(learn.model).named_parameters()},
+            "averages": learn._averages.state_dict(),
+            "paces": learn._dispatch.state_dict(),
+        },
+    }
+
+
+def between_fits(state: dict[str, Any]) -> dict[str, Any]:
+    """Return the snapshot in a checkpoint of a fit, for a learner that begins another one."""
+    fit = state.get("fit")
+    if fit is None:
+        return state
+    return {**state, "model": {**state["model"], "training": {**state["model"]["training"], **fit["modes"]}}}
+
+
+class Resumption:
+    """Put a checkpoint back while a fit begins, each part when what it goes into is there.
+
+    Callbacks get their state when they have heard `before_fit`, and once more, in the middle of a pass, when they have
+    heard `before_epoch`; so both may reset what they like.
+
+    Args:
+        path: of the checkpoint, to be named.
+        state: what it holds.
+
+    Raises:
+        LearnerError: if it is of no fit.
+    """
+
+    def __init__(self, path: Path, state: dict[str, Any]) -> None:
+        if "fit" not in state:
+            raise LearnerError(
+                f"`resume` must be a checkpoint of a fit, got {str(path)!r}, which `learn.save` wrote between two; do "
+                f"`learn.load(path)`, then `fit`."
+            )
+        self._path, self._state, self._fit = path, state, state["fit"]
+        self._at = Position(self._fit["n_done"], self._fit["loader"], self._fit["i"])
+
+    @contextmanager
+    def put_back_around(self, learn: Learner) -> Iterator[None]:
+        """Put back what callbacks look at when a fit begins, have them begin, put back the rest.
+
+        Raises:
+            LearnerError: if learner and checkpoint do not fit; lists what differs. Then nothing was changed but what
+                callbacks did.
+            CancelFitException: if a callback had ended the fit.
+        """
+        former = counters(learn)
+        put_back_counters(learn, self._state["loop"])
+        try:
+            yield
+            refuse([*differences(learn, learn.opt, self._state), *self._differences(learn)])
+        except BaseException:
+            put_back_counters(learn, former)
+            raise
+        self._warn(learn)
+        sys.stdout.write(f"{self._words(learn)}\n")
+        self._put_back(learn)
+        for name, module in inside(learn.model).named_modules():
+            module.training = self._fit["modes"].get(name, module.training)
+        put_back_rng(learn, self._fit["rng"] if self._at.i else self._state["rng"])
+        if self._fit["is_over"]:
+            raise CancelFitException
+
+    def is_at(self, learn: Learner, name: str) -> bool:
+        """Tell whether the fit goes on with this pass."""
+        return (learn._n_done, name) == self._at[:2]
+
+    def enter_pass(self, learn: Learner) -> Iterable[tuple[int, Any]]:
+        """Put back what belongs to the pass; return its batches that are left, numbered."""
+        if not self._at.i:
+            return enumerate(learn.dl)
+        self._put_back(learn)
+        learn._averages.load_state_dict(self._fit["averages"], _device(learn))
+        batches = iter(learn.dl)  # which may draw, or read again what is done
+        put_back_rng(learn, self._state["rng"])
+        return enumerate(batches, self._at.i)
+
+    @property
+    def i(self) -> int:
+        """The batch that comes next in its pass, from 0."""
+        return self._at.i
+
+    def _put_back(self, learn: Learner) -> None:
+        put_back(learn, learn.opt, self._state)
+        for name, p in inside(learn.model).named_parameters():
+            grad = self._fit["gradients"][name]
+            p.grad = None if grad is None else grad.to(p.device, copy=True)
+        learn._dispatch.load_state_dict(self._fit["paces"])
+
+    def _differences(self, learn: Learner) -> list[str]:
+        """Say what of the loaders and of what was asked for is not as it was."""
+        fit, found = self._fit, []
+        here, saved = ({name: _kind_of(dl) for name, dl in Loaders.of(learn.dls).items()}, fit["loaders"])
+        if list(here) != list(saved):
+            found.append(f"the loaders are {list(here)} here, {list(saved)} saved")
+        for name in here.keys() & saved.keys():
+            for what in here[name].keys() | saved[name].keys():
+                if (mine := here[name].get(what)) != (theirs := saved[name].get(what)):
+                    found.append(f"{what} of loader {name!r} is {mine} here, {theirs} saved")
+        if learn._lr_of_fit != fit["lr"]:
+            found.append(f"the learning rate is {learn._lr_of_fit} here, {fit['lr']} saved")
+        if len(learn._dispatch.state_dict()) != len(fit["paces"]):
+            found.append(
+                f"{len(learn._dispatch.state_dict())} callbacks set `every` or `loaders` here, "
+                f"{len(fit['paces'])} saved"
+            )
+        return found
+
+    def _warn(self, learn: Learner) -> None:
+        """Say what may change the last bits."""
+        here, saved = _machine(learn), self._fit["machine"]
+        if unlike := [f"{what} {here[what]} here, {saved[what]} saved" for what in here if here[what] != saved[what]]:
+            warnings.warn(
+                f"results may differ in the last bits from those of the run that goes on: {', '.join(unlike)}.",
+                RuntimeWarning,
+                stacklevel=5,
+            )
+
+    def _words(self, learn: Learner) -> str:
+        at, n_epochs = self._at, learn.n_epochs
+        then = "" if n_epochs == self._fit["n_epochs"] else f", where {self._fit['n_epochs']} were asked for before"
+        if self._fit["is_over"]:
+            return f"resume: {self._path} is of a fit that a callback has ended in epoch {at.n_done}; nothing is left."
+        if at.n_done >= n_epochs:
+            return f"resume: {self._path} has {at.n_done} epochs done of {n_epochs}{then}; nothing is left to train."
+        where = f"batch {at.i} of loader {at.loader!r} in " if at.i else ""
+        return f"resume: goes on with {where}epoch {at.n_done} of {n_epochs}{then} ({self._path})."
+
+
+def _kind_of(loader: Any) -> dict[str, Any]:
+    """Return what a position in a loader depends on; not how it is read, as workers."""
+    kind: dict[str, Any] = {"the number of batches": length_of(loader)}
+    if isinstance(loader, DataLoader):
+        kind["the number of samples"] = length_of(loader.dataset)
+        kind["the batch size"] = getattr(loader.batch_sampler, "batch_size", loader.batch_size)
+        kind["the sampler"] = type(getattr(loader.batch_sampler, "sampler", loader.sampler)).__name__
+    return kind
+
+
+def _device(learn: Learner) -> torch.device | None:
+    return next((p.device for p in learn.model.parameters()), None)
+
+
+def _machine(learn: Learner) -> dict[str, Any]:
+    device = _device(learn)
+    return {
+        "torch": str(torch.__version__),
+        "threads": torch.get_num_threads(),
+        "device": None if device is None else device.type,
+    }
