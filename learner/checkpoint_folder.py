@@ -10,9 +10,10 @@ import re
 import socket
 import warnings
 from collections.abc import Mapping
+from io import FileIO
 from pathlib import Path
 from types import TracebackType
-from typing import Any, BinaryIO, Self
+from typing import Any, Self
 
 from learner.checkpoint import is_whole, read_checkpoint, write_checkpoint
 from learner.errors import LearnerError
@@ -63,7 +64,7 @@ class CheckpointFolder:
         if keep < 1:
             raise ValueError(f"`keep` must be at least 1, got {keep}.")
         self.path, self.keep = Path(path).absolute(), keep  # wherever the program goes next
-        self._lock: BinaryIO | None = None
+        self._lock: FileIO | None = None
         self._whole: set[Path] = set()  # written or read by this object
 
     def save(self, state: Mapping[str, Any], step: int, is_best: bool = False) -> Path:
@@ -187,11 +188,17 @@ class CheckpointFolder:
         return sorted((self.path / name for name in names), key=lambda path: (_step(path), path.name))
 
     def _demote(self, best: Path) -> None:
-        """Make what was the best before one among others."""
+        """Make what was the best before one among others; what there is of this step besides was written before."""
         for path in self._files():
-            if _is_best(path) and path != best:
+            if path == best:
+                continue
+            if not _is_best(path):
+                if _step(path) == _step(best) and (path in self._whole or is_whole(path)):
+                    path.unlink()  # else it would be the newest
+                    self._whole.discard(path)
+            else:
                 other = path.with_name(f"step-{_step(path):08d}.pt")
-                if is_whole(other):  # the same step again
+                if is_whole(other):  # the same step again, and later
                     path.unlink()
                 else:
                     path.replace(other)
@@ -218,14 +225,14 @@ def _is_best(path: Path) -> bool:
     return path.name.endswith(".best.pt")
 
 
-def _locked(path: Path) -> BinaryIO:
+def _locked(path: Path) -> FileIO:
     """Lock a file for as long as it is open."""
     with contextlib.suppress(FileNotFoundError):
         if _identity(os.stat(path)) in _held:  # to open it again would give it back, at the next close
             raise LearnerError(
                 f"`{path.parent}` is being written to by another part of this program; use one folder each."
             )
-    file = open(path, "a+b")  # noqa: SIM115
+    file = open(path, "a+b", buffering=0)  # noqa: SIM115
     try:
         if fcntl is not None:
             # Not `flock`: workers of a loader would inherit it, and hold it after the training was killed.
@@ -238,9 +245,9 @@ def _locked(path: Path) -> BinaryIO:
             raise LearnerError(f"`{path.parent}` is being written to by {owner}; use one folder each.") from None
         # Any other: this file system has no locks.
     _held.add(_identity(os.fstat(file.fileno())))
-    file.truncate(0)
-    file.write(f"process {os.getpid()} on {socket.gethostname()}".encode())
-    file.flush()
+    with contextlib.suppress(OSError):  # a full disk; this is for people alone
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {socket.gethostname()}".encode())
     return file
 
 
