@@ -5,16 +5,19 @@ from __future__ import annotations
 import os
 import sys
 import warnings
+from contextlib import closing
 from pathlib import Path
 from typing import Any, Literal
 
-from callbacks.monitor import Best, _Monitor
-from learner import Callback, CancelBatchException, CancelFitException, Learner
+from callbacks.monitor import Best, _Monitor, _unknown
+from learner import Callback, CancelBatchException, CancelFitException, Learner, LearnerError
 from learner.checkpoint import BackgroundWriter, read_checkpoint
 from learner.checkpoint_folder import CheckpointFolder
 from learner.frequency import Every, Pace
-from learner.position import Places, why_not_exact
-from learner.resume import fit_state
+from learner.loaders import Loaders
+from learner.order import OrderedLoader
+from learner.position import Places, Rest, why_not_exact
+from learner.resume import fit_state, options_of
 from learner.snapshot import rng_state
 
 
@@ -55,7 +58,8 @@ class CheckpointCallback(Callback):
     Raises:
         TypeError, ValueError: if an argument is wrong; before the first batch, if there is no such loader or metric, or
             for a loader that is not exact where that was asked for.
-        LearnerError: before the first batch, if the folder cannot be written to, or somebody else writes to it.
+        LearnerError: before the first batch, if the folder cannot be written to, or somebody else writes to it; at the
+            end of the first epoch, if only then it shows that there is no such metric.
         TypeError: at the first checkpoint, naming the place, if a callback keeps what is no plain data.
 
     Example:
@@ -105,13 +109,15 @@ class CheckpointCallback(Callback):
         self._places: dict[str, Places] = {}
         self._loader_states: dict[str, Any] = {}  # to be given to loaders when a fit begins
         self._rng: dict[str, Any] = {}  # when this pass began
+        self._options: list[dict[str, Any]] = []  # of the optimizer, when this fit began
+        self._pass_within = ""  # the loader whose pass is not at its end, while a checkpoint is made
 
     # -- when ------------------------------------------------------------------------------------------------------
 
     def before_fit(self, learn: Learner) -> None:
         """Find out now, not after the first epoch, what will not do."""
-        self._is_on = not learn.in_sandbox
-        if not self._is_on:
+        self._is_on = False
+        if learn.in_sandbox:
             return
         if self.metric is not None:
             self._monitor.before_fit(learn)
@@ -122,8 +128,10 @@ class CheckpointCallback(Callback):
                     raise ValueError(f"{problem}; pass a DataLoader over numbered samples, or leave out `exact`.")
                 warnings.warn(f"{problem}; the rest of a pass may differ.", RuntimeWarning, stacklevel=2)
         self._folder.open()
+        self._options = options_of(learn.opt)  # type: ignore[arg-type]  # there is one in a fit
         self._has_begun, self._n_done, self._places = False, 0, {}
         self._pace.restart()
+        self._is_on = True
 
     def before_epoch(self, learn: Learner) -> None:
         """Write a checkpoint of the epoch that is done; let the pass begin where it is to begin."""
@@ -131,7 +139,7 @@ class CheckpointCallback(Callback):
             return
         self._rng = rng_state(learn)
         if not self._has_begun:
-            self._begin()
+            self._begin(learn)
         elif learn.dl_name == next(iter(learn.dls)):
             self._end_epoch(learn)
         learn.dl = self._placed(learn)
@@ -157,21 +165,24 @@ class CheckpointCallback(Callback):
         """Write that a callback has ended the fit, if one has, and wait for the file."""
         if not self._is_on:
             return
-        self._is_on = False
-        try:
-            if self._has_begun and isinstance(learn.ended_by, CancelFitException):
-                self._save(learn, 0, is_over=True)
-            self._wait()
-        finally:
-            self._folder.close()
+        with closing(self._folder):
+            try:
+                if self._has_begun and isinstance(learn.ended_by, CancelFitException):
+                    self._save(learn, 0, is_best=self._is_best(learn), is_over=True)
+            finally:
+                self._is_on = False
+                self._wait()
 
-    def _begin(self) -> None:
-        """Let go of a future that will not be; let loaders go on from their state."""
+    def _begin(self, learn: Learner) -> None:
+        """Let go of a future that will not be."""
         self._has_begun = True
-        if aside := self._folder.set_aside(after=self._n_batches or -1):
+        goes_on = learn.is_resumed or self._n_batches > 0
+        if aside := self._folder.set_aside(after=self._n_batches if goes_on else -1):
+            files = f"{len(aside)} checkpoint{'s' if len(aside) > 1 else ''}"
+            what = "later than where this fit begins" if goes_on else "of another training"
+            hint = "" if goes_on else ", from which `resume=True` would have gone on"
             sys.stdout.write(
-                f"{len(aside)} checkpoints of another training in {self._folder.path} are set aside, as "
-                f"{aside[-1].name}; `resume=True` goes on from such.\n"
+                f"{self._folder.path} has {files} {what}{hint}: set aside, with `.old` at the end of the name.\n"
             )
 
     def _end_epoch(self, learn: Learner, is_last: bool = False) -> None:
@@ -182,10 +193,15 @@ class CheckpointCallback(Callback):
             self._save(learn, 0, is_best=is_best)
 
     def _is_best(self, learn: Learner) -> bool:
-        value = learn.metrics.get(self._monitor.loader, {}).get(self._monitor.metric)
-        if self.metric is None or value is None:
+        loader = self._monitor.loader
+        row = learn.history[-1] if len(learn.history) else {}
+        name = f"{loader}/{self.metric}"
+        if self.metric is None or (name not in row and f"{loader}/loss" not in row):  # not measured in this epoch
             return False
-        now = Best(learn.history[-1]["epoch"], value, f"{self._monitor.loader}/{self.metric}")
+        if name not in row:
+            known = [column.partition("/")[2] for column in row if column.startswith(f"{loader}/")]
+            raise LearnerError(_unknown(self.metric, loader, known))
+        now = Best(row["epoch"], row[name], name)
         if is_best := self._monitor._is_better(now, self.best):
             self.best = now
         return is_best
@@ -195,12 +211,14 @@ class CheckpointCallback(Callback):
     def _placed(self, learn: Learner) -> Any:
         """Return the loader of this pass, from where it is to begin."""
         name = learn.dl_name
+        if learn.dl is not Loaders.of(learn.dls)[name] and isinstance(learn.dl, OrderedLoader | Rest):
+            return learn.dl  # another callback of this kind has done it
         places = self._places.get(name)
         if places is None or places.loader is not learn.dl:
             places = self._places[name] = Places(name, learn.dl, self._seeds.get(name))
             self._seeds[name] = places.seed
             if name in self._loader_states:
-                learn.dl.load_state_dict(self._loader_states.pop(name))
+                places.loader.load_state_dict(self._loader_states.pop(name))
         if learn.i and places.why_read_again:
             sys.stdout.write(
                 f"resume: reads {learn.i} batches of loader {name!r} again, since {places.why_read_again}.\n"
@@ -215,7 +233,9 @@ class CheckpointCallback(Callback):
                 stacklevel=2,
             )
             return
-        state = fit_state(learn, i, self._rng, is_over=is_over)
+        self._pass_within = learn.dl_name if i else ""
+        state = fit_state(learn, i, self._rng, self._options, is_over=is_over)
+        self._pass_within = ""
         self._wait()
         self._writer.start(self._folder.save, state, self._n_batches, is_best=is_best)
         if learn.interrupt is not None:
@@ -258,6 +278,7 @@ class CheckpointCallback(Callback):
             "best": None if self.best is None else list(self.best),
             "seeds": dict(self._seeds),
             "loaders": {name: p.loader.state_dict() for name, p in self._places.items() if p.has_state},
+            "pass_within": self._pass_within,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -266,5 +287,7 @@ class CheckpointCallback(Callback):
         self._pace.load_state_dict(state["pace"])
         self.best = None if state["best"] is None else Best(*state["best"])
         self._seeds = dict(state["seeds"])
-        if not self._has_begun or not self._is_on:
+        if not self._is_on:  # a fit that begins anew begins its passes anew
+            self._loader_states = {name: its for name, its in state["loaders"].items() if name != state["pass_within"]}
+        elif not self._has_begun:
             self._loader_states = dict(state["loaders"])

@@ -6,6 +6,8 @@ That is a snapshot (`learner.snapshot`) and, under `fit`, what there is only whi
     is_over             whether a callback has ended it
     n_epochs, lr        what was asked for
     loaders             what each loader must be like for the position to mean the same
+    callbacks           their names, and which of them are called every so often or for some loaders
+    options             those of the optimizer when the fit began, which a schedule may have changed since
     machine             what changes the last bits of a sum
     rng, modes          the random generators, and the train/eval flags, when this pass began
     gradients           of the parameters, None where there is none
@@ -17,7 +19,7 @@ from __future__ import annotations
 
 import sys
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -29,17 +31,22 @@ from learner.errors import CancelFitException, LearnerError
 from learner.layers import inside
 from learner.loaders import Loaders, length_of
 from learner.snapshot import (
+    all_or_nothing,
     counters,
     differences,
     put_back,
     put_back_counters,
     put_back_rng,
+    put_back_training,
     refuse,
     snapshot,
 )
 
 if TYPE_CHECKING:
     from learner.learner import Learner
+
+
+_OF_FIT = ("params", "lr")  # what a fit leaves in an optimizer's group, or sets anew
 
 
 class Position(NamedTuple):
@@ -50,16 +57,25 @@ class Position(NamedTuple):
     i: int
 
 
-def fit_state(learn: Learner, i: int, rng: Mapping[str, Any], *, is_over: bool = False) -> dict[str, Any]:
+def options_of(opt: torch.optim.Optimizer) -> list[dict[str, Any]]:
+    """Return what an optimizer does with each group of parameters, but for the learning rate."""
+    return [{key: value for key, value in group.items() if key not in _OF_FIT} for group in opt.param_groups]
+
+
+def fit_state(
+    learn: Learner, i: int, rng: Mapping[str, Any], options: Sequence[Mapping[str, Any]], *, is_over: bool = False
+) -> dict[str, Any]:
     """Return all that the rest of a fit depends on, as plain data; tensors are the live ones, not copies.
 
     Args:
         learn: a learner in a fit, between two batches.
         i: how many batches of this pass are done; 0 before and after it.
         rng: of `rng_state`, when this pass began.
+        options: of `options_of`, when the fit began.
         is_over: whether a callback has ended the fit.
     """
     names = {module: name for name, module in inside(learn.model).named_modules()}
+    modes = learn._modes if learn._n_passes else ()  # after a pass they are what they are
     return {
         **snapshot(learn),
         "fit": {
@@ -68,9 +84,11 @@ def fit_state(learn: Learner, i: int, rng: Mapping[str, Any], *, is_over: bool =
             "n_epochs": learn.n_epochs,
             "lr": learn._lr_of_fit,
             "loaders": {name: _kind_of(dl) for name, dl in Loaders.of(learn.dls).items()},
+            "callbacks": _callbacks_of(learn),
+            "options": list(options),
             "machine": _machine(learn),
             "rng": dict(rng),
-            "modes": {names[module]: is_training for module, is_training in learn._modes if module in names},
+            "modes": {names[module]: is_training for module, is_training in modes if module in names},
             "gradients": {name: p.grad for name, p in inside(learn.model).named_parameters()},
             "averages": learn._averages.state_dict(),
             "paces": learn._dispatch.state_dict(),
@@ -83,7 +101,18 @@ def between_fits(state: dict[str, Any]) -> dict[str, Any]:
     fit = state.get("fit")
     if fit is None:
         return state
-    return {**state, "model": {**state["model"], "training": {**state["model"]["training"], **fit["modes"]}}}
+    model, optimizer = state["model"], state["optimizer"]
+    groups = list(optimizer["state"]["param_groups"])
+    # An `initial_lr` that stays would be the base of the next schedule; a momentum, where a cycle was at.
+    groups[: len(fit["options"])] = [
+        {**{key: value for key, value in group.items() if key in _OF_FIT}, **options}
+        for group, options in zip(groups, fit["options"], strict=False)
+    ]
+    return {
+        **state,
+        "model": {**model, "training": {**model["training"], **fit["modes"]}},
+        "optimizer": {**optimizer, "state": {**optimizer["state"], "param_groups": groups}},
+    }
 
 
 class Resumption:
@@ -122,16 +151,16 @@ class Resumption:
         put_back_counters(learn, self._state["loop"])
         try:
             yield
-            refuse([*differences(learn, learn.opt, self._state), *self._differences(learn)])
+            with all_or_nothing(learn):
+                refuse([*differences(learn, learn.opt, self._state), *self._differences(learn)])
+                self._put_back(learn)
+                put_back_training(learn.model, self._fit["modes"])
+                put_back_rng(learn, self._fit["rng"] if self._at.i else self._state["rng"])
         except BaseException:
             put_back_counters(learn, former)
             raise
         self._warn(learn)
         sys.stdout.write(f"{self._words(learn)}\n")
-        self._put_back(learn)
-        for name, module in inside(learn.model).named_modules():
-            module.training = self._fit["modes"].get(name, module.training)
-        put_back_rng(learn, self._fit["rng"] if self._at.i else self._state["rng"])
         if self._fit["is_over"]:
             raise CancelFitException
 
@@ -173,32 +202,52 @@ class Resumption:
                     found.append(f"{what} of loader {name!r} is {mine} here, {theirs} saved")
         if learn._lr_of_fit != fit["lr"]:
             found.append(f"the learning rate is {learn._lr_of_fit} here, {fit['lr']} saved")
-        if len(learn._dispatch.state_dict()) != len(fit["paces"]):
-            found.append(
-                f"{len(learn._dispatch.state_dict())} callbacks set `every` or `loaders` here, "
-                f"{len(fit['paces'])} saved"
-            )
+        mine, theirs = _callbacks_of(learn)["some"], fit["callbacks"]["some"]
+        if mine != theirs:
+            found.append(f"callbacks that are not always called are {mine} here, {theirs} saved")
         return found
 
     def _warn(self, learn: Learner) -> None:
-        """Say what may change the last bits."""
+        """Say what may change the results."""
         here, saved = _machine(learn), self._fit["machine"]
-        if unlike := [f"{what} {here[what]} here, {saved[what]} saved" for what in here if here[what] != saved[what]]:
+        unlike = [f"{what} {here[what]} here, {saved[what]} saved" for what in here if here[what] != saved[what]]
+        mine, theirs = _callbacks_of(learn)["all"], self._fit["callbacks"]["all"]
+        if mine != theirs:  # those that keep something were compared
+            unlike.append(f"callbacks {', '.join(mine)} here, {', '.join(theirs)} saved")
+        if unlike:
             warnings.warn(
-                f"results may differ in the last bits from those of the run that goes on: {', '.join(unlike)}.",
+                f"results may differ from those of the run that goes on: {'; '.join(unlike)}.",
                 RuntimeWarning,
                 stacklevel=5,
             )
 
     def _words(self, learn: Learner) -> str:
-        at, n_epochs = self._at, learn.n_epochs
-        then = "" if n_epochs == self._fit["n_epochs"] else f", where {self._fit['n_epochs']} were asked for before"
+        at, before = self._at, self._fit["n_epochs"]
+        n_epochs = length_of(learn.epochs)  # a callback may have its own
+        of = "" if n_epochs is None else f" of {n_epochs}"
+        then = "" if learn.n_epochs == before else f", where {before} were asked for before"
         if self._fit["is_over"]:
-            return f"resume: {self._path} is of a fit that a callback has ended in epoch {at.n_done}; nothing is left."
-        if at.n_done >= n_epochs:
-            return f"resume: {self._path} has {at.n_done} epochs done of {n_epochs}{then}; nothing is left to train."
+            return (
+                f"resume: {self._path} is of a fit that a callback has ended in epoch {at.n_done}; nothing is left. To "
+                f"train on, do `learn.load(path)`, then `fit`."
+            )
+        if n_epochs is not None and at.n_done >= n_epochs:
+            return f"resume: {self._path} has {at.n_done} epochs done{of}{then}; nothing is left to train."
         where = f"batch {at.i} of loader {at.loader!r} in " if at.i else ""
-        return f"resume: goes on with {where}epoch {at.n_done} of {n_epochs}{then} ({self._path})."
+        return f"resume: goes on with {where}epoch {at.n_done}{of}{then} ({self._path})."
+
+
+def _callbacks_of(learn: Learner) -> dict[str, list[str]]:
+    """Return the names of callbacks, and which of them are called every so often or for some loaders alone."""
+    gates = [(type(cb).__name__, learn._dispatch.gates.get(id(cb))) for cb in learn._dispatch.cbs]
+    return {
+        "all": [type(cb).__name__ for cb in learn.cbs],
+        "some": [
+            f"{name} every {gate.every.n} {gate.every.unit} of {', '.join(gate.patterns) or 'all'}"
+            for name, gate in gates
+            if gate
+        ],
+    }
 
 
 def _kind_of(loader: Any) -> dict[str, Any]:

@@ -3,12 +3,15 @@
 A snapshot is a dict of tensors, numbers and strings, so that a file of it can be read without running any code:
 
     model       state_dict of the model (without wrappers), buffers that it leaves out, train/eval and requires_grad
-    optimizer   its class and the names and shapes of what it trains, to be compared; its state_dict; base rates
+                flags
+    optimizer   its class and the names of what it trains, to be compared; its state_dict; base rates
     loop        counters, learning rate, history, metrics
     rng         Python's, NumPy's, torch's and the loaders' random generators
     callbacks   what callbacks keep, by name
+    devices     which tensors of those were not on the CPU
 
-Nothing is changed before all of it was compared: it fits as a whole, or one error lists what differs.
+Nothing is changed before all of it was compared: it fits as a whole, or one error lists what differs. What fails even
+so, as a callback that does not understand what it kept, is undone.
 """
 
 from __future__ import annotations
@@ -16,19 +19,21 @@ from __future__ import annotations
 import os
 import random
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from learner.errors import LearnerError
 from learner.layers import inside
 from learner.loaders import Loaders
-from learner.plain import plain
+from learner.plain import MAX_DEPTH, plain
 from learner.rates import BaseRates
-from learner.state import generators_of
+from learner.state import generators_of, remember, remember_model, remember_optimizer, remember_rng
 
 if TYPE_CHECKING:
     from learner.learner import Learner
@@ -38,12 +43,14 @@ _N_LISTED = 10  # differences in an error
 
 def snapshot(learn: Learner) -> dict[str, Any]:
     """Return all that a learner holds, as plain data; tensors are the live ones, not copies."""
+    callbacks = {name: _callback_state(name, cb) for name, cb in _stateful(learn).items()}
     return {
         "model": _model_state(learn.model),
         "optimizer": None if learn.opt is None else _optimizer_state(learn),
         "loop": counters(learn),
         "rng": rng_state(learn),
-        "callbacks": {name: _callback_state(name, cb) for name, cb in _stateful(learn).items()},
+        "callbacks": callbacks,
+        "devices": _devices(callbacks),
     }
 
 
@@ -81,8 +88,37 @@ def put_back(learn: Learner, opt: torch.optim.Optimizer | None, state: Mapping[s
             learn.rates = BaseRates(opt, learn.lr)
             learn.rates.load_state_dict(state["optimizer"]["rates"])
     put_back_counters(learn, state["loop"])
+    device = next((p.device for p in learn.model.parameters()), torch.device("cpu"))
     for name, cb in _stateful(learn).items():
-        _put_back_callback(cb, state["callbacks"][name])
+        # A copy, for it may be put back once more.
+        _put_back_callback(cb, _put_on(plain(state["callbacks"][name], copy=True), state["devices"].get(name), device))
+
+
+@contextmanager
+def all_or_nothing(learn: Learner) -> Iterator[None]:
+    """Compare and put back within; what goes wrong is undone (but for a lazy model, which may have become a real one).
+
+    Raises:
+        LearnerError: for any error; besides differences there may be one of what is put back.
+    """
+    parts = [remember_rng(Loaders.of(learn.dls).values())]
+    parts += [] if any(map(is_lazy, learn.model.parameters())) else [remember_model(learn.model)]
+    parts += [remember_optimizer(learn.opt)] if learn.opt is not None else []
+    parts += [remember(vars(cb)) for cb in learn.cbs if hasattr(cb, "__dict__")]
+    former, opt, rates = counters(learn), learn.opt, learn.rates
+    try:
+        yield
+    except BaseException as error:
+        for part in reversed(parts):
+            part()
+        put_back_counters(learn, former)
+        learn.opt, learn.rates = opt, rates
+        if isinstance(error, LearnerError) or not isinstance(error, Exception):
+            raise
+        raise LearnerError(
+            f"what was saved must be what this program saves, but it could not be put back: {type(error).__name__}: "
+            f"{error}. Nothing was changed."
+        ) from error
 
 
 def load_snapshot(learn: Learner, state: Mapping[str, Any]) -> None:
@@ -91,12 +127,13 @@ def load_snapshot(learn: Learner, state: Mapping[str, Any]) -> None:
     Raises:
         LearnerError: if anything does not fit; lists what, and nothing is changed.
     """
-    opt = learn.opt
-    if opt is None and state["optimizer"] is not None:
-        opt = learn.opt_func(list(learn.model.parameters()), lr=learn.lr)
-    refuse(differences(learn, opt, state))
-    put_back(learn, opt, state)
-    put_back_rng(learn, state["rng"])
+    with all_or_nothing(learn):
+        opt = learn.opt
+        if opt is None and state["optimizer"] is not None:
+            opt = learn.opt_func(list(learn.model.parameters()), lr=learn.lr)
+        refuse(differences(learn, opt, state))
+        put_back(learn, opt, state)
+        put_back_rng(learn, state["rng"])
 
 
 # -- counters ----------------------------------------------------------------------------------------------------------
@@ -127,42 +164,73 @@ def _model_state(model: nn.Module) -> dict[str, Any]:
     return {
         "state": dict(saved),
         "other_buffers": {name: buffer for name, buffer in inner.named_buffers() if name not in saved},
+        "no_buffers": _no_buffers(inner),
         "training": {name: module.training for name, module in inner.named_modules()},
         "requires_grad": {name: p.requires_grad for name, p in inner.named_parameters()},
     }
 
 
+def _no_buffers(model: nn.Module) -> list[str]:
+    """Return the names of buffers that are None, as a cache is before its first use."""
+    return [
+        f"{prefix}.{name}" if prefix else name
+        for prefix, module in model.named_modules()
+        for name, buffer in module._buffers.items()
+        if buffer is None
+    ]
+
+
 def _model_differences(model: nn.Module, saved: Mapping[str, Any]) -> list[str]:
     now = _model_state(model)
+    may_be_new = {*now["no_buffers"], *saved["no_buffers"]}
     found = []
     for part in ("state", "other_buffers"):
         mine, theirs = _shapes(now[part]), _shapes(saved[part])
         for name in dict.fromkeys((*theirs, *mine)):
             here, there = mine.get(name, "missing"), theirs.get(name, "missing")
-            if here != there:
+            if here not in (there, "lazy") and not ("missing" in (here, there) and name in may_be_new):
                 found.append(f"model: {name!r} is {here} here, {there} saved")
     missing = saved["training"].keys() ^ now["training"].keys()
     return found + [f"model: module {name!r} is on one side alone" for name in sorted(missing)]
 
 
 def _shapes(tensors: Mapping[str, Any]) -> dict[str, str]:
-    return {
-        name: f"{value.dtype} {tuple(value.shape)}" if isinstance(value, Tensor) else "extra state"
-        for name, value in tensors.items()
-    }
+    return {name: _shape(value) if isinstance(value, Tensor) else "extra state" for name, value in tensors.items()}
+
+
+def _shape(tensor: Tensor) -> str:
+    return "lazy" if is_lazy(tensor) else f"{tensor.dtype} {tuple(tensor.shape)}"
 
 
 def _put_back_model(model: nn.Module, saved: Mapping[str, Any]) -> None:
     inner = inside(model)
+    _put_back_missing_buffers(inner, {**saved["other_buffers"], **saved["state"]})
     inner.load_state_dict(saved["state"])
     buffers = dict(inner.named_buffers())
     with torch.no_grad():
         for name, value in saved["other_buffers"].items():
             buffers[name].copy_(value)
-    for name, module in inner.named_modules():
-        module.training = saved["training"][name]
+    put_back_training(model, saved["training"])
     for name, parameter in inner.named_parameters():
         parameter.requires_grad_(saved["requires_grad"][name])
+
+
+def _put_back_missing_buffers(model: nn.Module, saved: Mapping[str, Any]) -> None:
+    """Let buffers be None, or be there, as they were."""
+    device = next((p.device for p in model.parameters()), None)
+    for prefix, module in model.named_modules():
+        for name, buffer in module._buffers.items():
+            value = saved.get(f"{prefix}.{name}" if prefix else name)
+            if (buffer is None) != (value is None):
+                module._buffers[name] = None if value is None else value.to(device, copy=True)
+
+
+def put_back_training(model: nn.Module, saved: Mapping[str, bool]) -> None:
+    """Set the train/eval flags that are given, by the name of the module; a wrapper has that of what it wraps."""
+    inner = inside(model)
+    for name, module in inner.named_modules():
+        module.training = saved.get(name, module.training)
+    model.training = inner.training
 
 
 # -- the optimizer -----------------------------------------------------------------------------------------------------
@@ -179,9 +247,9 @@ def _optimizer_state(learn: Learner) -> dict[str, Any]:
 
 
 def _groups(learn: Learner, opt: Any) -> list[list[str]]:
-    names = {p: f"{name} {tuple(p.shape)}" for name, p in inside(learn.model).named_parameters()}
+    names = {p: name for name, p in inside(learn.model).named_parameters()}  # of which shapes are compared elsewhere
     groups = [group["params"] for group in opt.param_groups]
-    return [[names.get(p, f"(not the model's) {tuple(p.shape)}") for p in group] for group in groups]
+    return [[names.get(p) or f"(not the model's) {_shape(p)}" for p in group] for group in groups]
 
 
 def _optimizer_differences(learn: Learner, opt: Any, state: Mapping[str, Any]) -> list[str]:
@@ -285,21 +353,45 @@ def _has_state_dict(value: Any) -> bool:
 def _callback_differences(callbacks: Mapping[str, Any], saved: Mapping[str, Any]) -> Iterator[str]:
     """Yield what callbacks themselves find to be different, where they have a `differences(state)`."""
     for name, cb in callbacks.items():
-        if name in saved and hasattr(cb, "differences"):
+        if name not in saved:
+            continue
+        if not hasattr(cb, "state_dict") and sorted(cb.state) != sorted(saved[name]):
+            yield f"`state` is {sorted(cb.state)} here, {sorted(saved[name])} saved of callback {name}"
+        elif hasattr(cb, "differences"):
             yield from (f"{found} of callback {name}" for found in cb.differences(saved[name]))
 
 
 def _put_back_callback(cb: Any, saved: Any) -> None:
-    saved = plain(saved, copy=True)  # it may be put back once more
     if hasattr(cb, "load_state_dict"):
         cb.load_state_dict(saved)
         return
-    for attribute, value in saved.items():
-        now: Any = getattr(cb, attribute, None)
+    for attribute in cb.state:  # no name in a file says what is set
+        value, now = saved[attribute], getattr(cb, attribute, None)
         if _has_state_dict(now):
-            now.load_state_dict(value)
+            now.load_state_dict(value)  # type: ignore[union-attr]
         else:
             setattr(cb, attribute, value)
+
+
+def _devices(value: Any, depth: int = 0) -> Any:
+    """Return which tensors in a nest are not on the CPU: True for one, a dict of them by key or index."""
+    if isinstance(value, Tensor):
+        return not value.is_cpu
+    if depth > MAX_DEPTH:  # of what cannot be saved
+        return {}
+    items = value.items() if isinstance(value, Mapping) else enumerate(value) if isinstance(value, list | tuple) else ()
+    return {key: found for key, item in items if (found := _devices(item, depth + 1))}
+
+
+def _put_on(value: Any, devices: Any, device: torch.device) -> Any:
+    """Return a nest with the tensors that were not on the CPU on a device."""
+    if not devices:
+        return value
+    if isinstance(value, Tensor):
+        return value.to(device)
+    if isinstance(value, dict):
+        return {key: _put_on(item, devices.get(key), device) for key, item in value.items()}
+    return type(value)(_put_on(item, devices.get(i), device) for i, item in enumerate(value))
 
 
 # -- weights alone -----------------------------------------------------------------------------------------------------
