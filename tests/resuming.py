@@ -13,9 +13,10 @@ from contextlib import suppress
 
 import numpy as np
 import torch
+from torch import nn
 
 from callbacks import CheckpointCallback
-from learner import Callback
+from learner import Callback, Learner, Loaders
 from learner.snapshot import snapshot
 
 
@@ -27,13 +28,13 @@ class StopAt(Callback):
     """End the fit at a batch, from 0, counted over all the fit's own passes.
 
     Args:
-        n: the batch.
+        n: the batch; None for none, since all runs must have the same callbacks.
         by_interrupt: let it end and then stop as by Ctrl-C, which writes a last checkpoint; else fail before it.
     """
 
     order = -2000
 
-    def __init__(self, n, by_interrupt=False):
+    def __init__(self, n=None, by_interrupt=False):
         self.n, self.by_interrupt, self.n_seen = n, by_interrupt, 0
 
     def before_batch(self, learn):
@@ -55,7 +56,7 @@ def seed_all(seed):
 
 def uninterrupted(make, n_epochs, folder, every=1):
     """Return a learner that has trained without being stopped, with the same checkpoints."""
-    learn = make([CheckpointCallback(folder, every)])
+    learn = make([CheckpointCallback(folder, every), StopAt()])
     seed_all(0)
     learn.fit(n_epochs)
     return learn
@@ -73,10 +74,42 @@ def stopped(make, n_epochs, stop_at, folder, every=1, by_interrupt=False):
 
 def resumed(make, n_epochs, folder, every=1):
     """Return a new learner that has gone on from the newest checkpoint; its generators stood elsewhere before."""
-    learn = make([CheckpointCallback(folder, every)])
+    learn = make([CheckpointCallback(folder, every), StopAt()])
     seed_all(0 if not any(folder.glob("*.pt")) else 99)  # without a checkpoint it begins anew
     learn.fit(n_epochs, resume=True)
     return learn
+
+
+def resumed_from_each(make, n_epochs, folder):
+    """Return a learner that was not stopped, and a list of new ones, each gone on from one of its training batches.
+
+    Quicker than to stop at each; for positions in validation passes see `resumed_from_each_validation`.
+    """
+    whole = make([CheckpointCallback(folder / "whole", every=1, keep=10**6), StopAt()])
+    seed_all(0)
+    whole.fit(n_epochs)
+    gone_on = []
+    for path in sorted((folder / "whole").glob("*.pt")):
+        gone_on.append(make([CheckpointCallback(folder / path.stem), StopAt()]))
+        seed_all(99)
+        gone_on[-1].fit(n_epochs, resume=path)
+    return whole, gone_on
+
+
+def resumed_from_each_validation(make, n_epochs, folder):
+    """Return new learners, each gone on from one of the validation batches of a `tiny_learner`, after an interrupt."""
+    places = [9 * epoch + i for epoch in range(n_epochs) for i in (6, 7, 8)]
+    return [stopped_and_resumed(make, n_epochs, n, folder / f"after-{n}", by_interrupt=True) for n in places]
+
+
+def tiny_learner(cbs, opt_func=torch.optim.AdamW, lr=0.05):
+    """Return a learner with dropout and batch norm; an epoch is 6 shuffled training and 3 validation batches."""
+    seed_all(0)
+    generator = torch.Generator().manual_seed(1)
+    x, y = torch.randn(32, 4, generator=generator), torch.randint(3, (32,), generator=generator)
+    dls = Loaders.from_arrays(train=(x[:22], y[:22]), valid=(x[22:], y[22:]), batch_size=4)
+    model = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.Dropout(0.3), nn.Linear(8, 3))
+    return Learner(model, dls, nn.functional.cross_entropy, lr, opt_func, cbs)
 
 
 def stopped_and_resumed(make, n_epochs, stop_at, folder, every=1, by_interrupt=False):
