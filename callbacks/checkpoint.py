@@ -274,6 +274,7 @@ class CheckpointCallback(Callback):
         return {
             "n_batches": self._n_batches,
             "n_done": self._n_done,
+            "every": list(self._every),
             "pace": self._pace.state_dict(),
             "best": None if self.best is None else list(self.best),
             "seeds": dict(self._seeds),
@@ -284,7 +285,8 @@ class CheckpointCallback(Callback):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take over what `state_dict` gave."""
         self._n_batches, self._n_done = state["n_batches"], state["n_done"]
-        self._pace.load_state_dict(state["pace"])
+        if list(self._every) == state["every"]:  # it may be another one now
+            self._pace.load_state_dict(state["pace"])
         self.best = None if state["best"] is None else Best(*state["best"])
         self._seeds = dict(state["seeds"])
         if not self._is_on:  # a fit that begins anew begins its passes anew

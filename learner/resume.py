@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import sys
 import warnings
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -160,6 +161,11 @@ class Resumption:
             put_back_counters(learn, former)
             raise
         self._warn(learn)
+        mine, theirs = (Counter(names["all"]) for names in (_callbacks_of(learn), self._fit["callbacks"]))
+        # Those that keep something were compared; of others nobody knows whether they matter.
+        for word, names in (("without", theirs - mine), ("with", mine - theirs)):
+            if names:
+                sys.stdout.write(f"resume: {word} {', '.join(names.elements())}, unlike before.\n")
         sys.stdout.write(f"{self._words(learn)}\n")
         if self._fit["is_over"]:
             raise CancelFitException
@@ -208,15 +214,12 @@ class Resumption:
         return found
 
     def _warn(self, learn: Learner) -> None:
-        """Say what may change the results."""
+        """Say what may change the last bits."""
         here, saved = _machine(learn), self._fit["machine"]
         unlike = [f"{what} {here[what]} here, {saved[what]} saved" for what in here if here[what] != saved[what]]
-        mine, theirs = _callbacks_of(learn)["all"], self._fit["callbacks"]["all"]
-        if mine != theirs:  # those that keep something were compared
-            unlike.append(f"callbacks {', '.join(mine)} here, {', '.join(theirs)} saved")
         if unlike:
             warnings.warn(
-                f"results may differ from those of the run that goes on: {'; '.join(unlike)}.",
+                f"results may differ in the last bits from those of the run that goes on: {', '.join(unlike)}.",
                 RuntimeWarning,
                 stacklevel=5,
             )
