@@ -33,6 +33,7 @@ class BatchLimit:
     Attributes:
         loader: as given.
         n: as a whole number [batches].
+        is_kept_by_position: whether `keep` has fetched the batches, not a pass; None as long as there are none.
 
     Raises:
         TypeError: if `loader` is no iterable of batches, or `n` no number.
@@ -54,12 +55,18 @@ class BatchLimit:
             raise TypeError(f"`loader` must be an iterable of batches, got {loader!r}; {hint}.")
         self.loader = loader
         self.n = _whole(n, "n", loader)
+        self.is_kept_by_position: bool | None = None
         self._kept: list[Any] | None = None
 
     def __iter__(self) -> Iterator[Any]:
         if self._kept is None:
-            self._kept = self._fetch()
+            self._kept, self.is_kept_by_position = self._fetch(self.loader), False
         return map(copy.deepcopy, self._kept)
+
+    def keep(self, batches: Iterable[Any]) -> None:
+        """Fetch the batches from here, where there are none yet: the loader's own, in an order that is known."""
+        if self._kept is None:
+            self._kept, self.is_kept_by_position = self._fetch(batches), True
 
     def __len__(self) -> int:
         if self._kept is not None:
@@ -76,9 +83,9 @@ class BatchLimit:
     def __repr__(self) -> str:
         return f"{type(self).__name__}({type(self.loader).__name__}, {self.n})"
 
-    def _fetch(self) -> list[Any]:
+    def _fetch(self, batches: Iterable[Any]) -> list[Any]:
         kept = []
-        for batch in islice(self.loader, self.n):  # alone holds the loader's iterator, whose workers end with it
+        for batch in islice(batches, self.n):  # alone holds the loader's iterator, whose workers end with it
             try:
                 kept.append(copy.deepcopy(batch))
             except Exception as error:

@@ -24,6 +24,7 @@ from torch.utils.data import (
     IterableDataset,
     MapDataPipe,
     RandomSampler,
+    Sampler,
     SequentialSampler,
     Subset,
     SubsetRandomSampler,
@@ -35,7 +36,7 @@ from torch.utils.data import (
 import learner.order
 from learner import Learner, Loaders
 from learner.limit import BatchLimit
-from learner.order import PositionSampler, ordered, position_seed, seeded, why_not_ordered
+from learner.order import PositionSampler, drawing_apart, ordered, position_seed, seeded, why_not_ordered
 from learner.records.ids import SampleIds
 
 N, SIZE = 11, 3  # an uneven last batch
@@ -305,7 +306,7 @@ def test_arrays_cost_no_seeding(monkeypatch):
     def fail(*_):
         raise NotImplementedError
 
-    monkeypatch.setattr(learner.order, "_seed_generators", fail)
+    monkeypatch.setattr(learner.order, "seed_generators", fail)
     x = torch.arange(10.0)
     for loader in (Loaders.from_arrays(train=x, batch_size=4).train, DataLoader(TensorDataset(x), 4, shuffle=True)):
         batches = [batch if torch.is_tensor(batch) else batch[0] for batch in ordered(loader, 0)]
@@ -319,12 +320,18 @@ def test_samples_on_record_know_their_numbers(workers):
     loader = make(num_workers=workers)
     loader.batch_sampler.set_position(2, 1)
     with SampleIds(loader) as ids:
-        for i, batch in enumerate(loader):
+        for i, batch in enumerate(loader, 1):
             assert ids.of_batch(i, len(batch) - 1).tolist() == batch[:-1, 0].tolist()
 
 
-class MySampler(RandomSampler):
-    pass
+class Backwards(Sampler):
+    """A sampler of one's own."""
+
+    def __len__(self):
+        return N
+
+    def __iter__(self):
+        yield from reversed(range(N))
 
 
 class Stream(IterableDataset):
@@ -333,7 +340,13 @@ class Stream(IterableDataset):
 
 
 class MyLoader(DataLoader):
-    pass
+    def __iter__(self):
+        return super().__iter__()
+
+
+class Renamed(DataLoader):
+    def __init__(self, dataset):
+        super().__init__(dataset, SIZE, shuffle=True)
 
 
 class Pipe(MapDataPipe):
@@ -348,10 +361,6 @@ class Pipe(MapDataPipe):
         (MyLoader(range(4)), "it is a MyLoader, not a plain DataLoader"),
         (BatchLimit(DataLoader(range(4)), 1), "it is a BatchLimit"),
         (DataLoader(Stream()), "its dataset is a stream"),
-        (DataLoader(range(4), batch_size=None), r"it does not put samples together to batches \(batch_size=None\)"),
-        (DataLoader(range(4), sampler=MySampler(range(4))), "its sampler is a MySampler, which draws as it likes"),
-        (DataLoader(range(4), sampler=[3, 1]), "its sampler is a list, which draws as it likes"),
-        (DataLoader(range(4), batch_sampler=[[3, 1]]), "its batch sampler is a list, which draws as it likes"),
         (
             DataLoader(range(4), num_workers=1, in_order=False),
             "it gives batches in the order in which workers are done",
@@ -362,6 +371,102 @@ class Pipe(MapDataPipe):
 def test_a_loader_that_cannot_be_ordered_is_refused_with_the_reason(loader, reason):
     with pytest.raises(ValueError, match=f"^`loader` must be one .* but {reason}.*; pass a DataLoader"):
         ordered(loader, 0)
+
+
+@pytest.mark.parametrize(
+    ("options", "whole"),
+    [
+        ({"batch_size": SIZE, "sampler": Backwards()}, [[10, 9, 8], [7, 6, 5], [4, 3, 2], [1, 0]]),
+        ({"batch_size": SIZE, "sampler": Backwards(), "drop_last": True}, [[10, 9, 8], [7, 6, 5], [4, 3, 2]]),
+        ({"batch_size": 2, "sampler": [3, 1, 4]}, [[3, 1], [4]]),
+        ({"batch_sampler": [[3, 1], [4], [1, 5, 9]]}, [[3, 1], [4], [1, 5, 9]]),
+    ],
+)
+def test_the_batches_of_any_sampler_are_kept_and_its_noise_depends_on_the_position(options, whole):
+    loader = make("sequential", **{"batch_size": 1, **options})
+    assert [[int(i) for i in batch[:-1, 0]] for batch in one_pass(loader)] == whole
+    batches = one_pass(loader, 2)
+    noises = torch.cat([batch[:, 1:] for batch in batches])
+    assert noises.unique().numel() == noises.numel()
+    for start in range(len(whole) + 1):
+        for workers in (0, 2) if start == 1 else (0,):
+            again = make("sequential", **{"batch_size": 1, "num_workers": workers, **options})
+            assert same(one_pass(again, 2, start), batches[start:])
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_sample_that_is_a_batch_by_itself_has_a_position_too(workers):
+    options = {"batch_size": None, "shuffle": True, "collate_fn": lambda x: torch.cat([x, noise()])}
+    loader = ordered(DataLoader(Noisy(), num_workers=workers, **options), 7)
+    assert (loader.batch_size, loader.batch_sampler, loader.sampler, len(loader)) == (None, None, loader.position, N)
+    loader.position.set_position(1)
+    whole = list(loader)
+    order = torch.randperm(N, generator=torch.Generator().manual_seed(position_seed(7, 1, "order")))
+    assert [int(x[0]) for x in whole] == order.tolist()
+    noises = torch.stack(whole)[:, 1:]
+    assert noises.unique().numel() == noises.numel()
+    again = ordered(ordered(DataLoader(Noisy(), **options), 1), 7)
+    again.position.set_position(1, 4)
+    assert same(list(again), whole[4:])
+    tensors = DataLoader(TensorDataset(torch.arange(4.0)), batch_size=None, collate_fn=list)
+    assert [x for (x,) in ordered(tensors, 0)] == [0, 1, 2, 3]
+
+
+def test_a_sampler_without_a_length_is_taken_as_it_is():
+    loader = ordered(DataLoader(Noisy(), batch_sampler=map(list, [[1], [2]]), collate_fn=torch.stack), 0)
+    loader.batch_sampler.set_position(0, 1)
+    assert [int(batch[0, 0]) for batch in loader] == [2]
+
+
+def test_a_class_that_reads_as_any_dataloader_can_be_ordered():
+    loader = ordered(Renamed(Noisy()), 7)
+    assert same(one_pass(loader, 1), one_pass(ordered(DataLoader(Noisy(), SIZE, shuffle=True), 7), 1))
+
+
+class Draws:
+    """Draws from all global generators and its own, at each step."""
+
+    def __init__(self):
+        self.generator = torch.Generator().manual_seed(3)
+
+    def __iter__(self):
+        for _ in range(4):
+            yield torch.cat([noise(), torch.rand(1, generator=self.generator)])
+
+
+def test_what_draws_apart_neither_disturbs_nor_is_disturbed():
+    source = Draws()
+    seed, other = position_seed(1), position_seed(2)
+    whole = torch.stack(list(drawing_apart(source, seed)))
+    own, drawn = source.generator.get_state(), []
+    random.seed(5), np.random.seed(5), torch.manual_seed(5)
+    expected = [noise() for _ in range(4)]
+    random.seed(5), np.random.seed(5), torch.manual_seed(5)
+    for step, noises in zip(drawing_apart(source, seed), expected, strict=True):
+        drawn.append(step)
+        assert torch.equal(noise(), noises)
+        assert torch.equal(source.generator.get_state(), own)
+    assert torch.equal(torch.stack(drawn), whole)
+    assert torch.cat([whole, torch.stack(list(drawing_apart(source, other)))]).unique().numel() == 2 * whole.numel()
+
+
+class Told(Noisy):
+    epoch = 0
+
+    def set_epoch(self, epoch):
+        self.epoch = epoch
+
+    def __getitem__(self, i):
+        return torch.tensor([i, self.epoch])
+
+
+@pytest.mark.parametrize("first", [0, 3])
+def test_a_dataset_in_workers_that_persist_hears_of_a_new_epoch(first):
+    dataset = Told()
+    loader = ordered(DataLoader(dataset, SIZE, num_workers=2, persistent_workers=True), 0)
+    dataset.set_epoch(first)
+    for epoch, start in ((first, 3), (first + 1, 0), (first + 5, 0)):
+        assert all((batch[:, 1] == epoch).all() for batch in one_pass(loader, epoch, start))
 
 
 def test_a_loader_whose_only_worker_is_the_main_process_may_be_out_of_order():
