@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -26,6 +27,8 @@ def annotate(error: BaseException, learn: Learner, place: str) -> None:
     note = f"{_MARK}in {place}"
     try:
         lines = [f"{note}, {', '.join(_position(learn))}"]
+        if _is_in_step(error, learn):
+            lines.append("the optimizer had begun its step: the weights may be half new; go on from a checkpoint.")
         if isinstance(error, Exception):
             lines += _causes(learn)
         note = "\n".join(lines)
@@ -47,6 +50,12 @@ def _position(learn: Learner) -> Iterator[str]:
             yield f"xb {describe(learn.xb)}, yb {describe(learn.yb)}"
 
 
+def _is_in_step(error: BaseException, learn: Learner) -> bool:
+    """Tell whether an error came out of the optimizer's step, whoever called it."""
+    frames = (frame for frame, _ in traceback.walk_tb(error.__traceback__) if frame.f_code.co_name == "step")
+    return any(learn.opt is not None and frame.f_locals.get("self") is learn.opt for frame in frames)
+
+
 def _causes(learn: Learner) -> Iterator[str]:
     """Name what commonly makes torch fail here, if it is the case."""
     parameter = next(learn.model.parameters(), None)
@@ -60,3 +69,8 @@ def _causes(learn: Learner) -> Iterator[str]:
         dtype = learn.xb.dtype
         if dtype == torch.float64 and parameter.dtype != dtype:
             yield f"dtypes differ: xb is {dtype}, the model {parameter.dtype}; use `.float()` in the data."
+    if learn.loss_f is not None and isinstance(learn.preds, tuple | list) and learn.loss is None:
+        yield (
+            f"preds is {describe(learn.preds)}, and `loss_f` gets all of it; take the one that it expects, by "
+            f"`learn.preds = learn.preds[0]` in `after_predict` of a callback."
+        )

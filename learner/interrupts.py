@@ -20,32 +20,42 @@ if TYPE_CHECKING:
 # What each is by default; a program that handles one of them otherwise has its own plans, and keeps them.
 _DEFAULTS: dict[int, Any] = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
 _TERMINATED = 128 + signal.SIGTERM  # exit status, as shells count
+_CHILD_ENDED: int | None = getattr(signal, "SIGCHLD", None)  # not on Windows
 
 
 @contextmanager
 def deferred_interrupts(learn: Learner) -> Iterator[None]:
     """Put a first Ctrl-C or SIGTERM down in `learn.interrupt`, for the loop to raise; obey a second one at once.
 
-    What comes when there is no batch any more is raised at the end of the block. The handlers that were there are put
-    back however the block ends. In another thread than the main one, which hears no signals, nothing is changed.
+    What comes when there is no batch any more is raised at the end of the block, and so is what comes before something
+    fails between two batches, as a loader whose workers were stopped as well; that error is then its cause. The
+    handlers that were there are put back however the block ends. In another thread than the main one, which hears no
+    signals, nothing is changed.
     """
-    handle = partial(_handle, learn, os.getpid())
-    learn.interrupt = None
     former: dict[int, Any] = {}
+    handle = partial(_handle, learn, os.getpid(), former)
     if threading.current_thread() is threading.main_thread():
-        former = {number: default for number, default in _DEFAULTS.items() if signal.getsignal(number) is default}
+        former.update((number, default) for number, default in _DEFAULTS.items() if signal.getsignal(number) is default)
     try:
-        for number in former:
+        for number in list(former):
             signal.signal(number, handle)
         yield
-        _raise_interrupt(learn)
+    except Exception as error:
+        if learn.interrupt is None or learn.is_in_batch:
+            raise
+        annotate(learn.interrupt, learn, "an interrupt, between two batches")
+        raise learn.interrupt from error
     finally:
         for number, handler in former.items():
-            signal.signal(number, handler)
-        learn.interrupt = None
+            if signal.getsignal(number) in (handle, _ignore):  # else somebody has set another one meanwhile
+                signal.signal(number, handler)
+        interrupt, learn.interrupt = learn.interrupt, None
+    if interrupt is not None:
+        annotate(interrupt, learn, "an interrupt, when the last batch was done")
+        raise interrupt
 
 
-def _handle(learn: Learner, process: int, number: int, frame: FrameType | None) -> None:
+def _handle(learn: Learner, process: int, former: dict[int, Any], number: int, frame: FrameType | None) -> None:
     if os.getpid() != process:  # a worker of a loader, made by a fork: it goes when its parent does
         if number == signal.SIGTERM:
             os._exit(_TERMINATED)
@@ -54,13 +64,15 @@ def _handle(learn: Learner, process: int, number: int, frame: FrameType | None) 
     if learn.interrupt is not None:
         raise interrupt
     learn.interrupt = interrupt
-    with suppress(RuntimeError, ValueError):  # while something else is being written, or to a closed file
+    if _CHILD_ENDED is not None and (learn.is_in_batch or learn.is_side_pass):
+        # A signal to all processes of a job ends the workers too. Torch would raise that here and now, in the batch.
+        former[_CHILD_ENDED] = signal.signal(_CHILD_ENDED, _ignore)
+    with suppress(Exception):  # the terminal may be gone, or something else is just being written to it
         sys.stderr.write(f"{signal.Signals(number).name}: stops after this batch; once more to stop at once.\n")
 
 
-def _raise_interrupt(learn: Learner) -> None:
-    if learn.interrupt is not None:
-        raise learn.interrupt
+def _ignore(number: int, frame: FrameType | None) -> None:
+    """Nothing; unlike `SIG_IGN`, it leaves it to the parent to ask how a child has ended."""
 
 
 def stop_if_interrupted(learn: Learner) -> None:
@@ -70,4 +82,4 @@ def stop_if_interrupted(learn: Learner) -> None:
     """
     if learn.interrupt is not None and not learn.is_side_pass:
         annotate(learn.interrupt, learn, f"an interrupt, after batch {learn.i}")
-        _raise_interrupt(learn)
+        raise learn.interrupt

@@ -205,6 +205,15 @@ def test_the_same_callback_twice_is_refused(make_learner, where):
     assert list(learn.cbs) == [cb]
 
 
+def test_a_callback_may_serve_two_learners_one_after_the_other(make_learner):
+    heard = []
+    cb = make_class("Hears", (Callback,), after_fit=lambda self, learn: heard.append(learn))()
+    learners = [make_learner(cb), make_learner(cb)]
+    for learn in learners:
+        learn.fit(1)
+    assert heard == learners
+
+
 def test_a_signal_name_that_is_no_method_is_refused(make_learner):
     with pytest.raises(TypeError, match=r"`Odd\.before_fit` must be a method, got 3"):
         make_learner(make_class("Odd", (Callback,), before_fit=3)())

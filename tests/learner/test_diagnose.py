@@ -41,6 +41,63 @@ def test_float64_inputs_name_both_dtypes_and_the_cure(make_learner):
     assert [part for part in ("torch.float64", "torch.float32", ".float()") if part not in note] == []
 
 
+class TwoOutputs(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(4, 3)
+
+    def forward(self, x):
+        return self.layer(x), x
+
+
+def test_a_model_that_returns_several_things_is_told_of_and_the_cure_works(make_learner):
+    class First(Callback):
+        def after_predict(self, learn):
+            learn.preds = learn.preds[0]
+
+    learn = make_learner(model=TwoOutputs(), dls={"train": [(torch.ones(3, 4), Y)]})
+    with pytest.raises(TypeError, match="must be Tensor, not tuple") as caught:
+        learn.fit(1)
+    note = note_of(caught)
+    assert "preds is (Tensor(3, 3) float32, Tensor(3, 4) float32), and `loss_f` gets all of it; take" in note
+    learn.fit(1, cbs=First())
+    assert learn.n_steps == 1
+
+
+@pytest.mark.parametrize("kind", [ValueError, torch.OutOfMemoryError, KeyboardInterrupt])
+@pytest.mark.parametrize("is_owned", [False, True])
+def test_an_error_in_the_middle_of_a_step_says_that_weights_may_be_half_new(make_learner, kind, is_owned):
+    class Failing(torch.optim.SGD):
+        def step(self, closure=None):
+            super().step(closure)
+            raise kind("on purpose")
+
+    class Owner(Callback):
+        def step(self, learn):
+            learn.opt.step()
+
+    learn = make_learner(Owner() if is_owned else None, opt_func=Failing)
+    with pytest.raises(kind, match="on purpose") as caught:
+        learn.fit(1)
+    assert "the optimizer had begun its step: the weights may be half new; go on from" in note_of(caught)
+
+
+@pytest.mark.parametrize("place", ["around_step", "after_step"])
+def test_an_error_beside_the_step_does_not(make_learner, place):
+    class Fails(Callback):
+        def around_step(self, learn, action):
+            action()
+            if place == "around_step":
+                raise ValueError("on purpose")
+
+        def after_step(self, learn):
+            raise ValueError("on purpose")
+
+    with pytest.raises(ValueError, match="on purpose") as caught:
+        make_learner(Fails()).fit(1)
+    assert "half new" not in note_of(caught)
+
+
 @pytest.mark.parametrize("kind", [ValueError, KeyboardInterrupt])
 def test_an_error_with_nothing_to_do_with_it_gets_no_such_hint(make_learner, kind):
     class Fails(Callback):

@@ -429,6 +429,45 @@ def test_after_an_error_the_batch_stays_to_be_looked_at(make_learner, run, kind)
     assert seen["preds"] is not None
 
 
+class Cramped(nn.Module):
+    """A model with room for eight samples."""
+
+    def __init__(self, place):
+        super().__init__()
+        self.layer, self.place = nn.Linear(4, 3), place
+
+    def forward(self, x):
+        preds = self.layer(x)
+        if self.place == "backward" and preds.requires_grad:
+            preds.register_hook(lambda grad: self.check(x))
+        elif self.place == "forward":
+            self.check(x)
+        return preds
+
+    def check(self, x):
+        if len(x) > 8:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 1.00 GiB")
+
+
+@pytest.mark.parametrize("place", ["forward", "backward"])
+def test_out_of_memory_passes_through_and_a_smaller_batch_fits_on_the_same_learner(make_learner, dls, place):
+    refs, alive = [], []
+    learn = make_learner(model=Cramped(place))
+    whole = list(dls["train"])
+    learn.dls = {"train": whole}
+    with pytest.raises(torch.OutOfMemoryError, match=r"Tried to allocate 1\.00 GiB"):
+        learn.fit(1, cbs=On(before_batch=lambda learn: refs.append(weakref.ref(learn.batch[0]))))
+    assert len(refs) == 1
+    assert all(p.grad is None for p in learn.model.parameters())
+    learn.dls = {"train": [(x[:8].clone(), y[:8]) for x, y in whole]}
+    other = make_learner(model=copy.deepcopy(learn.model), dls=learn.dls)
+    del whole
+    for each in (learn, other):
+        each.fit(2, cbs=On(before_batch=lambda learn: alive.append(refs[0]() is not None)))
+    assert not any(alive)  # its room is there for the next one
+    assert torch.equal(learn.model.layer.weight, other.model.layer.weight)
+
+
 # -- modes --------------------------------------------------------------------------------------------------------
 
 
@@ -1231,6 +1270,22 @@ def test_without_loss_f_the_output_carries_the_loss(wrap):
 
 
 # -- leaving no trace ---------------------------------------------------------------------------------------------
+
+
+def test_an_unknown_attribute_is_an_error_also_of_a_copy_that_is_only_being_made(make_learner):
+    for learn in (make_learner(), Learner.__new__(Learner), pickle.loads(pickle.dumps(make_learner()))):
+        with pytest.raises(AttributeError, match="'Learner' object has no attribute 'n_epoch'") as caught:
+            _ = learn.n_epoch
+        assert (caught.value.name, caught.value.obj) == ("n_epoch", learn)  # of which Python makes "Did you mean"
+
+
+def test_a_copy_of_a_learner_trains_apart_from_it(make_learner):
+    learn = make_learner()
+    learn.fit(1)
+    other, before = copy.deepcopy(learn), weight_of(learn).clone()
+    other.fit(1)
+    assert torch.equal(weight_of(learn), before)
+    assert not torch.equal(weight_of(other), before)
 
 
 def test_the_model_pickles_and_copies_after_a_fit(make_learner):
