@@ -50,6 +50,7 @@ class AccumulateCallback(Callback):
     """
 
     order = -50
+    state = ("n", "_n_batches", "_weight", "_unit")  # the gradients of an open window are the learner's to keep
 
     def __init__(self, n: int) -> None:
         try:
@@ -67,6 +68,10 @@ class AccumulateCallback(Callback):
     def _is_open(self, learn: Learner) -> bool:
         """Tell whether batches wait for a step. Whoever cleared the gradients meanwhile has emptied the window."""
         return self._n_batches > 0 and any(p.grad is not None for g in _groups(learn) for p in g["params"])
+
+    def differences(self, state: dict[str, Any]) -> list[str]:
+        """Say whether the windows of a checkpoint are others."""
+        return [] if self.n == state["n"] else [f"`n` is {self.n} here, {state['n']} saved"]
 
     def before_fit(self, learn: Learner) -> None:
         """Start clean, and say how many batches make a step."""

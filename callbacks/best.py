@@ -23,8 +23,9 @@ class BestModelCallback(_Monitor):
     a training loader the value is a mean over the pass, the weights are those at its end.
 
     The copy holds parameters, all buffers (those too that are not saved with the model) and what modules keep as
-    extra state. It lies where the model lies and takes as much memory as the model, until the next fit with this
-    callback; twice that while a better one is taken. The optimizer is not part of it, and is left as it is.
+    extra state. It lies where the model lies and takes as much memory as the model,
+    until the next fit with this callback; twice that while a better one is taken. It is part of checkpoints, which are
+    larger by it. The optimizer is not part of it, and is left as it is.
 
     Args:
         metric: `loss`, a metric of a `MetricsCallback`, or a name given to `learn.log` (by a callback: before it is
@@ -68,7 +69,6 @@ class BestModelCallback(_Monitor):
     ) -> None:
         super().__init__(metric, loader, mode)
         self.restore = restore
-        self.best: Best | None = None
         self._copy: dict[str, dict[str, Any]] = {}
 
     def before_fit(self, learn: Learner) -> None:
@@ -76,12 +76,18 @@ class BestModelCallback(_Monitor):
         super().before_fit(learn)
         if any(isinstance(cb, BestModelCallback) and cb is not self for cb in learn.cbs):
             raise ValueError("`cbs` must hold one BestModelCallback, got more; `learn.best` is the best by one metric.")
-        learn.best = self.best = None
+        learn.best = None
         self._copy = {}
+
+    def before_epoch(self, learn: Learner) -> None:
+        """Say which is the best of a fit that goes on."""
+        if self._is_on:
+            learn.best = self.best
 
     def cleanup_fit(self, learn: Learner) -> None:
         """Put the best weights back, if that was asked for."""
         super().cleanup_fit(learn)
+        learn.best = self.best  # of a fit that goes on and has nothing left to train
         if self.restore and self.best is not None:
             self.put_back(learn)
 
@@ -108,6 +114,15 @@ class BestModelCallback(_Monitor):
             yield
         finally:
             _put_back(learn.model, last)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the best epoch and the copy of the model."""
+        return {**super().state_dict(), "copy": self._copy}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take over what `state_dict` gave."""
+        super().load_state_dict(state)
+        self._copy = state["copy"]
 
     def _see(self, learn: Learner, now: Best) -> None:
         if self._is_better(now, self.best):

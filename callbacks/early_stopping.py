@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import operator
 import sys
-from typing import Literal
+from typing import Any, Literal
 
 from callbacks.monitor import Best, _Monitor
 from learner import CancelFitException, Learner
@@ -19,7 +19,8 @@ class EarlyStoppingCallback(_Monitor):
     is a number is one, NaN never is. Which values count, and which metrics there are: as for `BestModelCallback`, which
     sees an epoch first. To get the best weights back, take `BestModelCallback(restore=True)` as well.
 
-    The fit ends with that pass: loaders that come later in the round are not run again, and there is no `after_fit`.
+    The fit ends with that pass: loaders that come later in the round are not run again, and there is no `after_fit`. It
+    stays ended if it is resumed; one that was not stopped goes on waiting where it was.
 
     Args:
         metric: `loss`, a metric of a `MetricsCallback`, or a name given to `learn.log`.
@@ -76,14 +77,13 @@ class EarlyStoppingCallback(_Monitor):
         if not 0 <= min_delta < math.inf:
             raise ValueError(f"`min_delta` must be a finite number of at least 0, got {min_delta}.")
         self.min_delta = float(min_delta)
-        self.best: Best | None = None
         self.stopped_epoch: int | None = None
         self._n_waited = 0
 
     def before_fit(self, learn: Learner) -> None:
         """Start clean."""
         super().before_fit(learn)
-        self.best = self.stopped_epoch = None
+        self.stopped_epoch = None
         self._n_waited = 0
 
     def cleanup_fit(self, learn: Learner) -> None:
@@ -96,6 +96,15 @@ class EarlyStoppingCallback(_Monitor):
             f"stopped in epoch {self.stopped_epoch}: {self.loader}/{self.metric} has not improved for {self.patience} "
             f"epoch{'s' if self.patience > 1 else ''}, {best}\n"
         )
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the best, how long it was waited since, and where the fit was stopped."""
+        return {**super().state_dict(), "n_waited": self._n_waited, "stopped_epoch": self.stopped_epoch}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take over what `state_dict` gave."""
+        super().load_state_dict(state)
+        self._n_waited, self.stopped_epoch = state["n_waited"], state["stopped_epoch"]
 
     def _see(self, learn: Learner, now: Best) -> None:
         if self._is_better(now, self.best, self.min_delta):

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from callbacks.metric_functions import Metric
+from callbacks.metric_objects import is_object, put_back, state_of
 from learner import Callback, Learner
 from learner.checks import checked_scalar
 from learner.history import Averages
@@ -34,12 +35,16 @@ class MetricsCallback(Callback):
     and reset when a pass begins. A pass within a pass is measured by copies, so that neither disturbs the other.
     Batches without a target, and passes over `infer` loaders, are not measured.
 
+    A checkpoint within a pass keeps what was measured so far. Of an object that is what its `state_dict` gives, or all
+    of its attributes but functions and classes, if it has none; they must be plain data.
+
     Reads: preds, yb, batch_size, role.
     Writes: metrics.
 
     Raises:
         TypeError: if one is neither function nor object of that kind.
         ValueError: if a name is used twice or is `loss`, or if a result is no scalar.
+        TypeError: at the first checkpoint within a pass, naming the place, if an object keeps what is no plain data.
 
     Example:
         >>> from callbacks import accuracy
@@ -87,13 +92,31 @@ class MetricsCallback(Callback):
         if self._pass is not None:
             self._pass = self._pass.outer
 
+    def state_dict(self) -> dict[str, Any] | None:
+        """Return what was measured so far in this pass; None outside of one, where there is nothing to keep."""
+        return None if self._pass is None else {"kinds": self._kinds(), **self._pass.state()}
+
+    def load_state_dict(self, state: dict[str, Any] | None) -> None:
+        """Take over what `state_dict` gave, in a pass."""
+        if self._pass is not None and state is not None:
+            self._pass.put_back(state)
+
+    def differences(self, state: dict[str, Any] | None) -> list[str]:
+        """Say whether other metrics were measured in the pass of a checkpoint."""
+        if state is None or state["kinds"] == self._kinds():
+            return []
+        return [f"what is measured is {self._kinds()} here, {state['kinds']} saved"]
+
+    def _kinds(self) -> dict[str, str]:
+        return {name: type(m).__name__ if is_object(m) else "function" for name, m in self.metrics.items()}
+
 
 class _Pass:
     """What has been measured so far in one pass."""
 
     def __init__(self, metrics: dict[str, Any], outer: _Pass | None) -> None:
         self.outer = outer
-        objects = {name: metric for name, metric in metrics.items() if _is_object(metric)}
+        objects = {name: metric for name, metric in metrics.items() if is_object(metric)}
         functions = {name: metric for name, metric in metrics.items() if name not in objects}
         # An object has one state, which the pass around this one still needs.
         self._objects = copy.deepcopy(objects) if outer else objects
@@ -103,7 +126,7 @@ class _Pass:
         self._others = {name: f for name, f in functions.items() if name not in self._means}
         self._names = list(metrics)
         self._averages = Averages()
-        self._is_updated = False
+        self._is_updated = self._is_placed = False
         self._kind: Any = None  # what batches must have in common to be joined
         self._room = 0  # for so many
         self._waiting: _Waiting | None = None
@@ -147,8 +170,8 @@ class _Pass:
                 self._averages.add(name, checked_scalar(name, f(preds, target)), weight)
 
     def _update(self, preds: Any, target: Any) -> None:
-        if not self._is_updated:
-            self._is_updated = True
+        if not self._is_placed:
+            self._is_updated = self._is_placed = True
             for metric in self._objects.values():
                 if isinstance(preds, Tensor) and hasattr(metric, "to"):
                     metric.to(preds.device)
@@ -164,6 +187,41 @@ class _Pass:
                 value = checked_scalar(name, metric.compute())
                 values[name] = value.item() if isinstance(value, Tensor) else value
         return {name: values[name] for name in self._names if name in values}
+
+    def state(self) -> dict[str, Any]:
+        """Return all of it as plain data."""
+        joinable = None
+        if self._kind is not None:
+            preds_shape, target_shape, preds_dtype, target_dtype, size = self._kind
+            # Without rows they still say what the next batch must be like.
+            preds, targets = (
+                torch.empty(0, *preds_shape, dtype=preds_dtype),
+                torch.empty(0, *target_shape, dtype=target_dtype),
+            )
+            if self._waiting is not None:
+                preds, targets = self._waiting.rows()
+            joinable = {"preds": preds, "targets": targets, "size": size, "room": self._room}
+        return {
+            "averages": self._averages.state_dict(),
+            "joinable": joinable,
+            "objects": {name: state_of(m) for name, m in self._objects.items()} if self._is_updated else None,
+        }
+
+    def put_back(self, state: dict[str, Any]) -> None:
+        """Take over what `state` gave."""
+        self._averages.load_state_dict(state["averages"])
+        self._kind, self._waiting = None, None
+        if state["joinable"] is not None:
+            preds, targets = state["joinable"]["preds"], state["joinable"]["targets"]
+            self._room = state["joinable"]["room"]
+            self._kind = preds.shape[1:], targets.shape[1:], preds.dtype, targets.dtype, state["joinable"]["size"]
+            for row in zip(preds, targets, strict=True):
+                if self._waiting is None:
+                    self._waiting = _Waiting(*row, self._room)
+                self._waiting.add(*row)
+        self._is_updated, self._is_placed = state["objects"] is not None, False
+        for name, metric in self._objects.items() if self._is_updated else ():
+            put_back(metric, state["objects"][name])
 
 
 class _Waiting:
@@ -185,12 +243,12 @@ class _Waiting:
         target_slot.copy_(target)
         self.n += 1
 
+    def rows(self) -> tuple[Tensor, Tensor]:
+        return self._preds[: self.n], self._targets[: self.n]
+
     def joined(self) -> tuple[Tensor, Tensor]:
-        return self._preds[: self.n].flatten(0, 1), self._targets[: self.n].flatten(0, 1)
-
-
-def _is_object(metric: Any) -> bool:
-    return all(hasattr(metric, name) for name in ("reset", "update", "compute"))
+        preds, targets = self.rows()
+        return preds.flatten(0, 1), targets.flatten(0, 1)
 
 
 def _by_name(metrics: tuple[Any, ...], named: dict[str, Any]) -> dict[str, Any]:
@@ -199,7 +257,7 @@ def _by_name(metrics: tuple[Any, ...], named: dict[str, Any]) -> dict[str, Any]:
     for metric in metrics:
         name = first = _name_of(metric)
         number = 1
-        while _is_object(metric) and name in found:
+        while is_object(metric) and name in found:
             number += 1
             name = f"{first}_{number}"
         if name in found:
@@ -212,13 +270,13 @@ def _by_name(metrics: tuple[Any, ...], named: dict[str, Any]) -> dict[str, Any]:
     for name, metric in found.items():
         if name == "loss":
             raise ValueError("a metric must have another name than 'loss', which is averaged anyway.")
-        if isinstance(metric, type) or not (_is_object(metric) or callable(metric)):
+        if isinstance(metric, type) or not (is_object(metric) or callable(metric)):
             hint = f"pass {metric.__name__}()" if isinstance(metric, type) else "pass metrics one by one"
             raise TypeError(
                 f"metric `{name}` must be a function of (preds, target), or an object with `reset`, `update` and "
                 f"`compute`, got {metric!r}; {hint}."
             )
-        if _is_object(metric) and sum(metric is other for other in found.values()) > 1:
+        if is_object(metric) and sum(metric is other for other in found.values()) > 1:
             raise ValueError(f"metric `{name}` must be an object of its own, got one that has another name too.")
     return found
 

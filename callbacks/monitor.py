@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import math
 from collections.abc import Iterable
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from callbacks.lambdas import LambdaCallback
 from callbacks.lr_find import LRFinderCallback
@@ -38,6 +38,7 @@ class _Monitor(Callback):
         if mode not in ("min", "max"):
             raise ValueError(f"`mode` must be 'min' or 'max', got {mode!r}; it says which values are better.")
         self.metric, self.loader, self.mode = metric, loader, mode
+        self.best: Best | None = None
         self._is_on = False
         self._start = 0
 
@@ -46,6 +47,7 @@ class _Monitor(Callback):
         if self.loader not in learn.dls:
             raise ValueError(f"`loader` must be one of {', '.join(map(repr, learn.dls))}, got {self.loader!r}.")
         self._check_metric(learn)
+        self.best = None
         self._is_on = not any(isinstance(cb, LRFinderCallback) for cb in learn.cbs)
         self._start = learn.history.state_dict()["start"]
 
@@ -63,6 +65,25 @@ class _Monitor(Callback):
     def cleanup_fit(self, learn: Learner) -> None:
         """Leave later validations alone."""
         self._is_on = False
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what is followed, and the best of it."""
+        return {**self._followed(), "best": None if self.best is None else list(self.best)}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take over what `state_dict` gave."""
+        self.best = None if state["best"] is None else Best(*state["best"])
+
+    def differences(self, state: dict[str, Any]) -> list[str]:
+        """Say whether a checkpoint follows something else."""
+        return [
+            f"`{name}` is {here!r} here, {state[name]!r} saved"
+            for name, here in self._followed().items()
+            if here != state[name]
+        ]
+
+    def _followed(self) -> dict[str, str]:
+        return {"metric": self.metric, "loader": self.loader, "mode": self.mode}
 
     def _see(self, learn: Learner, now: Best) -> None:
         """Do something with the value of an epoch."""

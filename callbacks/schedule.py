@@ -7,14 +7,14 @@ import math
 from collections.abc import Callable
 from typing import Any, Literal
 
-from torch.optim import Optimizer
-
 from callbacks.accumulate import AccumulateCallback
 from learner import Callback, Learner, LearnerError
 from learner.loaders import length_of, role_of
+from learner.resume import options_of
 
 _COUNTS = ("total_steps", "T_max")  # what torch calls the number of steps that a schedule has
 _OTHER_COUNTS = ("epochs", "steps_per_epoch")  # OneCycleLR counts with these as well; who gave one has counted
+_REPLACED = ("step", "_opt_called")  # by torch in the optimizer itself; a wrapped `step` cannot be pickled
 
 
 class SchedulerCallback(Callback):
@@ -32,6 +32,9 @@ class SchedulerCallback(Callback):
     After the fit the learning rate stays where the schedule has left it, to be looked at; the next fit sets it. All
     else that the schedule has changed in the optimizer is put back.
 
+    A checkpoint keeps the schedule by its `state_dict`, so functions that it was given are those of the new process. A
+    fit that goes on must have as many steps as it was to have, where the schedule was told them.
+
     Args:
         make: called as `make(opt)`, returns the schedule; a class, a `partial`, a function.
         each: what a step of the schedule is: "batch" (as long as nothing is said), or "epoch".
@@ -47,6 +50,7 @@ class SchedulerCallback(Callback):
         TypeError, ValueError: if `make` cannot be called with an optimizer, or the arguments do not go together.
         LearnerError: at the start of a fit, if a number of steps cannot be known, or loader or metric do not fit the
             schedule; at the end of the first pass, if there is no such metric.
+        TypeError: at the first checkpoint, if the schedule has no `state_dict`.
 
     Source:
         https://docs.pytorch.org/docs/stable/optim.html#how-to-adjust-learning-rate
@@ -84,8 +88,10 @@ class SchedulerCallback(Callback):
         self.make, self.metric = make, metric
         self.each = each or ("batch" if metric is None else "epoch")
         self.scheduler: Any = None
-        self._restore: Callable[[], None] | None = None  # there while a fit runs
+        self._counts: dict[str, int] = {}
         self._n_steps, self._last_train = 0, ""
+        self._former_groups: list[dict[str, Any]] = []  # put back when the fit ends
+        self._former_attributes: dict[str, Any] | None = None  # as well; there while a fit runs
 
     def before_fit(self, learn: Learner) -> None:
         """Make the schedule for this fit."""
@@ -93,15 +99,16 @@ class SchedulerCallback(Callback):
         self._last_train = [name for name in learn.dls if role_of(name) == "train"][-1]
         if self.metric is not None and self.metric.split("/", 1)[0] not in learn.dls:
             raise LearnerError(f"`metric` must be of one of the loaders {list(learn.dls)}, got {self.metric!r}.")
-        counts = {self._count_name: self._count_steps(learn)} if self._count_name else {}
-        restore = _remember_all_but_lr(learn.opt)  # type: ignore[arg-type]  # there is one in a fit
+        self._counts = {self._count_name: self._count_steps(learn)} if self._count_name else {}
+        opt: Any = learn.opt
+        self._former_attributes = {name: vars(opt)[name] for name in _REPLACED if name in vars(opt)}
+        self._former_groups = options_of(opt)
         try:
-            self.scheduler = self.make(learn.opt, **counts)
+            self.scheduler = self.make(opt, **self._counts)
             _check_scheduler(self.scheduler, self.metric)
         except BaseException:
-            restore()
+            self.cleanup_fit(learn)
             raise
-        self._restore = restore
 
     def after_step(self, learn: Learner) -> None:
         """Step, if it is by the batch."""
@@ -110,7 +117,7 @@ class SchedulerCallback(Callback):
 
     def after_epoch(self, learn: Learner) -> None:
         """Step, if it is by the epoch and this pass is the one."""
-        if self._restore is None or learn.is_side_pass or self.each == "batch":
+        if self._former_attributes is None or learn.is_side_pass or self.each == "batch":
             return
         if self.metric is not None:
             name, metric = self.metric.split("/", 1)
@@ -118,13 +125,68 @@ class SchedulerCallback(Callback):
                 self.scheduler.step(self._metric_of(learn.metrics.get(name, {}), name, metric))
         elif learn.dl_name == self._last_train and learn.n_steps > self._n_steps:
             self._n_steps = learn.n_steps
+            # What torch wants to see before a first step: those of the optimizer may lie before a checkpoint.
+            vars(learn.opt)["_opt_called"] = True
             self.scheduler.step()
 
     def cleanup_fit(self, learn: Learner) -> None:
         """Put back what the schedule has changed in the optimizer."""
-        if self._restore:
-            self._restore()
-        self._restore = None
+        if self._former_attributes is None:
+            return
+        opt: Any = learn.opt
+        for name in _REPLACED:
+            vars(opt).pop(name, None)
+        vars(opt).update(self._former_attributes)
+        for group, saved in zip(opt.param_groups, self._former_groups, strict=False):
+            # An `initial_lr` that stays would be the base of the next schedule.
+            for key in group.keys() - saved.keys() - {"params", "lr"}:
+                del group[key]
+            group.update(saved)
+        self._former_attributes, self._former_groups = None, []
+
+    def state_dict(self) -> dict[str, Any] | None:
+        """Return the schedule, and what is to be put back when the fit ends; None between two fits.
+
+        Raises:
+            TypeError: if the schedule has no `state_dict`.
+        """
+        if self._former_attributes is None:
+            return None
+        if not (hasattr(self.scheduler, "state_dict") and hasattr(self.scheduler, "load_state_dict")):
+            raise TypeError(
+                f"`make` must return a schedule with `state_dict` and `load_state_dict` for a checkpoint, got "
+                f"{type(self.scheduler).__name__}."
+            )
+        return {
+            "kind": self._kind(),
+            "former_groups": self._former_groups,
+            "n_steps": self._n_steps,
+            "scheduler": self.scheduler.state_dict(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any] | None) -> None:
+        """Take over what `state_dict` gave, in a fit."""
+        if self._former_attributes is None:
+            return
+        self._former_groups = [] if state is None else state["former_groups"]  # of a fit that is over: all is put back
+        if state is not None:
+            self._n_steps = state["n_steps"]
+            self.scheduler.load_state_dict(state["scheduler"])
+
+    def differences(self, state: dict[str, Any] | None) -> list[str]:
+        """Say what of the schedule is not as in a checkpoint of a fit; its settings are that one's."""
+        if self._former_attributes is None or state is None:
+            return []
+        now, saved = self._kind(), state["kind"]
+        return [f"{what} is {now[what]} here, {saved[what]} saved" for what in now if now[what] != saved[what]]
+
+    def _kind(self) -> dict[str, Any]:
+        return {
+            "the schedule": _name_of(self.scheduler),
+            "the number of steps": self._counts.get(self._count_name or ""),
+            "`each`": self.each,
+            "`metric`": self.metric,
+        }
 
     def _count_steps(self, learn: Learner) -> int:
         """Return how many steps the schedule will make in this fit."""
@@ -180,19 +242,7 @@ def _check_scheduler(scheduler: Any, metric: str | None) -> None:
         raise LearnerError(f"`metric` must be left out for {name}, which watches none, got {metric!r}.")
 
 
-def _remember_all_but_lr(opt: Optimizer) -> Callable[[], None]:
-    """Take down what a schedule changes in an optimizer besides the learning rate; return what puts it back."""
-    attributes: dict[str, Any] = {name: vars(opt)[name] for name in ("step", "_opt_called") if name in vars(opt)}
-    groups = [{key: value for key, value in group.items() if key not in ("params", "lr")} for group in opt.param_groups]
-
-    def restore() -> None:
-        # An `initial_lr` that stays would be the base of the next schedule, and a wrapped `step` cannot be pickled.
-        for name in ("step", "_opt_called"):
-            vars(opt).pop(name, None)
-        vars(opt).update(attributes)
-        for group, saved in zip(opt.param_groups, groups, strict=False):
-            for key in group.keys() - saved.keys() - {"params", "lr"}:
-                del group[key]
-            group.update(saved)
-
-    return restore
+def _name_of(scheduler: Any) -> str:
+    """Return the class of a schedule, with those that it is made of."""
+    parts = ", ".join(_name_of(part) for part in getattr(scheduler, "_schedulers", ()))
+    return type(scheduler).__name__ + (f"({parts})" if parts else "")

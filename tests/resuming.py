@@ -96,10 +96,13 @@ def resumed_from_each(make, n_epochs, folder):
     return whole, gone_on
 
 
-def resumed_from_each_validation(make, n_epochs, folder):
-    """Return new learners, each gone on from one of the validation batches of a `tiny_learner`, after an interrupt."""
-    places = [9 * epoch + i for epoch in range(n_epochs) for i in (6, 7, 8)]
-    return [stopped_and_resumed(make, n_epochs, n, folder / f"after-{n}", by_interrupt=True) for n in places]
+def resumed_from_each_validation(make, n_epochs, folder, n_whole=None):
+    """Return new learners, each gone on from one of the validation batches of a `tiny_learner`, after an interrupt.
+
+    `n_whole` are the epochs that there are, where a callback ends the fit before `n_epochs`.
+    """
+    places = [9 * epoch + i for epoch in range(n_whole or n_epochs) for i in (6, 7, 8)]
+    return [stopped_and_resumed(make, n_epochs, n, folder / f"after-{n}", "epoch", by_interrupt=True) for n in places]
 
 
 def tiny_learner(cbs, opt_func=torch.optim.AdamW, lr=0.05):

@@ -4,7 +4,9 @@ Sums in another order differ by rounding alone, so 1e-10 is far above it and far
 """
 
 import copy
+import math
 from contextlib import suppress
+from functools import partial
 
 import pytest
 import torch
@@ -18,6 +20,17 @@ from learner import (
     CancelFitException,
     CancelStepException,
     Learner,
+    LearnerError,
+)
+from tests.resuming import (
+    assert_equal_runs,
+    resumed,
+    resumed_from_each,
+    seed_all,
+    stopped,
+    stopped_and_resumed,
+    tiny_learner,
+    uninterrupted,
 )
 
 OPTIMIZERS = {
@@ -273,3 +286,45 @@ def test_the_loss_is_itself_again_after_a_failing_backward():
 def test_n_must_be_a_count(n, error, match):
     with pytest.raises(error, match=match):
         AccumulateCallback(n)
+
+
+# -- going on from a checkpoint ----------------------------------------------------------------------------------------
+
+
+def accumulating(cbs, n=4):
+    """Windows of 4 batches, of which the second of each pass is open at its end, and the last batch is short."""
+    return tiny_learner([AccumulateCallback(n), *cbs])
+
+
+@pytest.mark.parametrize("n", [1, 4, 9])
+def test_a_fit_goes_on_in_the_middle_of_a_window(tmp_path, n):
+    whole, gone_on = resumed_from_each(partial(accumulating, n=n), 3, tmp_path)
+    assert len(gone_on) == 18
+    for learn in gone_on:
+        assert_equal_runs(learn, whole)
+    assert whole.n_steps == 3 * math.ceil(6 / n)
+
+
+@pytest.mark.parametrize("by_interrupt", [False, True])
+def test_a_fit_goes_on_wherever_it_was_stopped(tmp_path, by_interrupt):
+    whole = uninterrupted(accumulating, 2, tmp_path / "whole")
+    for stop_at in range(18):
+        learn = stopped_and_resumed(accumulating, 2, stop_at, tmp_path / str(stop_at), by_interrupt=by_interrupt)
+        assert_equal_runs(learn, whole)
+
+
+def test_a_checkpoint_of_other_windows_is_refused(tmp_path):
+    stopped(accumulating, 2, 2, tmp_path)
+    with pytest.raises(LearnerError, match="`n` is 3 here, 4 saved of callback AccumulateCallback"):
+        resumed(partial(accumulating, n=3), 2, tmp_path)
+
+
+def test_between_two_fits_it_is_saved_and_loaded(tmp_path):
+    saved, other = accumulating([]), accumulating([])
+    saved.fit(1)
+    saved.save(tmp_path / "learn.pt")
+    other.load(tmp_path / "learn.pt")
+    for learn in (saved, other):
+        seed_all(0)
+        learn.fit(1)
+    assert_equal_runs(saved, other)

@@ -2,6 +2,7 @@
 
 import copy
 import math
+from functools import partial
 
 import pytest
 import torch
@@ -11,6 +12,18 @@ from torch import nn
 
 from callbacks import BestModelCallback, LambdaCallback, MetricsCallback, accuracy
 from learner import Callback, CancelEpochException, CancelFitException, Learner, LearnerError
+from learner.snapshot import snapshot
+from tests.resuming import (
+    assert_equal_runs,
+    differing,
+    resumed,
+    resumed_from_each,
+    resumed_from_each_validation,
+    seed_all,
+    stopped,
+    tiny_learner,
+    uninterrupted,
+)
 
 VALUES = st.one_of(st.integers(-3, 3).map(float), st.sampled_from([math.nan, math.inf, -math.inf, -0.0]))
 
@@ -386,3 +399,76 @@ def test_nothing_is_in_place_without_a_best_epoch():
     with pytest.raises(LearnerError, match="`put_back` must come after a fit with a best epoch"), keep.in_place(learn):
         pass
     assert same(state_of(learn.model), before)
+
+
+# -- going on from a checkpoint ----------------------------------------------------------------------------------------
+
+
+def keeping(cbs, restore=True, mode="max"):
+    """The second of three epochs is the best one, or the last if small is best."""
+    return tiny_learner([Feed([2.0, 3.0, 1.0, 0.0, 4.0]), BestModelCallback("score", mode=mode, restore=restore), *cbs])
+
+
+def keep_of(learn):
+    return next(cb for cb in learn.cbs if isinstance(cb, BestModelCallback))
+
+
+@pytest.mark.parametrize("restore", [False, True])
+@pytest.mark.parametrize("mode", ["min", "max"])
+def test_the_best_epoch_and_its_model_are_there_after_a_resume_from_every_batch(tmp_path, restore, mode):
+    make = partial(keeping, restore=restore, mode=mode)
+    whole, gone_on = resumed_from_each(make, 3, tmp_path)
+    assert len(gone_on) == 18
+    for learn in gone_on + (resumed_from_each_validation(make, 3, tmp_path) if restore else []):
+        assert_equal_runs(learn, whole)
+        assert learn.best == keep_of(learn).best == whole.best
+        assert type(learn.best) is type(whole.best)
+    copies = [snapshot(learn)["callbacks"]["BestModelCallback"] for learn in (*gone_on, whole)]
+    assert all(differing(one, copies[-1]) == [] for one in copies)
+
+
+def test_the_best_so_far_is_known_from_the_first_batch_on(tmp_path):
+    seen = []
+    note = LambdaCallback(before_batch=lambda learn: seen.append(learn.best))
+    stopped(lambda cbs: keeping([note, *cbs]), 3, 11, tmp_path)
+    (best,) = {value for value in seen if value}
+    seen.clear()
+    resumed(lambda cbs: keeping([note, *cbs]), 3, tmp_path)
+    assert best.epoch == 0
+    assert seen[0] == best
+
+
+@pytest.mark.parametrize("end", ["no epoch is left", "a callback has ended it"])
+def test_where_nothing_is_left_to_train_the_best_weights_come_back(tmp_path, end):
+    def make(cbs):
+        ends = [EndIn(2, CancelFitException)] if end == "a callback has ended it" else []
+        return keeping([*ends, *cbs])
+
+    whole = uninterrupted(make, 3, tmp_path, every="epoch")
+    learn = resumed(make, 3, tmp_path, every="epoch")
+    assert learn.best == whole.best == keep_of(whole).best
+    assert learn.best.epoch == 1
+    assert_equal_runs(learn, whole)
+    assert all(torch.equal(p, keep_of(whole)._copy["parameters"][name]) for name, p in learn.model.named_parameters())
+
+
+def test_the_best_weights_are_saved_and_loaded_between_two_fits(tmp_path):
+    saved, other = keeping([], restore=False), keeping([], restore=False)
+    saved.fit(3)
+    saved.save(tmp_path / "learn.pt")
+    other.load(tmp_path / "learn.pt")
+    for learn in (other, saved):
+        keep_of(learn).put_back(learn)
+    assert keep_of(other).best == saved.best
+    assert same(state_of(other.model), state_of(saved.model))
+    for learn in (saved, other):
+        seed_all(0)
+        learn.fit(2)
+    assert_equal_runs(other, saved)
+    assert other.best.epoch == 4
+
+
+def test_by_another_metric_a_resume_is_refused(tmp_path):
+    stopped(keeping, 2, 2, tmp_path)
+    with pytest.raises(LearnerError, match="`mode` is 'min' here, 'max' saved of callback BestModelCallback"):
+        resumed(partial(keeping, mode="min"), 2, tmp_path)

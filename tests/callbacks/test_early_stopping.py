@@ -10,6 +10,16 @@ from torch import nn
 
 from callbacks import BestModelCallback, EarlyStoppingCallback, MetricsCallback, ProgressCallback, accuracy
 from learner import Callback, Learner
+from tests.resuming import (
+    assert_equal_runs,
+    resumed,
+    resumed_from_each,
+    resumed_from_each_validation,
+    seed_all,
+    stopped_and_resumed,
+    tiny_learner,
+    uninterrupted,
+)
 
 BATCH = (torch.randn(4, 2, generator=torch.Generator().manual_seed(0)), torch.tensor([0, 1, 1, 0]))
 VALUES = st.one_of(st.integers(-4, 4).map(lambda n: n / 2), st.sampled_from([math.nan, math.inf, -math.inf]))
@@ -196,3 +206,56 @@ def test_a_metric_or_loader_that_does_not_exist_is_an_error_before_the_first_bat
         with pytest.raises(ValueError, match=match):
             learn.fit(1)
         assert learn.n_samples == 0
+
+
+# -- going on from a checkpoint ----------------------------------------------------------------------------------------
+
+
+def stopping(cbs, values=(3.0, 2.0, 2.5, 2.5, 1.0)):
+    """Stops in epoch 3 of 5."""
+    return tiny_learner([Feed(values), EarlyStoppingCallback("score", patience=2), *cbs])
+
+
+def test_it_stops_where_it_would_have_from_every_batch(tmp_path, capsys):
+    whole, gone_on = resumed_from_each(stopping, 5, tmp_path)
+    assert len(gone_on) == 24
+    for learn in gone_on + resumed_from_each_validation(stopping, 5, tmp_path, n_whole=4):
+        assert_equal_runs(learn, whole)
+        assert learn.cbs[1].stopped_epoch == whole.cbs[1].stopped_epoch == 3
+        assert learn.cbs[1].best == whole.cbs[1].best == (1, 2.0, "valid/score")
+        assert type(learn.cbs[1].best) is type(whole.cbs[1].best)
+
+
+def test_how_long_it_has_waited_is_not_forgotten(tmp_path):
+    learn = stopped_and_resumed(stopping, 3, 25, tmp_path)
+    assert (learn.cbs[1].stopped_epoch, learn.cbs[1]._n_waited) == (None, 1)
+    assert learn.cbs[1].best.epoch == 1
+
+
+@pytest.mark.parametrize("n_epochs", [5, 50])
+def test_a_fit_that_it_has_ended_stays_ended_and_says_so_again(tmp_path, capsys, n_epochs):
+    whole = uninterrupted(stopping, 5, tmp_path, every="epoch")
+    for _ in range(2):
+        capsys.readouterr()
+        learn = resumed(stopping, n_epochs, tmp_path, every="epoch")
+        said = capsys.readouterr().out.splitlines()
+        assert "a callback has ended in epoch 3; nothing is left" in said[0]
+        assert said[1] == (
+            "stopped in epoch 3: valid/score has not improved for 2 epochs, the best was 2.0000 in epoch 1"
+        )
+        assert_equal_runs(learn, whole)
+        assert learn.cbs[1].stopped_epoch == 3
+
+
+def test_between_two_fits_it_is_saved_and_loaded_and_the_next_one_starts_clean(tmp_path):
+    saved, other = stopping([]), stopping([])
+    saved.fit(5)
+    saved.save(tmp_path / "learn.pt")
+    other.load(tmp_path / "learn.pt")
+    assert (other.cbs[1].stopped_epoch, other.cbs[1].best) == (3, saved.cbs[1].best)
+    for learn in (saved, other):
+        seed_all(0)
+        learn.fit(1)
+    assert_equal_runs(other, saved)
+    assert other.cbs[1].stopped_epoch is None
+    assert other.cbs[1].best == saved.cbs[1].best == (4, 3.0, "valid/score")

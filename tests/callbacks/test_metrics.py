@@ -12,8 +12,27 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score
 
-from callbacks import MetricsCallback, accuracy, mean_over_samples, metrics, top_k_accuracy
-from learner import Callback, CancelBatchException, CancelEpochException, CancelStepException, Learner
+from callbacks import CheckpointCallback, MetricsCallback, accuracy, mean_over_samples, metrics, top_k_accuracy
+from learner import (
+    Callback,
+    CancelBatchException,
+    CancelEpochException,
+    CancelStepException,
+    Learner,
+    LearnerError,
+)
+from tests.callbacks.test_metric_objects import Fields, InModule, Kept
+from tests.resuming import (
+    StopAt,
+    assert_equal_runs,
+    resumed,
+    resumed_from_each,
+    resumed_from_each_validation,
+    seed_all,
+    stopped,
+    stopped_and_resumed,
+    tiny_learner,
+)
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore", DeprecationWarning)  # it still uses torch.jit.script
@@ -498,3 +517,109 @@ def test_a_result_that_is_no_number_is_refused_at_the_first_batch(data, result, 
 def test_an_object_that_gives_several_numbers_is_refused(data):
     with pytest.raises(ValueError, match=r"`by_class` must be a scalar, got Tensor\(3,\)"):
         fitted(data, MetricsCallback(by_class=MulticlassAccuracy(num_classes=3, average="none")))
+
+
+# -- going on from a checkpoint ----------------------------------------------------------------------------------------
+
+
+def gap(preds, target):
+    return (preds.amax(1) - preds.gather(1, target[:, None])[:, 0]).mean()
+
+
+def measured(cbs, *metrics):
+    """Metrics of every kind; functions are evaluated for several batches at once, and the last batch is shorter."""
+    of_3 = {"num_classes": 3, "validate_args": False}
+    of_libraries = {
+        "f1": MulticlassF1Score(average="macro", **of_3),
+        "gathering": torchmetrics.classification.MulticlassAUROC(**of_3),
+        "running": torchmetrics.wrappers.Running(MulticlassAccuracy(**of_3), window=2),
+        "composed": MulticlassAccuracy(**of_3) + 2 * MulticlassF1Score(**of_3),
+        "from_torcheval": torcheval.metrics.MulticlassAccuracy(),
+        "gathering_too": torcheval.metrics.MulticlassAUROC(num_classes=3),
+    }
+    metrics = metrics or (accuracy, gap, Fields(), Kept(), InModule())
+    return tiny_learner([MetricsCallback(*metrics, **of_libraries), *cbs])
+
+
+@pytest.mark.parametrize("at_once", [64, 2])
+def test_what_was_measured_goes_on_from_every_batch(tmp_path, monkeypatch, at_once):
+    monkeypatch.setattr(metrics, "_MAX_BATCHES", at_once)
+    whole, gone_on = resumed_from_each(measured, 3, tmp_path)
+    assert len(gone_on) == 18
+    for learn in gone_on + resumed_from_each_validation(measured, 3, tmp_path):
+        assert_equal_runs(learn, whole)
+    assert len(whole.metrics["valid"]) == 1 + 5 + 6
+    for name in whole.metrics["valid"]:
+        assert len({row[f"{loader}/{name}"] for row in whole.history for loader in ("train", "valid")}) > 1
+
+
+def test_batches_that_wait_are_evaluated_as_they_would_have_been(tmp_path):
+    def make(cbs):
+        metric, sizes = recorded(accuracy)
+        learn = tiny_learner([MetricsCallback(metric), *cbs])
+        learn.sizes = sizes
+        return learn
+
+    learn = stopped_and_resumed(make, 1, 3, tmp_path)
+    # The first stands alone, four wait, two of them in the checkpoint; the shorter one stands alone again.
+    assert learn.sizes == [16, 2, 4, 4, 2]
+
+
+def test_a_checkpoint_between_two_passes_keeps_no_metrics_of_any_kind(tmp_path):
+    def make(cbs, *metrics):
+        return tiny_learner([MetricsCallback(*metrics), *cbs])
+
+    odd = Fields()
+    odd.odd = object()
+    stopped(lambda cbs: make(cbs, odd), 3, 9, tmp_path, every="epoch")
+    learn = resumed(lambda cbs: make(cbs, accuracy), 3, tmp_path, every="epoch")
+    assert [sorted(row) for row in learn.history] == [
+        ["epoch", "train/Fields", "train/loss", "valid/Fields", "valid/loss"],
+        *[["epoch", "train/accuracy", "train/loss", "valid/accuracy", "valid/loss"]] * 2,
+    ]
+
+
+def test_what_is_no_plain_data_is_named_at_the_first_checkpoint_within_a_pass(tmp_path):
+    odd = Fields()
+    odd.odd = object()
+    learn = tiny_learner([MetricsCallback(odd), CheckpointCallback(tmp_path, every=2)])
+    place = r"`state\['callbacks'\]\['MetricsCallback'\]\['objects'\]\['Fields'\]\['parts'\]\[''\]\['odd'\]`"
+    with pytest.raises(TypeError, match=f"{place} must be plain data, got object"):
+        learn.fit(1)
+
+
+named_gap = Fields()
+named_gap.__name__ = "gap"
+
+
+@pytest.mark.parametrize(
+    ("other", "match"),
+    [
+        (
+            [accuracy],
+            r"what is measured is {'accuracy': 'function', .*} here, {'accuracy': 'function', 'gap': .* saved of",
+        ),
+        ([accuracy, named_gap, Fields(), Kept(), InModule()], "'gap': 'Fields', .* here, .* 'gap': 'function', "),
+    ],
+)
+def test_other_metrics_are_refused_within_a_pass(tmp_path, other, match):
+    stopped(measured, 1, 3, tmp_path)
+    with pytest.raises(LearnerError, match=match):
+        resumed(lambda cbs: measured(cbs, *other), 1, tmp_path)
+
+
+def test_between_two_fits_and_in_another_pass_it_is_saved_and_loaded(tmp_path):
+    saved, other = measured([]), measured([])
+    stopped(measured, 1, 4, tmp_path / "stopped")
+    saved.fit(1)
+    saved.save(tmp_path / "learn.pt")
+    other.load(tmp_path / "learn.pt")
+    for learn in (saved, other):
+        seed_all(0)
+        learn.fit(1)
+    assert_equal_runs(saved, other)
+    third = measured([CheckpointCallback(tmp_path / "third"), StopAt()])
+    third.load(next((tmp_path / "stopped").glob("*4.pt")))  # of the middle of a pass
+    n = []
+    third.validate(cbs=at("after_epoch", lambda learn: n.append(third.cbs[0]._pass._objects["Fields"].n)))
+    assert n == [10]

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from callbacks import BestModelCallback, LambdaCallback, LRFinderCallback, MetricsCallback, accuracy
-from callbacks.monitor import _Monitor
+from callbacks.monitor import Best, _Monitor
 from learner import (
     Callback,
     CancelBatchException,
@@ -13,6 +13,14 @@ from learner import (
     CancelFitException,
     Learner,
     LearnerError,
+)
+from tests.resuming import (
+    assert_equal_runs,
+    resumed,
+    resumed_from_each,
+    resumed_from_each_validation,
+    stopped,
+    tiny_learner,
 )
 
 BATCHES = [(torch.ones(4, 2), torch.tensor([0, 1, 1, 0]))]
@@ -273,3 +281,58 @@ def test_a_mode_is_min_or_max(mode):
 def test_names_are_strings(name):
     with pytest.raises(TypeError, match=f"`{name}` must be a name, as in `learn.metrics`, got"):
         Watch(**{name: accuracy})
+
+
+# -- going on from a checkpoint ----------------------------------------------------------------------------------------
+
+
+class Follow(_Monitor):
+    """Keep the best, and all that was handed on."""
+
+    def __init__(self, metric="loss", loader="valid", mode="min"):
+        super().__init__(metric, loader, mode)
+        self.seen = []
+
+    def before_fit(self, learn):
+        super().before_fit(learn)
+        self.seen = []
+
+    def _see(self, learn, now):
+        self.seen.append(list(now))
+        if self._is_better(now, self.best):
+            self.best = now
+
+    def state_dict(self):
+        return {**super().state_dict(), "seen": self.seen}
+
+    def load_state_dict(self, state):
+        super().load_state_dict(state)
+        self.seen = state["seen"]
+
+
+def following(cbs, **kwargs):
+    return tiny_learner([Follow(**kwargs), *cbs])
+
+
+def test_what_is_followed_goes_on_from_every_batch(tmp_path):
+    whole, gone_on = resumed_from_each(following, 3, tmp_path)
+    for learn in gone_on + resumed_from_each_validation(following, 3, tmp_path):
+        assert_equal_runs(learn, whole)
+        assert learn.cbs[0].seen == whole.cbs[0].seen
+        assert learn.cbs[0].best == whole.cbs[0].best
+        assert type(learn.cbs[0].best) is Best
+    assert [epoch for epoch, _, _ in whole.cbs[0].seen] == [0, 1, 2]
+
+
+def test_without_a_best_epoch_there_is_none_to_go_on_from():
+    follow = Follow()
+    follow.best = Best(0, 1.0, "valid/loss")
+    follow.load_state_dict(Follow().state_dict())
+    assert follow.best is None
+
+
+def test_a_checkpoint_that_follows_something_else_is_refused(tmp_path):
+    stopped(following, 2, 2, tmp_path)
+    match = "`loader` is 'train' here, 'valid' saved of callback Follow; `mode` is 'max' here, 'min' saved of callback"
+    with pytest.raises(LearnerError, match=match):
+        resumed(lambda cbs: following(cbs, loader="train", mode="max"), 2, tmp_path)

@@ -10,10 +10,13 @@ import torch
 from torch import nn
 from torch.optim import lr_scheduler
 from torch.optim.lr_scheduler import (
+    ChainedScheduler,
     CosineAnnealingLR,
+    CosineAnnealingWarmRestarts,
     CyclicLR,
     LambdaLR,
     LinearLR,
+    MultiStepLR,
     OneCycleLR,
     PolynomialLR,
     ReduceLROnPlateau,
@@ -21,14 +24,29 @@ from torch.optim.lr_scheduler import (
     StepLR,
 )
 
-from callbacks import AccumulateCallback, RecorderCallback, SchedulerCallback
+from callbacks import AccumulateCallback, CheckpointCallback, RecorderCallback, SchedulerCallback
 from learner import (
     Callback,
     CancelBatchException,
     CancelEpochException,
+    CancelFitException,
     CancelStepException,
     Learner,
     LearnerError,
+)
+from learner.snapshot import snapshot
+from tests.resuming import (
+    StopAt,
+    StoppedError,
+    assert_equal_runs,
+    differing,
+    resumed,
+    resumed_from_each,
+    resumed_from_each_validation,
+    seed_all,
+    stopped,
+    tiny_learner,
+    uninterrupted,
 )
 
 N = 4  # batches in an epoch
@@ -389,3 +407,189 @@ def test_in_a_sandbox_the_schedule_is_the_old_one_again():
         assert total_steps(schedule) == 12
     assert schedule.scheduler is made
     assert made.state_dict() == state
+
+
+# -- going on from a checkpoint ----------------------------------------------------------------------------------------
+
+SCHEDULES = {
+    "OneCycleLR": partial(OneCycleLR, max_lr=0.1),
+    "CosineAnnealingLR": partial(CosineAnnealingLR, eta_min=0.001),
+    "LambdaLR": partial(LambdaLR, lr_lambda=lambda step: 1 / (1 + step)),
+    "MultiStepLR": partial(MultiStepLR, milestones=[1, 2, 8, 8, 15], gamma=0.5),
+    "CyclicLR": partial(CyclicLR, base_lr=0.001, max_lr=0.1, step_size_up=4, scale_fn=lambda x: 1 / x),
+    "CosineAnnealingWarmRestarts": partial(CosineAnnealingWarmRestarts, T_0=5),
+    "SequentialLR": lambda opt, total_steps: SequentialLR(
+        opt, [LinearLR(opt, total_iters=2), CosineAnnealingLR(opt, total_steps - 2)], milestones=[2]
+    ),
+    "ChainedScheduler": lambda opt: ChainedScheduler([LinearLR(opt, total_iters=4), StepLR(opt, 3, gamma=0.5)]),
+}
+
+
+class Rates(Callback):
+    """Keep all that a schedule may set, for each batch."""
+
+    state = ("used",)
+
+    def __init__(self):
+        self.used = []
+
+    def before_batch(self, learn):
+        if learn.training:
+            groups = settings(learn.opt)
+            self.used.append([float(group[key]) for group in groups for key in ("lr", "momentum")])
+
+
+def scheduled(cbs, make, each=None, metric=None):
+    schedule = SchedulerCallback(make, each, metric)
+    return tiny_learner([schedule, Rates(), *cbs], opt_func=sgd, lr=0.02)
+
+
+@pytest.mark.parametrize("each", ["batch", "epoch"])
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_a_schedule_goes_on_from_every_batch(tmp_path, name, each):
+    whole, gone_on = resumed_from_each(partial(scheduled, make=SCHEDULES[name], each=each), 3, tmp_path)
+    for learn in gone_on:
+        assert_equal_runs(learn, whole)
+        assert learn.cbs[1].used == whole.cbs[1].used
+        assert differing(learn.cbs[0].scheduler.state_dict(), whole.cbs[0].scheduler.state_dict()) == []
+    assert len(gone_on) == len(whole.cbs[1].used) == 18
+    assert len({lr for lr, _ in whole.cbs[1].used}) > 2
+
+
+@pytest.mark.parametrize("metric", ["train/loss", "valid/loss"])
+def test_a_schedule_that_watches_a_metric_goes_on_from_every_batch(tmp_path, metric):
+    make = partial(scheduled, make=partial(ReduceLROnPlateau, patience=0, factor=0.5, mode="max"), metric=metric)
+    whole, gone_on = resumed_from_each(make, 3, tmp_path)
+    for learn in gone_on + resumed_from_each_validation(make, 3, tmp_path):
+        assert_equal_runs(learn, whole)
+        assert learn.cbs[1].used == whole.cbs[1].used
+        assert learn.cbs[0].scheduler.state_dict() == whole.cbs[0].scheduler.state_dict()
+    assert whole.opt.param_groups[0]["lr"] < 0.02
+
+
+def test_two_schedules_go_on_and_put_the_optimizer_back(tmp_path):
+    def make(cbs):
+        cyclic = partial(CyclicLR, base_lr=0.01, max_lr=0.1)
+        decay = SchedulerCallback(partial(StepLR, step_size=1), each="epoch")
+        return tiny_learner([SchedulerCallback(cyclic), decay, *cbs], opt_func=sgd, lr=0.02)
+
+    whole, gone_on = resumed_from_each(make, 2, tmp_path)
+    for learn in gone_on:
+        assert_equal_runs(learn, whole)
+        assert settings(learn.opt) == settings(whole.opt)
+        assert learn.opt.param_groups[0].keys() == sgd(learn.model.parameters(), 0.1).param_groups[0].keys()
+        assert "step" not in vars(learn.opt)
+        assert learn.opt.param_groups[0]["momentum"] == 0.8
+
+
+def test_what_is_put_back_is_what_there_was_when_the_fit_began_and_not_when_it_went_on(tmp_path):
+    """The momentum of a learner that had another one set by hand."""
+    one_cycle = partial(scheduled, make=SCHEDULES["OneCycleLR"])
+    learn = one_cycle([CheckpointCallback(tmp_path, 1), stop := StopAt(4)])
+    learn.fit(0)
+    learn.opt.param_groups[0]["momentum"] = 0.5
+    with pytest.raises(StoppedError):
+        learn.fit(1)
+    assert stop.n_seen == 4
+    again = resumed(one_cycle, 1, tmp_path)
+    assert again.opt.param_groups[0]["momentum"] == 0.5
+
+
+def test_a_fit_that_a_callback_has_ended_stays_as_it_was(tmp_path):
+    def make(cbs):
+        return scheduled([RaiseAt("after_batch", [4], CancelFitException()), *cbs], SCHEDULES["OneCycleLR"])
+
+    ended = make([CheckpointCallback(tmp_path), StopAt()])
+    ended.fit(0)
+    ended.opt.param_groups[0]["momentum"] = 0.5
+    ended.fit(2)
+    again = resumed(make, 2, tmp_path)
+    assert settings(again.opt) == settings(ended.opt)
+    assert again.opt.param_groups[0]["momentum"] == 0.5
+    assert "step" not in vars(again.opt)
+
+
+@pytest.mark.parametrize(
+    ("saved", "other", "n_epochs", "match"),
+    [
+        ("OneCycleLR", {"make": SCHEDULES["CosineAnnealingLR"]}, 2, "schedule is CosineAnnealingLR here, OneCycleLR s"),
+        ("OneCycleLR", {}, 3, "the number of steps is 18 here, 12 saved of callback SchedulerCallback"),
+        (
+            "CosineAnnealingLR",
+            {"each": "epoch"},
+            2,
+            "number of steps is 2 here, 12 saved .*`each` is epoch here, batch",
+        ),
+        (
+            "ChainedScheduler",
+            {"make": lambda opt: ChainedScheduler([LinearLR(opt)])},
+            2,
+            r"ChainedScheduler\(LinearLR\) here, ChainedScheduler\(LinearLR, StepLR\) saved",
+        ),
+        (
+            "LambdaLR",
+            {"make": ReduceLROnPlateau, "metric": "valid/loss"},
+            2,
+            "`metric` is valid/loss here, None saved",
+        ),
+    ],
+)
+def test_another_schedule_is_refused(tmp_path, saved, other, n_epochs, match):
+    make = partial(scheduled, make=SCHEDULES[saved])
+    stopped(make, 2, 2, tmp_path)
+    with pytest.raises(LearnerError, match=match):
+        resumed(partial(make, **other), n_epochs, tmp_path)
+
+
+def test_a_fit_may_become_longer_where_the_schedule_was_not_told_how_long_it_is(tmp_path):
+    make = partial(scheduled, make=SCHEDULES["LambdaLR"])
+    longer = uninterrupted(make, 3, tmp_path / "longer")
+    uninterrupted(make, 2, tmp_path / "shorter")
+    assert_equal_runs(resumed(make, 3, tmp_path / "shorter"), longer)
+
+
+def test_a_schedule_without_a_state_is_named_at_the_first_checkpoint(tmp_path):
+    class Bare:
+        def __init__(self, opt):
+            pass
+
+        def step(self):
+            pass
+
+    with pytest.raises(TypeError, match="`make` must return a schedule with `state_dict` and `load_state_dict` for a"):
+        scheduled([CheckpointCallback(tmp_path)], Bare).fit(1)
+    learn = scheduled([], Bare)
+    learn.fit(1)
+    learn.save(tmp_path / "learn.pt")  # between two fits there is nothing of it to keep
+
+
+@pytest.mark.parametrize("is_in_a_fit", [False, True])
+def test_after_load_the_next_fit_is_the_one_that_would_have_come(tmp_path, is_in_a_fit):
+    """A checkpoint of the middle of a fit holds an optimizer in the hands of a schedule; the next one begins afresh."""
+    make = partial(scheduled, make=SCHEDULES["OneCycleLR"])
+    saved = make([])
+    if is_in_a_fit:
+        saved = stopped(make, 2, 5, tmp_path)
+        (path,) = tmp_path.glob("*5.pt")
+        saved.remove_cb(saved.cbs[2:])
+        for cb in saved.cbs[1:]:
+            cb.used = []
+    else:
+        path = tmp_path / "learn.pt"
+        saved.fit(1)
+        saved.save(path)
+    other = make([CheckpointCallback(tmp_path / "other"), StopAt(99)] if is_in_a_fit else [])
+    other.load(path)
+    other.remove_cb(other.cbs[2:])
+    other.save(tmp_path / "again.pt")
+    third = make([])
+    third.load(tmp_path / "again.pt")
+    for learn in (saved, other, third):
+        seed_all(1)
+        learn.cbs[1].used = []
+        learn.fit(1)
+        learn.history.rows.clear()
+    for learn in (other, third):
+        assert learn.cbs[1].used == saved.cbs[1].used
+        assert settings(learn.opt) == settings(saved.opt)
+        assert differing(snapshot(learn)["model"], snapshot(saved)["model"]) == []
