@@ -305,7 +305,11 @@ class _Reader:
         samples = []
         for i, index in enumerate(indices):
             self._seed(indices, "sample", i)
-            samples.append(self.dataset[index])
+            try:
+                samples.append(self.dataset[index])
+            except Exception as error:
+                error.add_note(f"in sample {index} of the dataset")
+                raise
         return samples
 
     def _seed(self, indices: _Indices, what: str, i: int = 0) -> None:
