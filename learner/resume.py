@@ -22,6 +22,7 @@ import warnings
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from operator import index
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -29,6 +30,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from learner.errors import CancelFitException, LearnerError
+from learner.history import Averages
 from learner.layers import inside
 from learner.loaders import Loaders, length_of
 from learner.snapshot import (
@@ -41,6 +43,7 @@ from learner.snapshot import (
     put_back_training,
     refuse,
     snapshot,
+    told_as_one,
 )
 
 if TYPE_CHECKING:
@@ -98,22 +101,26 @@ def fit_state(
 
 
 def between_fits(state: dict[str, Any]) -> dict[str, Any]:
-    """Return the snapshot in a checkpoint of a fit, for a learner that begins another one."""
-    fit = state.get("fit")
-    if fit is None:
+    """Return the snapshot in a checkpoint of a fit, for a learner that begins another one.
+
+    Raises:
+        LearnerError: if it is none.
+    """
+    if "fit" not in state:
         return state
-    model, optimizer = state["model"], state["optimizer"]
-    groups = list(optimizer["state"]["param_groups"])
-    # An `initial_lr` that stays would be the base of the next schedule; a momentum, where a cycle was at.
-    groups[: len(fit["options"])] = [
-        {**{key: value for key, value in group.items() if key in _OF_FIT}, **options}
-        for group, options in zip(groups, fit["options"], strict=False)
-    ]
-    return {
-        **state,
-        "model": {**model, "training": {**model["training"], **fit["modes"]}},
-        "optimizer": {**optimizer, "state": {**optimizer["state"], "param_groups": groups}},
-    }
+    with told_as_one():
+        fit, model, optimizer = state["fit"], state["model"], state["optimizer"]
+        groups = list(optimizer["state"]["param_groups"])
+        # An `initial_lr` that stays would be the base of the next schedule; a momentum, where a cycle was at.
+        groups[: len(fit["options"])] = [
+            {**{key: value for key, value in group.items() if key in _OF_FIT}, **options}
+            for group, options in zip(groups, fit["options"], strict=False)
+        ]
+        return {
+            **state,
+            "model": {**model, "training": {**model["training"], **fit["modes"]}},
+            "optimizer": {**optimizer, "state": {**optimizer["state"], "param_groups": groups}},
+        }
 
 
 class Resumption:
@@ -137,7 +144,8 @@ class Resumption:
                 f"`learn.load(path)`, then `fit`."
             )
         self._path, self._state, self._fit = path, state, state["fit"]
-        self._at = Position(self._fit["n_done"], self._fit["loader"], self._fit["i"])
+        with told_as_one():
+            self._at = Position(index(self._fit["n_done"]), str(self._fit["loader"]), index(self._fit["i"]))
 
     @contextmanager
     def put_back_around(self, learn: Learner) -> Iterator[None]:
@@ -149,24 +157,30 @@ class Resumption:
             CancelFitException: if a callback had ended the fit.
         """
         former = counters(learn)
-        put_back_counters(learn, self._state["loop"])
         try:
+            with told_as_one():
+                put_back_counters(learn, self._state["loop"])
             yield
-            with all_or_nothing(learn):
+            with told_as_one():
                 refuse([*differences(learn, learn.opt, self._state), *self._differences(learn)])
+                unlike, words = self._unlike(learn), list(self._words(learn))
+            if unlike:
+                warnings.warn(
+                    f"results may differ in the last bits from those of the run that goes on: {', '.join(unlike)}.",
+                    RuntimeWarning,
+                    stacklevel=4,
+                )
+            with all_or_nothing(learn):
                 self._put_back(learn)
                 put_back_training(learn.model, self._fit["modes"])
-                put_back_rng(learn, self._fit["rng"] if self._at.i else self._state["rng"])
+                Averages().load_state_dict(self._fit["averages"])  # which comes later, and has to go well
+                put_back_rng(learn, self._state["rng"])
+                if self._at.i:
+                    put_back_rng(learn, self._fit["rng"])
         except BaseException:
             put_back_counters(learn, former)
             raise
-        self._warn(learn)
-        mine, theirs = (Counter(names["all"]) for names in (_callbacks_of(learn), self._fit["callbacks"]))
-        # Those that keep something were compared; of others nobody knows whether they matter.
-        for word, names in (("without", theirs - mine), ("with", mine - theirs)):
-            if names:
-                sys.stdout.write(f"resume: {word} {', '.join(names.elements())}, unlike before.\n")
-        sys.stdout.write(f"{self._words(learn)}\n")
+        sys.stdout.writelines(f"resume: {line}\n" for line in words)
         if self._fit["is_over"]:
             raise CancelFitException
 
@@ -213,31 +227,32 @@ class Resumption:
             found.append(f"callbacks that are not always called are {mine} here, {theirs} saved")
         return found
 
-    def _warn(self, learn: Learner) -> None:
+    def _unlike(self, learn: Learner) -> list[str]:
         """Say what may change the last bits."""
         here, saved = _machine(learn), self._fit["machine"]
-        unlike = [f"{what} {here[what]} here, {saved[what]} saved" for what in here if here[what] != saved[what]]
-        if unlike:
-            warnings.warn(
-                f"results may differ in the last bits from those of the run that goes on: {', '.join(unlike)}.",
-                RuntimeWarning,
-                stacklevel=5,
-            )
+        return [f"{what} {here[what]} here, {saved[what]} saved" for what in here if here[what] != saved[what]]
 
-    def _words(self, learn: Learner) -> str:
+    def _words(self, learn: Learner) -> Iterator[str]:
+        """Yield what a person should read: what is not as before and may be so, and where the fit goes on."""
+        mine, theirs = (Counter(names["all"]) for names in (_callbacks_of(learn), self._fit["callbacks"]))
+        # Those that keep something were compared; of others nobody knows whether they matter.
+        for word, names in (("without", theirs - mine), ("with", mine - theirs)):
+            if names:
+                yield f"{word} {', '.join(names.elements())}, unlike before."
         at, before = self._at, self._fit["n_epochs"]
         n_epochs = length_of(learn.epochs)  # a callback may have its own
         of = "" if n_epochs is None else f" of {n_epochs}"
         then = "" if learn.n_epochs == before else f", where {before} were asked for before"
         if self._fit["is_over"]:
-            return (
-                f"resume: {self._path} is of a fit that a callback has ended in epoch {at.n_done}; nothing is left. To "
-                f"train on, do `learn.load(path)`, then `fit`."
+            yield (
+                f"{self._path} is of a fit that a callback has ended in epoch {at.n_done}; nothing is left. To train "
+                f"on, do `learn.load(path)`, then `fit`."
             )
-        if n_epochs is not None and at.n_done >= n_epochs:
-            return f"resume: {self._path} has {at.n_done} epochs done{of}{then}; nothing is left to train."
-        where = f"batch {at.i} of loader {at.loader!r} in " if at.i else ""
-        return f"resume: goes on with {where}epoch {at.n_done}{of}{then} ({self._path})."
+        elif n_epochs is not None and at.n_done >= n_epochs:
+            yield f"{self._path} has {at.n_done} epochs done{of}{then}; nothing is left to train."
+        else:
+            where = f"batch {at.i} of loader {at.loader!r} in " if at.i else ""
+            yield f"goes on with {where}epoch {at.n_done}{of}{then} ({self._path})."
 
 
 def _callbacks_of(learn: Learner) -> dict[str, list[str]]:

@@ -95,6 +95,24 @@ def put_back(learn: Learner, opt: torch.optim.Optimizer | None, state: Mapping[s
 
 
 @contextmanager
+def told_as_one() -> Iterator[None]:
+    """Make what goes wrong with what a file holds an error of one kind.
+
+    Raises:
+        LearnerError: for any error.
+    """
+    try:
+        yield
+    except LearnerError:
+        raise
+    except Exception as error:
+        raise LearnerError(
+            f"what was saved must be what this program saves, but it could not be put back: {type(error).__name__}: "
+            f"{error}. Nothing was changed."
+        ) from error
+
+
+@contextmanager
 def all_or_nothing(learn: Learner) -> Iterator[None]:
     """Compare and put back within; what goes wrong is undone (but for a lazy model, which may have become a real one).
 
@@ -107,18 +125,14 @@ def all_or_nothing(learn: Learner) -> Iterator[None]:
     parts += [remember(vars(cb)) for cb in learn.cbs if hasattr(cb, "__dict__")]
     former, opt, rates = counters(learn), learn.opt, learn.rates
     try:
-        yield
-    except BaseException as error:
+        with told_as_one():
+            yield
+    except BaseException:
         for part in reversed(parts):
             part()
         put_back_counters(learn, former)
         learn.opt, learn.rates = opt, rates
-        if isinstance(error, LearnerError) or not isinstance(error, Exception):
-            raise
-        raise LearnerError(
-            f"what was saved must be what this program saves, but it could not be put back: {type(error).__name__}: "
-            f"{error}. Nothing was changed."
-        ) from error
+        raise
 
 
 def load_snapshot(learn: Learner, state: Mapping[str, Any]) -> None:
