@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 from torch.utils.data import IterableDataset
 
 from callbacks.best import BestModelCallback
-from callbacks.collection import checked_collectors, layers_of, log_means, schemas_of
+from callbacks.collection import Collection, checked_collectors, layers_of, log_means, schemas_of
 from callbacks.recording import Folder, Recording, in_order
 from learner import Callback, CancelFitException, Learner
 from learner.layers import places_by_name
@@ -35,6 +35,12 @@ class CollectCallback(Callback):
     logged to the run. An epoch that is collected again replaces its file. `step` is
     the number of optimizer steps that the learner had made when it predicted; of training batches alone.
 
+    A fit that goes on from a checkpoint gives the rows, and the means, of one that was not stopped, if it writes to the
+    same run, opened again: what was recorded after the checkpoint is replaced. For that, with "step" and a
+    `CheckpointCallback`, all rows of the pass that runs are held in memory and are part of a checkpoint in the middle
+    of it. A million samples with ten numbers each make it 40 to 80 MB larger; vectors, as of embeddings, many times
+    that, so collect them with "pass", or `at` few epochs. What a collector of your own remembers is not in it.
+
     Args:
         collectors: one or several, collectors or functions `(batch, predictor_output) -> dict of columns`.
         source: "step" or "pass".
@@ -50,7 +56,7 @@ class CollectCallback(Callback):
 
     Reads:
         `batch output yb batch_size i training n_steps epoch n_epochs dl dl_name is_side_pass dls model cbs history
-        metrics in_sandbox`.
+        metrics in_sandbox is_resumed ended_by`.
 
     Raises:
         TypeError, ValueError: if an argument is wrong; before training, if `on` or `at` never happen in this fit, there
@@ -95,17 +101,19 @@ class CollectCallback(Callback):
         self.collectors = checked_collectors(collectors)
         self.source, self.on, self.name, self.run = source, tuple(on), name or source, run
         self._moments = Moments(at, may_pass=source == "pass")
-        self._parts: dict[str, Path] = {}
+        self._parts: dict[str, Path | None] = {}  # None for one that was recorded, and is gone
         self._tables: dict[int, Table] = {}
         self._folder: Folder | None = None
         self._recording: Recording | None = None
-        self._is_on = False
+        self._rows: Mapping[str, Any] | None = None  # of the pass that is about to go on
+        self._is_on = self._is_over = self._was_told = False
         self._start = self._n_done = 0
 
     @property
     def samples(self) -> Samples:
         """What was collected so far."""
-        return Samples(list(self._parts.values()), table=list(self._tables.values()), holder=self._folder)
+        parts = [path for path in self._parts.values() if path is not None]
+        return Samples(parts, table=list(self._tables.values()), holder=self._folder)
 
     # -- when ------------------------------------------------------------------------------------------------------
 
@@ -127,9 +135,13 @@ class CollectCallback(Callback):
         if self.source == "pass":
             for name in wanted:
                 in_order(name, learn.dls[name])
-        if self._start == 0:
+        self._is_over = self._was_told = False
+        if learn.is_resumed:
+            self._find_tables([learn.dls[name] for name in wanted])
+        elif self._start == 0:
             self._parts, self._tables, self._folder = {}, {}, None
             self._refuse_records_of_another(self.run or Run.active())
+        self._find_parts()
 
     def _refuse_records_of_another(self, run: Run | None) -> None:
         """Let a training from the beginning not take the place of one that is on record."""
@@ -137,7 +149,7 @@ class CollectCallback(Callback):
         if found:
             raise ValueError(
                 f"`run` must have no samples of another training, got {len(found)} files as {found[0].stem!r}; make a "
-                f"new Run, or say `name=`. A learner that goes on, after `load`, may write to it."
+                f"new Run, or say `name=`. A learner that goes on, by `resume` or after `load`, may."
             )
 
     def before_epoch(self, learn: Learner) -> None:
@@ -145,11 +157,12 @@ class CollectCallback(Callback):
         if not self._is_on or learn.is_side_pass:
             return
         now = self._start + learn.epoch
+        rows, self._rows = self._rows if learn.i else None, None
         if self.source == "pass":
-            if learn.dl_name == next(iter(learn.dls)):
+            if learn.dl_name == next(iter(learn.dls)) and not learn.i:
                 self._pass_if_due(learn, now)
-        elif self._wants(learn.dl_name) and self._moments.wants(now):
-            self._recording = self._begin(learn, learn.dl_name, learn.dl, self._table(learn.dl), now)
+        elif self._wants(learn.dl_name) and self._moments.wants(now) and (rows or not learn.i):
+            self._recording = self._begin(learn, learn.dl_name, learn.dl, self._table(learn.dl), now, rows)
         self._n_done = now + 1
 
     def after_predict(self, learn: Learner) -> None:
@@ -174,14 +187,14 @@ class CollectCallback(Callback):
 
     def cleanup_fit(self, learn: Learner) -> None:
         """Make them also if a callback ended the fit."""
-        if isinstance(sys.exception(), CancelFitException):
+        if isinstance(learn.ended_by, CancelFitException):
             self._last_passes(learn)
         self._is_on = False
 
     def _last_passes(self, learn: Learner) -> None:
-        if not self._is_on or self.source == "step":
+        if not self._is_on or self._is_over or self.source == "step":
             return
-        self._is_on = False  # once, also if the fit is cancelled after it
+        self._is_over = True  # once, also if the fit is cancelled after it
         self._pass_if_due(learn, self._n_done, is_last=True)
         if self._moments.best and (best := _best_of(learn)) and best.best is not None:
             with best.in_place(learn):
@@ -206,12 +219,22 @@ class CollectCallback(Callback):
                     recording = self._begin(learn, name, loader, self._table(dl), epoch)
                     try:
                         learn.side_pass(name, loader, "infer", recording)
-                    finally:
-                        self._end(learn, recording)
+                    except BaseException:
+                        self._close(recording)
+                        raise
+                    self._end(learn, recording)
         finally:
             learn.metrics = metrics
 
-    def _begin(self, learn: Learner, name: str, loader: Any, table: Table | None, epoch: int) -> Recording:
+    def _begin(
+        self,
+        learn: Learner,
+        name: str,
+        loader: Any,
+        table: Table | None,
+        epoch: int,
+        rows: Mapping[str, Any] | None = None,
+    ) -> Recording:
         home: Run | Folder | None = self.run or Run.active()
         if home is None:
             home = self._folder = self._folder or Folder()
@@ -225,15 +248,21 @@ class CollectCallback(Callback):
             table_name="" if table is None else table.name,
         )
         weights = table.weights if table is not None and self.source == "pass" else None
-        return Recording(learn.model, loader, self.collectors, writer, {"epoch": epoch, "split": name}, weights)
+        is_kept = self.source == "step" and any(hasattr(cb, "find_checkpoint") for cb in learn.cbs)
+        collection = Collection(self.collectors, writer, weights, keeps_rows=is_kept)
+        keys: dict[str, int | str] = {"epoch": epoch, "split": name}
+        try:
+            if rows is not None:
+                collection.go_on(rows)
+            return Recording(learn.model, loader, collection, writer, keys, learn.i if rows is not None else 0)
+        except BaseException:
+            writer.discard()
+            raise
 
     def _end(self, learn: Learner, recording: Recording) -> None:
         run, writer = self.run or Run.active(), recording.writer
         is_again = run is not None and (run.path / "samples" / f"{writer.name}.parquet").exists()
-        try:
-            means = recording.close()
-        finally:
-            self._parts |= {path.stem: path for path in writer.paths[:1]}
+        means = self._close(recording)
         if run is not None:
             # As when training goes on from a checkpoint: the same row does not come twice.
             known = {str(row) for row in run.logged()} if is_again else set()
@@ -246,6 +275,13 @@ class CollectCallback(Callback):
                 lambda row: None if str(row) in known else run.log(row), means, {**recording.keys, "split": label}
             )
 
+    def _close(self, recording: Recording) -> dict[str, float]:
+        """Finish the file; return the means."""
+        try:
+            return recording.close()
+        finally:
+            self._parts |= {path.stem: path for path in recording.writer.paths[:1]}
+
     def _table(self, loader: Any) -> Table | None:
         """Return the table that a loader is over, one for each dataset; None if its samples have no numbers."""
         dataset = getattr(loader, "dataset", None)
@@ -256,6 +292,56 @@ class CollectCallback(Callback):
         if id(dataset) not in self._tables:
             self._tables[id(dataset)] = dataset if isinstance(dataset, Table) else Table(dataset)
         return self._tables[id(dataset)]
+
+    # -- going on --------------------------------------------------------------------------------------------------
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what was recorded, by the names of the files, and all rows of a pass that is not done."""
+        return {
+            "source": self.source,
+            "collectors": [collector.name for collector in self.collectors],
+            "n_done": self._n_done,
+            "is_over": self._is_over,
+            "parts": list(self._parts),
+            "rows": None if self._recording is None else self._recording.collection.rows(),
+        }
+
+    def differences(self, state: Mapping[str, Any]) -> Iterator[str]:
+        """Give what would not go on with the rows of a pass that is not done."""
+        here = {"source": self.source, "collectors": [collector.name for collector in self.collectors]}
+        for what, mine in here.items():
+            if state["rows"] is not None and mine != state[what]:
+                yield f"`{what}` is {mine} here, {state[what]} saved"
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take over what `state_dict` gave; find the files again, in the run."""
+        self._n_done, self._is_over = state["n_done"], state["is_over"]
+        self._rows = state["rows"] if self._recording is None else None
+        self._parts = {name: self._parts.get(name) for name in state["parts"]}
+        if not self._is_on:
+            return  # there may be a run when a fit begins
+        self._find_parts()
+        n_gone = sum(path is None for path in self._parts.values())
+        if n_gone and not self._was_told:
+            self._was_told = True
+            run = self.run or Run.active()
+            why = "a temporary folder goes with its process; collect into a Run" if run is None else f"not in {run}"
+            warnings.warn(
+                f"samples of {n_gone} passes before the checkpoint are gone: {why}.", RuntimeWarning, stacklevel=2
+            )
+
+    def _find_tables(self, loaders: Sequence[Any]) -> None:
+        """Know the tables also of loaders over which no pass comes any more."""
+        run = self.run or Run.active()
+        for table in map(self._table, loaders):
+            if run is not None and table is not None:
+                run.register_table(table)
+
+    def _find_parts(self) -> None:
+        """Look for the files of what was recorded; by name, for a path from a checkpoint is not to be followed."""
+        run = self.run or Run.active()
+        there = {} if run is None else {path.stem: path for path in (run.path / "samples").glob("*.parquet")}
+        self._parts = {name: there.get(name, path) for name, path in self._parts.items()}
 
 
 def _best_of(learn: Learner) -> BestModelCallback | None:

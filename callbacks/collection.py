@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from itertools import pairwise
 from typing import Any, Protocol
 
 import numpy as np
@@ -35,12 +36,19 @@ class Collection:
         collectors: as `checked_collectors` gives them.
         writer: takes the columns.
         weights: a weight for each sample of the table (n_samples,), or None; means are weighted by it.
+        keeps_rows: whether `rows` will be asked for; then all rows of the pass are held in memory, besides the writer.
     """
 
     def __init__(
-        self, collectors: Iterable[MetricsCollector], writer: Writer, weights: np.ndarray | None = None
+        self,
+        collectors: Iterable[MetricsCollector],
+        writer: Writer,
+        weights: np.ndarray | None = None,
+        *,
+        keeps_rows: bool = False,
     ) -> None:
-        self._collectors, self._writer, self._weights = list(collectors), writer, weights
+        self.collectors, self._writer, self._weights = list(collectors), writer, weights
+        self._written: list[dict[str, Any]] | None = [] if keeps_rows else None
         # A block for each column, and no list of what batches gave: that might be the memory of a batch, which a loader
         # uses again, and small tensors that live long leave gaps in the memory of the training.
         self._blocks: dict[_Key, np.ndarray | Tensor] = {}
@@ -61,7 +69,7 @@ class Collection:
             LearnerError: if a collector gives something that is no column, or one that another gives too.
         """
         columns: dict[_Key, Any] = {(-1, "example_id"): ids, **{(-1, name): value for name, value in keys.items()}}
-        for i, collector in enumerate(self._collectors):
+        for i, collector in enumerate(self.collectors):
             for name, column in columns_of(collector.name, collector.keep(batch, output), len(ids)).items():
                 columns[i, name] = column
         kinds = {key: _kind(column) for key, column in columns.items()}
@@ -79,7 +87,7 @@ class Collection:
         """Return the columns of some rows by name, and which collector each is from."""
         columns = {name: column for (i, name), column in kept.items() if i < 0}
         owners: dict[str, MetricsCollector] = {}
-        for i, collector in enumerate(self._collectors):
+        for i, collector in enumerate(self.collectors):
             mine = {name: column for (owner, name), column in kept.items() if owner == i}
             made = collector.finish(mine)
             for name, column in (mine if made is mine else columns_of(collector.name, made, n_rows)).items():
@@ -116,9 +124,11 @@ class Collection:
             return
         found, owners = self._finished({key: block[:n_rows] for key, block in self._blocks.items()}, n_rows)
         columns = {name: _read(column) for name, column in found.items()}
-        for collector in self._collectors:
+        for collector in self.collectors:
             collector.check({name: columns[name] for name, owner in owners.items() if owner is collector})
         self._writer.add(columns)
+        if self._written is not None:
+            self._written.append({name: _packed(column) for name, column in columns.items()})
         weights = np.ones(n_rows) if self._weights is None else self._weights[columns["example_id"]].astype(np.float64)
         for name, owner in owners.items():
             column = columns[name]
@@ -127,6 +137,42 @@ class Collection:
                 with np.errstate(invalid="ignore"):  # inf - inf, or 0 * inf: a mean that is NaN
                     total += float(column.astype(np.float64) @ weights)
                 self._sums[name] = total, weight + float(weights.sum())
+
+    def rows(self) -> dict[str, Any] | None:
+        """Return all that was collected so far as plain data, for another collection of the pass to go on with.
+
+        None if rows that were written are not kept.
+        """
+        if self._written is None:
+            return None
+        waiting = [
+            [*key, isinstance(block, Tensor), _packed(block[: self._n_waiting])] for key, block in self._blocks.items()
+        ]
+        return {
+            "written": list(self._written),
+            "waiting": waiting,
+            "n_waiting": self._n_waiting,
+            "n_room": self._n_room,
+            "sums": dict(self._sums),
+        }
+
+    def go_on(self, rows: Mapping[str, Any]) -> None:
+        """Begin with what `rows` gave; what then comes is written, and averaged, as if there had been no break.
+
+        Args:
+            rows: of a collection by the same collectors.
+        """
+        for chunk in rows["written"]:
+            self._writer.add({name: _unpacked(column) for name, column in chunk.items()})
+        if self._written is not None:
+            self._written += rows["written"]
+        self._sums = dict(rows["sums"])
+        self._n_waiting, self._n_room = rows["n_waiting"], rows["n_room"]
+        for i, name, is_elsewhere, packed in rows["waiting"]:
+            waiting: Any = packed if is_elsewhere else _unpacked(packed)
+            self._kinds[i, name] = _kind(waiting)
+            self._blocks[i, name] = _block(self._kinds[i, name], self._n_room)
+            self._blocks[i, name][: self._n_waiting] = waiting
 
     def means(self) -> dict[str, float]:
         """Return the mean of each column with a number per sample, of all that was written."""
@@ -137,7 +183,7 @@ def _kind(column: Any) -> _Kind:
     if isinstance(column, Tensor):
         return column.dtype, tuple(column.shape[1:]), column.device
     if isinstance(column, np.ndarray):
-        return object if column.dtype.kind == "U" else column.dtype, column.shape[1:], None
+        return object if column.dtype.kind == "U" else column.dtype.newbyteorder("="), column.shape[1:], None
     return object if isinstance(column, str) else type(column), (), None  # one value for all rows
 
 
@@ -150,6 +196,26 @@ def _block(kind: _Kind, n_rows: int) -> np.ndarray | Tensor:
 
 def _read(rows: np.ndarray | Tensor) -> np.ndarray:
     return rows.cpu().numpy() if isinstance(rows, Tensor) else rows
+
+
+def _packed(column: np.ndarray | Tensor) -> Any:
+    """Return a copy of rows as plain data: a tensor, or of text its bytes and where each one ends."""
+    if isinstance(column, Tensor):
+        return column.clone()
+    if column.dtype != object:
+        return torch.from_numpy(np.array(column, column.dtype.newbyteorder("="), order="C"))
+    # Not a list: a checkpoint holds little that is no tensor.
+    texts = [text.encode() for text in column]
+    ends = np.cumsum([len(text) for text in texts], dtype=np.int64)
+    return {"bytes": torch.from_numpy(np.frombuffer(b"".join(texts), np.uint8).copy()), "ends": torch.from_numpy(ends)}
+
+
+def _unpacked(packed: Any) -> np.ndarray:
+    """Return what was packed."""
+    if isinstance(packed, Tensor):
+        return packed.numpy()
+    data, ends = packed["bytes"].numpy().tobytes(), packed["ends"].tolist()
+    return np.array([data[start:end].decode() for start, end in pairwise([0, *ends])], object)
 
 
 def checked_collectors(collectors: Any) -> list[MetricsCollector]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import tempfile
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,6 @@ from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 
 from callbacks.collection import Collection, layers_of
-from callbacks.collectors import MetricsCollector
 from learner import Learner, LearnerError, PredictorOutput
 from learner.batch import describe, fields_of
 from learner.interrogate.capture import Capture
@@ -33,31 +32,30 @@ class Recording:
     Args:
         model: of which layers are looked at, those that collectors need.
         loader: what the pass is over.
-        collectors: as `checked_collectors` gives them.
-        writer: of the file.
+        collection: takes the batches.
+        writer: of the file; that of the collection.
         keys: epoch and split.
-        weights: of the samples, for the means.
+        start: the first batch of the pass, where it begins in the middle.
     """
 
     def __init__(
         self,
         model: torch.nn.Module,
         loader: Any,
-        collectors: Sequence[MetricsCollector],
+        collection: Collection,
         writer: SampleWriter,
         keys: Mapping[str, int | str],
-        weights: np.ndarray | None = None,
+        start: int = 0,
     ) -> None:
-        self.writer, self.keys = writer, dict(keys)
-        self._collection = Collection(collectors, writer, weights)
-        self._layers = places_by_name(model, layers_of(collectors))
+        self.collection, self.writer, self.keys = collection, writer, dict(keys)
+        self._layers = places_by_name(model, layers_of(collection.collectors))
         self._hidden: dict[Any, Any] = {}
         self._n_steps, self._why_no_ids = 0, ""
         self._ids: SampleIds | None = None
         self._capture: Capture | None = None
         with ExitStack() as stack:  # takes one off again if the other cannot be put on
             try:
-                self._ids = stack.enter_context(SampleIds(loader))
+                self._ids = stack.enter_context(SampleIds(loader, start))
             except ValueError as error:
                 self._why_no_ids = str(error)  # batches may still say it themselves
             if self._layers:
@@ -80,7 +78,7 @@ class Recording:
         keys = {**self.keys, "step": self._n_steps} if learn.training else self.keys
         output = PredictorOutput(detached(learn.output), self._hidden, {"target": learn.yb})
         with torch.no_grad():
-            self._collection.add(learn.batch, output, ids, **keys)
+            self.collection.add(learn.batch, output, ids, **keys)
 
     def close(self) -> dict[str, float]:
         """Take everything off and finish the file, also if the pass was cut short; return the means of the columns.
@@ -89,10 +87,10 @@ class Recording:
         """
         self._stack.close()
         try:
-            self._collection.flush()
+            self.collection.flush()
         finally:
             self.writer.close()
-        return self._collection.means()
+        return self.collection.means()
 
     def _ids_of(self, batch: Any, i: int, n: int) -> np.ndarray:
         fields = fields_of(batch)

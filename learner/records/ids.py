@@ -11,6 +11,8 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from learner.errors import LearnerError
 from learner.limit import BatchLimit
+from learner.order import PositionSampler
+from learner.position import Rest
 
 
 class SampleIds:
@@ -21,7 +23,8 @@ class SampleIds:
     others over the same loader may come in the middle of it.
 
     Args:
-        loader: a `DataLoader` over a dataset with numbered samples.
+        loader: a `DataLoader` over a dataset with numbered samples, or the `Rest` of one.
+        start: the first batch of the pass, where it begins in the middle.
 
     Raises:
         ValueError: if the loader cannot tell.
@@ -33,15 +36,16 @@ class SampleIds:
         [(['a', 'b'], [0, 1]), (['c'], [2])]
     """
 
-    def __init__(self, loader: Any) -> None:
-        if reason := _why_not(loader):
+    def __init__(self, loader: Any, start: int = 0) -> None:
+        is_read_again = isinstance(loader, Rest)  # so its sampler hands out the whole pass
+        loader = loader.loader if is_read_again else loader
+        if reason := _why_not(loader, goes_on=start > 0 and not is_read_again):
             raise ValueError(
                 f"the loader must be able to say which samples a batch holds, but {reason}; give each sample an "
                 f"`example_id` in its mapping, or collect with source='pass'."
             )
         self._loader = loader
-        # With a batch size of None each number that the sampler hands out is a batch by itself.
-        self._name = "sampler" if loader.batch_sampler is None else "batch_sampler"
+        self._name = _listened_to(loader)
         self._listener = _Listener(getattr(loader, self._name))
 
     def __enter__(self) -> Self:
@@ -68,7 +72,7 @@ class SampleIds:
         """Return the numbers of the samples in a batch: int64 (n,).
 
         Args:
-            i: which batch of the pass; batches are asked for in order, not each has to be.
+            i: which batch of the whole pass; batches are asked for in order, not each has to be.
             n: how many samples it has, if that is known.
 
         Raises:
@@ -95,8 +99,14 @@ class _Listener:
         self._has_begun = False
 
     def __iter__(self) -> Iterator[Any]:
+        # Where the pass begins is read now, as the sampler does; the body of a generator would read it later.
+        inner = _inner(self)
+        start = inner.start if isinstance(inner, PositionSampler) else 0
+        return self._listened(start, iter(self.sampler))
+
+    def _listened(self, start: int, handed_out: Iterator[Any]) -> Iterator[Any]:
         is_first, self._has_begun = not self._has_begun, True
-        for i, indices in enumerate(self.sampler):
+        for i, indices in enumerate(handed_out, start):
             if is_first:
                 self._drawn[i] = indices
             yield indices
@@ -116,8 +126,19 @@ class _Listener:
         return self._drawn.pop(i, None)
 
 
-def _why_not(loader: Any) -> str | None:
-    """Say why a loader cannot tell which samples a batch holds; None if it can."""
+def _listened_to(loader: Any) -> str:
+    # With a batch size of None each number that the sampler hands out is a batch by itself.
+    return "sampler" if loader.batch_sampler is None else "batch_sampler"
+
+
+def _inner(sampler: Any) -> Any:
+    while isinstance(sampler, _Listener):
+        sampler = sampler.sampler
+    return sampler
+
+
+def _why_not(loader: Any, goes_on: bool) -> str | None:
+    """Say why a loader, which may go on in the middle of a pass, cannot tell which samples a batch holds."""
     if isinstance(loader, BatchLimit):
         return "it gives batches that were fetched before"
     if not isinstance(loader, DataLoader):
@@ -126,4 +147,6 @@ def _why_not(loader: Any) -> str | None:
         return "its dataset is a stream, whose samples have no numbers"
     if not getattr(loader, "in_order", True) and loader.num_workers:
         return "it gives batches in the order in which workers are done (in_order=False)"
+    if goes_on and not isinstance(_inner(getattr(loader, _listened_to(loader))), PositionSampler):
+        return "it goes on from a state of its own, and nobody can tell what its sampler hands out first"
     return None

@@ -14,6 +14,7 @@ from typing import Any, Self
 import numpy as np
 
 from learner.batch import describe
+from learner.checkpoint import _sync_folder
 from learner.errors import LearnerError
 from learner.records.arrow import pyarrow, to_arrow
 from learner.records.schema import CategoricalLabel, checked_ids, checked_schemas
@@ -32,9 +33,9 @@ class SampleWriter:
     A column with a vector per sample goes to `vectors/{name}.{column}.parquet`, with the columns that say which sample
     and when, so that reading the losses never touches it. All files have their rows in the same order.
 
-    The files have their names when they are whole, at `close`; until then they end in `.tmp`. A part of the same name
-    that was there before is there until then. In a `with` block: closed at the end, discarded after an error or an
-    interrupt.
+    The files have their names when they are whole and on the disk, at `close`; until then they end in `.tmp`. A part of
+    the same name that was there before is there until then. In a `with` block: closed at the end, discarded after an
+    error or an interrupt.
 
     Args:
         folder: of the run; folders are made where they are missing.
@@ -270,11 +271,14 @@ class _File:
         with writing(self.path):
             self._writer.close()
             self._sink.close()
+            with self._new.open("rb+") as file:
+                os.fsync(file.fileno())  # a checkpoint may say soon that it is there
 
     def publish(self) -> None:
         """Give the file its name."""
         with writing(self.path):
             os.replace(self._new, self.path)
+            _sync_folder(self.path.parent)
 
     def discard(self) -> None:
         """Remove what was written, if it has no name yet."""

@@ -5,6 +5,7 @@ import gc
 import signal
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -13,11 +14,12 @@ import torch
 from sklearn.datasets import load_digits
 from sklearn.metrics import roc_auc_score
 from torch import nn
-from torch.utils.data import DataLoader, Dataset, IterableDataset, WeightedRandomSampler
+from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler, WeightedRandomSampler
 
 from callbacks import (
     AccumulateCallback,
     BestModelCallback,
+    CheckpointCallback,
     ClassificationMetricsCollector,
     CollectCallback,
     DeviceCallback,
@@ -30,6 +32,7 @@ from callbacks import (
     ValidateCallback,
     accuracy,
     collect_metrics,
+    collection,
 )
 from learner import (
     BatchLimit,
@@ -43,8 +46,10 @@ from learner import (
     Loaders,
     Predictor,
 )
+from learner.checkpoint import read_checkpoint, write_checkpoint
 from learner.interrogate import capture
 from learner.records import Run, Table, dynamics
+from tests.resuming import resumed, stopped, stopped_and_resumed, uninterrupted
 
 ROOT = Path(__file__).parents[2]
 N = 22
@@ -611,17 +616,19 @@ def test_all_rows_until_an_error_or_an_interrupt_are_there(error, place):
 
 
 @pytest.mark.parametrize("error", [KeyError, KeyboardInterrupt])
-def test_rows_of_a_pass_that_broke_off_are_there(error):
+def test_rows_of_a_pass_that_broke_off_are_there(error, tmp_path):
     class Break(Callback):
         def after_batch(self, learn):
             if learn.is_side_pass and learn.epoch == 1 and learn.i == 1:
                 raise error("on purpose")
 
-    collect = CollectCallback(number, "pass", on=["train"])
+    run = Run.create(tmp_path / "run")
+    collect = CollectCallback(number, "pass", on=["train"], run=run)
     learn = make([collect, Break()])
     with pytest.raises(error, match="on purpose"):
         learn.fit(3)
     assert [len(collect.samples.where(epoch=epoch)) for epoch in range(3)] == [N, 4, 0]
+    assert run.scalars()["pass/train/number"].x == [0]  # a mean of some is none
     assert not any(module._forward_hooks for module in learn.model.modules())
     learn.remove_cb(learn.cbs[1])
     learn.fit(1)
@@ -793,6 +800,296 @@ def test_it_writes_to_the_run_of_a_run_callback_and_logs_means(tmp_path):
         # What the history has is logged once, by the RunCallback.
         assert run.scalars()[f"{split}/loss"].values == learn.history.to_dict()[f"{split}/loss"]
     assert "train/predicted" not in run.scalars()
+
+
+# -- going on ----------------------------------------------------------------------------------------------------------
+
+
+def mixed(batch, output):
+    """Give a column of each kind."""
+    first = batch[0][:, 0]
+    return {
+        "number": first.round(),
+        "hidden": output.hidden_layers["0"],
+        "half": output.forward.half(),
+        "is_even": first % 2 == 0,
+        "word": [f"sample {'x' * int(n)}" for n in first],
+    }
+
+
+def many_collectors():
+    collector = FunctionalMetricsCollector(mixed)
+    collector.layers = ("0",)
+    return [ClassificationMetricsCollector(classes=["a", "b", "c"]), collector]
+
+
+def recording(folder, cbs, *, with_run=True, workers=0, sampler=None, **options):
+    """Return a learner with a `CollectCallback`, the first of its callbacks, that writes to the run of a folder."""
+    run = None
+    if with_run:
+        run = Run.open(folder) if (folder / "run.json").exists() else Run.create(folder)
+    collect = CollectCallback(many_collectors(), run=run, **options)
+    order = {"shuffle": True} if sampler is None else {"sampler": sampler}
+    train = DataLoader(Points(), batch_size=4, num_workers=workers, **order)
+    return make([collect, *cbs], train, DataLoader(Points(9), batch_size=4))
+
+
+def columns_of(samples):
+    return {name: samples.numpy(name) for name in samples.columns}
+
+
+def assert_same_columns(samples, others):
+    mine, theirs = columns_of(samples), columns_of(others)
+    assert list(mine) == list(theirs)
+    for name in mine:
+        assert mine[name].dtype == theirs[name].dtype, name
+        np.testing.assert_array_equal(mine[name], theirs[name], err_msg=name, strict=True)
+
+
+def assert_same_records(learn, whole):
+    """Compare the records of two learners: rows, columns, files, scalars, tables."""
+    run, run_of_whole = learn.cbs[0].run, whole.cbs[0].run
+    assert_same_columns(run.samples, run_of_whole.samples)
+    assert_same_columns(learn.cbs[0].samples, whole.cbs[0].samples)
+    assert run.logged() == run_of_whole.logged()
+    assert run.info["tables"] == run_of_whole.info["tables"]
+    files, files_of_whole = (
+        {str(path.relative_to(one.path)): path.read_bytes() for path in one.path.rglob("*.parquet*")}
+        for one in (run, run_of_whole)
+    )
+    assert files == files_of_whole
+
+
+@pytest.mark.parametrize(
+    ("n_waiting", "by_interrupt", "places"),
+    [(7, False, range(27)), (7, True, (0, 5, 6, 7, 8, 14)), (8192, False, (3, 9, 22))],
+)
+def test_records_go_on_after_any_batch_as_if_there_had_been_no_break(
+    tmp_path, monkeypatch, n_waiting, by_interrupt, places
+):
+    """Some rows of the pass are in its file by then, and some wait; or all wait."""
+    monkeypatch.setattr(collection, "N_WAITING", n_waiting)
+    whole = uninterrupted(partial(recording, tmp_path / "run"), 3, tmp_path / "checkpoints")
+    for stop_at in places:
+        make_one = partial(recording, tmp_path / f"run{stop_at}")
+        learn = stopped_and_resumed(make_one, 3, stop_at, tmp_path / str(stop_at), by_interrupt=by_interrupt)
+        assert_same_records(learn, whole)
+
+
+def test_records_after_the_checkpoint_are_replaced_and_no_scalar_comes_twice(tmp_path):
+    whole = uninterrupted(partial(recording, tmp_path / "run"), 3, tmp_path / "checkpoints", every=4)
+    for stop_at in range(4, 27, 2):  # there is a checkpoint
+        make_one = partial(recording, tmp_path / f"run{stop_at}")
+        learn = stopped_and_resumed(make_one, 3, stop_at, tmp_path / str(stop_at), every=4)
+        assert_same_records(learn, whole)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("is_own", [False, True])
+def test_ids_are_right_in_a_pass_that_goes_on(tmp_path, workers, is_own):
+    """Where the loader skips what is done, and where it reads it again."""
+
+    class Backwards(Sampler):
+        def __iter__(self):
+            return reversed(range(N))
+
+        def __len__(self):
+            return N
+
+    def make_one(cbs):
+        sampler = Backwards() if is_own else None
+        return recording(tmp_path / "run", cbs, workers=workers, sampler=sampler, on=["train"])
+
+    samples = stopped_and_resumed(make_one, 2, 12, tmp_path / "checkpoints").cbs[0].samples
+    assert (samples.numpy("example_id") == samples.numpy("number")).all()
+    assert [len(samples.where(epoch=epoch)) for epoch in range(2)] == [N, N]
+
+
+@pytest.mark.parametrize("at", [None, ["before", 2, "end"], ["best", 1]])
+@pytest.mark.parametrize("by_interrupt", [False, True])
+def test_passes_are_made_once_in_a_fit_that_goes_on(tmp_path, at, by_interrupt):
+    def make_one(folder, cbs):
+        return recording(folder, [*cbs, BestModelCallback()], source="pass", at=at)
+
+    whole = uninterrupted(partial(make_one, tmp_path / "run"), 3, tmp_path / "checkpoints")
+    for stop_at in (8, 9, 13, 26):
+        make_other = partial(make_one, tmp_path / f"run{stop_at}")
+        learn = stopped_and_resumed(make_other, 3, stop_at, tmp_path / str(stop_at), by_interrupt=by_interrupt)
+        assert_same_records(learn, whole)
+
+
+def test_no_pass_is_made_again_in_the_middle_of_an_epoch(tmp_path):
+    make_one = partial(recording, tmp_path / "run", source="pass")
+    stopped(make_one, 2, 12, tmp_path / "checkpoints")
+    watch = Watch()
+    resumed(lambda cbs: make_one([*cbs, watch]), 2, tmp_path / "checkpoints")
+    assert [(epoch, name) for epoch, name, is_side_pass, *_ in watch.heard if is_side_pass] == [
+        (1, "train"),
+        (1, "valid"),
+    ]
+
+
+@pytest.mark.parametrize("n_epochs", [2, 3])
+def test_a_fit_that_is_over_has_its_end_once(tmp_path, n_epochs):
+    """Whether all epochs are done or a callback has ended it; the best weights are back in the model by then."""
+
+    def make_one(cbs):
+        stop = LambdaCallback(before_epoch=lambda learn: cancel_fit(learn) if learn.epoch == 2 else None)
+        return recording(
+            tmp_path / "run",
+            [*cbs, BestModelCallback("score", restore=True), Score([1.0, 2.0, 3.0]), stop],
+            source="pass",
+        )
+
+    def cancel_fit(learn):
+        if not learn.is_side_pass:
+            raise CancelFitException
+
+    whole = uninterrupted(make_one, n_epochs, tmp_path / "checkpoints")
+    before = {path: path.read_bytes() for path in (tmp_path / "run").rglob("*.parquet")}
+    rows = columns_of(whole.cbs[0].samples)
+    learn = resumed(make_one, n_epochs, tmp_path / "checkpoints")
+    assert {path: path.read_bytes() for path in (tmp_path / "run").rglob("*.parquet")} == before
+    assert {name: column.tolist() for name, column in columns_of(learn.cbs[0].samples).items()} == {
+        name: column.tolist() for name, column in rows.items()
+    }
+    assert learn.cbs[0].run.logged() == whole.cbs[0].run.logged()
+
+
+def test_samples_can_be_shown_of_passes_that_are_done(tmp_path):
+    """In the last pass, over the other loader, a fit goes on: the table of the first one is known all the same."""
+    learn = stopped_and_resumed(partial(recording, tmp_path / "run"), 1, 8, tmp_path / "checkpoints", by_interrupt=True)
+    for samples in (learn.cbs[0].samples, learn.cbs[0].run.samples):
+        assert "sample" in samples.where(split="train").top("loss", 2).show().columns
+
+
+def test_records_of_a_run_callback_and_history_go_on_together(tmp_path):
+    def make_one(folder, cbs):
+        run = Run.open(folder) if folder.exists() else Run.create(folder)
+        collect = CollectCallback(many_collectors())
+        return make([collect, RunCallback(run), *cbs], valid=DataLoader(Points(9), batch_size=4))
+
+    whole = uninterrupted(partial(make_one, tmp_path / "run"), 3, tmp_path / "checkpoints")
+    for stop_at in (3, 8, 10, 17, 20):
+        learn = stopped_and_resumed(partial(make_one, tmp_path / f"run{stop_at}"), 3, stop_at, tmp_path / str(stop_at))
+        assert_same_columns(learn.cbs[0].samples, whole.cbs[0].samples)
+        run, run_of_whole = learn.cbs[1].run, whole.cbs[1].run
+        assert_same_columns(run.samples, run_of_whole.samples)
+        assert run.scalars() == run_of_whole.scalars()
+
+
+def test_without_a_run_it_says_once_what_is_gone(tmp_path):
+    make_one = partial(recording, tmp_path, with_run=False)
+    stopped(make_one, 3, 21, tmp_path / "checkpoints")
+    with pytest.warns(
+        RuntimeWarning, match="samples of 4 passes before the checkpoint are gone: a temp.* into a Run"
+    ) as said:
+        learn = resumed(make_one, 3, tmp_path / "checkpoints")
+    assert len(said) == 1
+    whole = uninterrupted(make_one, 3, tmp_path / "again")
+    assert_same_columns(learn.cbs[0].samples, whole.cbs[0].samples.where(epoch=2))
+
+
+def test_another_run_is_said_to_lack_what_is_in_the_first(tmp_path):
+    stopped(partial(recording, tmp_path / "run"), 2, 12, tmp_path / "checkpoints")
+    with pytest.warns(RuntimeWarning, match=r"samples of 2 passes .* are gone: not in Run\('other'"):
+        learn = resumed(partial(recording, tmp_path / "other"), 2, tmp_path / "checkpoints")
+    assert set(learn.cbs[0].samples.numpy("epoch")) == {1}
+
+
+@pytest.mark.parametrize("with_run", [False, True])
+def test_the_same_learner_goes_on_after_an_interrupt_and_has_all_samples(tmp_path, with_run):
+    def make_one(folder):
+        return partial(recording, folder, with_run=with_run)
+
+    whole = uninterrupted(make_one(tmp_path / "run"), 3, tmp_path / "checkpoints")
+    learn = stopped(make_one(tmp_path / "other"), 3, 12, tmp_path / "again", by_interrupt=True)
+    assert len(learn.cbs[0].samples) == N + 9 + 16
+    learn.cbs[-1].n = None
+    learn.fit(3, resume=True)
+    assert_same_columns(learn.cbs[0].samples, whole.cbs[0].samples)
+
+
+def test_a_learner_that_is_loaded_finds_its_samples_again_when_it_trains_on(tmp_path):
+    with Run.create(tmp_path / "run") as run:
+        learn = make(CollectCallback(number))
+        fit(learn, 2)
+        learn.save(tmp_path / "learn.pt")
+    other = make(CollectCallback(number))
+    other.load(tmp_path / "learn.pt")
+    with run:
+        other.fit(1)
+    assert len(other.cbs[0].samples) == len(run.samples) == 3 * (N + 9)
+
+
+def test_no_path_in_a_checkpoint_is_followed(tmp_path):
+    (tmp_path / "secret.parquet").write_bytes(b"secret")
+    learn = make(CollectCallback(number, run=Run.create(tmp_path / "run")))
+    learn.fit(1)
+    collect = learn.cbs[0]
+    collect.load_state_dict(
+        {**collect.state_dict(), "parts": ["step-train-0000", "../../secret", str(tmp_path / "secret")]}
+    )
+    learn.fit(1)
+    assert set(collect.samples.numpy("epoch")) == {0, 1}
+    assert len(collect.samples) == 2 * N + 9
+
+
+def test_another_collector_is_refused_where_rows_of_a_pass_are_to_go_on(tmp_path):
+    def make_one(collectors, cbs):
+        return make([CollectCallback(collectors, run=run, on=["train"]), *cbs])
+
+    run = Run.create(tmp_path / "run")
+    stopped(partial(make_one, number), 2, 3, tmp_path / "checkpoints")
+    before = {path: path.read_bytes() for path in run.path.rglob("*.parquet")}
+    message = r"`collectors` is \['logits'\] here, \['number'\] saved of callback CollectCallback"
+    with pytest.raises(LearnerError, match=message):
+        resumed(partial(make_one, logits), 2, tmp_path / "checkpoints")
+    assert {path: path.read_bytes() for path in run.path.rglob("*.parquet")} == before
+
+
+def test_between_two_passes_it_may_be_another(tmp_path):
+    run = Run.create(tmp_path / "run")
+    for n_epochs, collector in enumerate([number, logits], start=1):
+        learn = make([CollectCallback(collector, run=run, on=["train"]), CheckpointCallback(tmp_path / "checkpoints")])
+        learn.fit(n_epochs, resume=n_epochs > 1)
+    assert run.samples.where(epoch=1).numpy("logits").shape == (N, 3)
+
+
+def test_rows_are_held_in_memory_only_where_a_checkpoint_may_want_them(tmp_path):
+    held = []
+
+    def look(learn):
+        rows = learn.cbs[0].state_dict()["rows"]
+        held.append(None if rows is None else rows["n_waiting"])
+
+    look_on = LambdaCallback(cleanup_batch=lambda learn: learn.training and look(learn))
+    make([CollectCallback(number), look_on]).fit(1)
+    assert held == [None] * 6
+    held.clear()
+    make([CollectCallback(number), look_on, CheckpointCallback(tmp_path / "checkpoints")]).fit(1)
+    assert held == [4, 8, 12, 16, 20, 22]
+
+
+def test_a_sandbox_in_the_middle_of_a_pass_leaves_its_rows_also_with_checkpoints(tmp_path):
+    collect = CollectCallback(number, on=["train"])
+    summarize = LambdaCallback(before_batch=lambda learn: learn.training and learn.summary())
+    make([collect, summarize, CheckpointCallback(tmp_path / "checkpoints", every=2)]).fit(1)
+    assert sorted(collect.samples.numpy("example_id")) == list(range(N))
+
+
+def test_rows_that_make_no_sense_leave_nothing_behind(tmp_path, monkeypatch):
+    monkeypatch.setattr(collection, "N_WAITING", 7)
+    make_one = partial(recording, tmp_path / "run")
+    stopped(make_one, 2, 3, tmp_path / "checkpoints")
+    before = sorted((tmp_path / "run").rglob("*"))
+    path = max((tmp_path / "checkpoints").glob("*.pt"))
+    state = read_checkpoint(path)
+    state["callbacks"]["CollectCallback"]["rows"]["waiting"][0] = ["nonsense"]
+    write_checkpoint(path, state)
+    with pytest.raises(ValueError, match="unpack"):
+        resumed(make_one, 2, tmp_path / "checkpoints")
+    assert sorted((tmp_path / "run").rglob("*")) == before
 
 
 # -- layers and devices ------------------------------------------------------------------------------------------------

@@ -16,6 +16,7 @@ from callbacks.collectors import (
     MetricsCollector,
 )
 from learner import LearnerError, PredictorOutput
+from learner.checkpoint import read_checkpoint, write_checkpoint
 from learner.records.schema import CategoricalLabel
 
 NOTHING = PredictorOutput(None, {})
@@ -131,6 +132,86 @@ def test_a_type_that_changes_is_written_as_it_was():
     kept, _ = collect([{"x": column} for column in columns])
     assert [part["x"].dtype for part in kept.parts] == ["f4", "f8", "f2", object, "f4"]
     assert kept["example_id"].tolist() == list(range(10))
+
+
+# -- going on ----------------------------------------------------------------------------------------------------------
+
+MIXED = {
+    "loss": torch.linspace(0.1, 1.7, 23) ** 7,
+    "half": np.linspace(-1, 1, 23, dtype=np.float16),
+    "count": torch.arange(23),
+    "big": np.arange(23, dtype=">i4"),
+    "is_right": torch.arange(23) % 3 == 0,
+    "vector": torch.linspace(0, 1, 23 * 5).reshape(23, 5),
+    "word": [["", "Grüße", "a\0b", "x" * 40][i % 4] for i in range(23)],
+}
+
+
+def collected(batches, rows=None, start=0):
+    """Collect some batches; return what was written, the means, and the collection as it was before its end."""
+    kept = Kept()
+    made = Collection(checked_collectors(given), kept, np.linspace(1, 2, 23), keeps_rows=True)
+    if rows is not None:
+        made.go_on(rows)
+    for batch in batches:
+        stop = start + len(batch["loss"])
+        made.add(batch, NOTHING, np.arange(start, stop), epoch=3, split="train")
+        start = stop
+    rows = made.rows()
+    made.flush()
+    return kept, made.means(), rows
+
+
+@pytest.mark.parametrize("is_elsewhere", [False, True])
+@pytest.mark.parametrize("n_waiting", [1, 7, 100])
+def test_a_collection_goes_on_after_any_batch_as_if_there_had_been_no_break(
+    monkeypatch, tmp_path, n_waiting, is_elsewhere
+):
+    monkeypatch.setattr(collection, "N_WAITING", n_waiting)
+    if is_elsewhere:
+        monkeypatch.setattr(Tensor, "is_cpu", False)
+    batches = batches_of(MIXED, [4, 4, 2, 4, 1, 4, 4])
+    whole, means, _ = collected(batches)
+    for n in range(len(batches) + 1):
+        *_, rows = collected(batches[:n])
+        with monkeypatch.context() as patch:
+            patch.setattr(Tensor, "is_cpu", True)
+            write_checkpoint(tmp_path / "rows.pt", rows)
+        rest, means_too, _ = collected(
+            batches[n:], read_checkpoint(tmp_path / "rows.pt"), start=sum([4, 4, 2, 4, 1, 4, 4][:n])
+        )
+        assert means_too == means
+        assert [list(part) for part in rest.parts] == [list(part) for part in whole.parts]
+        for name in whole.parts[0]:
+            assert [part[name].tolist() for part in rest.parts] == [part[name].tolist() for part in whole.parts], name
+            assert [part[name].dtype for part in rest.parts] == [part[name].dtype for part in whole.parts], name
+
+
+def test_a_collection_may_go_on_twice(monkeypatch):
+    monkeypatch.setattr(collection, "N_WAITING", 7)
+    batches = batches_of(MIXED, [4, 4, 2, 4, 1, 4, 4])
+    whole, means, _ = collected(batches)
+    *_, first = collected(batches[:2])
+    *_, second = collected(batches[2:5], first, start=8)
+    rest, means_too, _ = collected(batches[5:], second, start=15)
+    assert means_too == means
+    assert rest["word"].tolist() == whole["word"].tolist() == MIXED["word"]
+
+
+@pytest.mark.parametrize("is_elsewhere", [False, True])
+def test_rows_are_copies_and_not_kept_where_nobody_asks_for_them(monkeypatch, is_elsewhere):
+    if is_elsewhere:
+        monkeypatch.setattr(Tensor, "is_cpu", False)
+    batches = batches_of(MIXED, [4, 4])
+    made = Collection(checked_collectors(given), Kept(), keeps_rows=True)
+    made.add(batches[0], NOTHING, np.arange(4))
+    rows = made.rows()
+    kept = next(packed for _, name, _, packed in rows["waiting"] if name == "loss")
+    before = kept.clone()
+    made.flush()
+    made.add(batches[1], NOTHING, np.arange(4))
+    assert torch.equal(kept, before)
+    assert Collection(checked_collectors(given), Kept()).rows() is None
 
 
 def test_blocks_are_made_once_and_are_no_larger_than_they_may(monkeypatch):

@@ -9,6 +9,7 @@ from torch import nn
 from torch.utils.data import BatchSampler, DataLoader, IterableDataset, SequentialSampler, TensorDataset
 
 from callbacks import FunctionalMetricsCollector
+from callbacks.collection import Collection
 from callbacks.recording import Folder, Recording, in_order
 from learner import Learner, LearnerError, Loaders
 from learner.interrogate import capture
@@ -37,7 +38,8 @@ def recorded(tmp_path, loader, collect=number, **options):
     learn = Learner(Model(), {"train": loader}, nn.functional.mse_loss)
     collectors = [collect if isinstance(collect, FunctionalMetricsCollector) else FunctionalMetricsCollector(collect)]
     writer = SampleWriter(tmp_path, "part", schemas=collectors[0].column_schemas)
-    recording = Recording(learn.model, loader, collectors, writer, {"epoch": 3, "split": "a"}, **options)
+    collection = Collection(collectors, writer, **options)
+    recording = Recording(learn.model, loader, collection, writer, {"epoch": 3, "split": "a"})
     try:
         learn.side_pass("train", loader, "infer", recording)
     finally:
@@ -81,7 +83,8 @@ def record_stream(tmp_path, stream):
     loader = DataLoader(stream, batch_size=4)
     learn = Learner(Named(), {"train": loader}, nn.functional.mse_loss)
     writer = SampleWriter(tmp_path, "part")
-    recording = Recording(learn.model, loader, [FunctionalMetricsCollector(number)], writer, {"split": ""})
+    collection = Collection([FunctionalMetricsCollector(number)], writer)
+    recording = Recording(learn.model, loader, collection, writer, {"split": ""})
     try:
         learn.side_pass("train", loader, "infer", recording)
     finally:
@@ -120,7 +123,8 @@ def test_layers_are_copies_without_a_graph_and_hooks_are_gone(tmp_path):
 
     collector = FunctionalMetricsCollector(look)
     collector.layers = ("inner",)
-    recording = Recording(learn.model, loader, [collector], SampleWriter(tmp_path, "part"), {"split": ""})
+    writer = SampleWriter(tmp_path, "part")
+    recording = Recording(learn.model, loader, Collection([collector], writer), writer, {"split": ""})
     learn.fit(1, cbs=recording)
     assert sum(len(module._forward_hooks) for module in learn.model.modules()) > 0
     recording.close()
@@ -136,7 +140,8 @@ def test_a_step_is_the_number_of_those_made_before(tmp_path):
     loader = DataLoader(DATA, batch_size=4)
     learn = Learner(Model(), {"train": loader}, nn.functional.mse_loss, lr=0.0)
     writer = SampleWriter(tmp_path, "part")
-    recording = Recording(learn.model, loader, [FunctionalMetricsCollector(number)], writer, {"split": ""})
+    collection = Collection([FunctionalMetricsCollector(number)], writer)
+    recording = Recording(learn.model, loader, collection, writer, {"split": ""})
     learn.fit(1, cbs=recording)
     recording.close()
     assert Samples(writer.paths[:1]).numpy("step").tolist() == [0] * 4 + [1] * 4 + [2] * 2
@@ -159,7 +164,9 @@ def test_what_fails_at_the_end_takes_nothing_with_it_that_was_written(tmp_path):
 
 def test_a_pass_without_a_batch_that_counts_leaves_no_file(tmp_path):
     writer = SampleWriter(tmp_path, "part")
-    recording = Recording(Model(), DataLoader(DATA), [FunctionalMetricsCollector(number)], writer, {})
+    recording = Recording(
+        Model(), DataLoader(DATA), Collection([FunctionalMetricsCollector(number)], writer), writer, {}
+    )
     assert recording.close() == {}
     assert (writer.paths, list(tmp_path.iterdir())) == ([], [])
 

@@ -10,11 +10,14 @@ from torch.utils.data import (
     DataLoader,
     IterableDataset,
     RandomSampler,
+    Sampler,
     TensorDataset,
     WeightedRandomSampler,
 )
 
 from learner import BatchLimit, LearnerError
+from learner.order import ordered
+from learner.position import Places, Rest
 from learner.records.ids import SampleIds
 
 N = 23
@@ -137,6 +140,95 @@ def test_passes_over_the_same_loader_in_the_middle_of_one_are_not_listened_to(n_
             next(iter(loader))
             assert len(list(loader)) == 6
             assert (10 * ids.of_batch(i, len(x)) == x.numpy()).all()
+
+
+# -- passes that begin in the middle -----------------------------------------------------------------------------------
+
+
+class OwnSampler(Sampler):
+    """Hand out the numbers backwards."""
+
+    def __iter__(self):
+        return reversed(range(N))
+
+    def __len__(self):
+        return N
+
+
+def check_rest(loader, start):
+    """Compare what is said of each batch with what it holds; batches count from the beginning of the pass."""
+    n = 0
+    with SampleIds(loader, start) as ids:
+        for i, (x,) in enumerate(loader, start):
+            assert (10 * ids.of_batch(i, len(x)) == x.numpy()).all()
+            n += 1
+    return n
+
+
+@pytest.mark.parametrize("workers", [{}, {"num_workers": 2}, {"num_workers": 2, "persistent_workers": True}])
+@pytest.mark.parametrize("sampling", SAMPLERS)
+def test_a_loader_that_skips_what_is_done_says_where_it_begins(sampling, workers):
+    loader = ordered(DataLoader(DATA, batch_size=4, **SAMPLERS[sampling], **workers), seed=0)
+    for epoch, start in enumerate((0, 2, len(loader))):
+        loader.batch_sampler.set_position(epoch, start)
+        assert check_rest(loader, start) == len(loader) - start
+
+
+def test_where_a_pass_begins_is_read_when_it_begins():
+    loader = ordered(DataLoader(DATA, batch_size=4, shuffle=True), seed=0)
+    loader.batch_sampler.set_position(0, 3)
+    with SampleIds(loader, 3) as ids:
+        batches = iter(loader)
+        loader.batch_sampler.set_position(1)  # of another pass, by somebody else
+        assert [(10 * ids.of_batch(i, len(x)) == x.numpy()).all() for i, (x,) in enumerate(batches, 3)] == [True] * 3
+
+
+def test_two_may_listen_to_the_rest_of_a_pass():
+    loader = ordered(DataLoader(DATA, batch_size=4, shuffle=True), seed=0)
+    loader.batch_sampler.set_position(0, 4)
+    with SampleIds(loader, 4) as one, SampleIds(loader, 4) as two:
+        for i, (x,) in enumerate(loader, 4):
+            assert (10 * one.of_batch(i, len(x)) == x.numpy()).all()
+            assert (10 * two.of_batch(i, len(x)) == x.numpy()).all()
+    assert check_rest(loader, 4) == 2
+
+
+@pytest.mark.parametrize("n_workers", [0, 2])
+@pytest.mark.parametrize("start", [0, 3, 6])
+def test_what_reads_again_and_drops_says_it_too(start, n_workers):
+    loader = DataLoader(DATA, batch_size=4, sampler=OwnSampler(), num_workers=n_workers)
+    assert check_rest(Rest(loader, start), start) == 6 - start
+
+
+@pytest.mark.parametrize("start", [0, 2])
+@pytest.mark.parametrize(
+    "loader",
+    [
+        DataLoader(DATA, batch_size=4, shuffle=True),
+        DataLoader(DATA, batch_size=4, sampler=OwnSampler()),
+        DataLoader(DATA, batch_sampler=BatchSampler(OwnSampler(), 5, False)),
+        DataLoader(DATA, batch_size=None, sampler=BatchSampler(RandomSampler(DATA), 4, drop_last=False)),
+    ],
+)
+def test_whatever_begins_a_pass_in_the_middle(loader, start):
+    assert check_rest(Places("train", loader, seed=0).at(epoch=1, start=start), start) == len(loader) - start
+
+
+class Stateful(DataLoader):
+    """A loader that goes on from a state of its own."""
+
+    def state_dict(self):
+        return {}
+
+    def load_state_dict(self, state):
+        pass
+
+
+def test_refused_where_a_loader_goes_on_by_itself():
+    loader = Stateful(DATA, batch_size=4)
+    check(loader)
+    with pytest.raises(ValueError, match=r"but it goes on from a state of its own, and nobody can tell .* give each"):
+        SampleIds(loader, 2)
 
 
 class Stream(IterableDataset):

@@ -100,6 +100,28 @@ def test_row_groups_have_8192_rows_unless_these_are_very_wide(tmp_path):
     assert parquet.read_metadata(vectors).num_row_groups == 3
 
 
+def test_what_has_its_name_is_on_the_disk(tmp_path, monkeypatch):
+    """A checkpoint that is written next says that the part is there, and a power cut may follow."""
+    done, fsync, replace = [], os.fsync, os.replace
+
+    def synced(handle):
+        done.append(("sync", Path(os.readlink(f"/proc/self/fd/{handle}")).name))
+        fsync(handle)
+
+    def replaced(old, new):
+        done.append(("name", new.name))
+        replace(old, new)
+
+    monkeypatch.setattr(os, "fsync", synced)
+    monkeypatch.setattr(os, "replace", replaced)
+    write(tmp_path, "x", {"example_id": np.arange(2), "vector": np.zeros((2, 3))})
+    scalars, vectors = "x.parquet", "x.vector.parquet"
+    assert done == [
+        *[("sync", f"{scalars}.tmp"), ("sync", f"{vectors}.tmp")],
+        *[("name", vectors), ("sync", "vectors"), ("name", scalars), ("sync", "samples")],
+    ]
+
+
 def test_columns_are_copied(tmp_path):
     """A caller may write the next batch into the same memory."""
     ids, values = np.arange(2), np.zeros((2, 3), np.float32)
