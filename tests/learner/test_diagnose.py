@@ -82,19 +82,59 @@ def test_an_error_in_the_middle_of_a_step_says_that_weights_may_be_half_new(make
     assert "the optimizer had begun its step: the weights may be half new; go on from" in note_of(caught)
 
 
-@pytest.mark.parametrize("place", ["around_step", "after_step"])
-def test_an_error_beside_the_step_does_not(make_learner, place):
+def test_a_loss_that_takes_several_things_is_not_told_to_take_one(make_learner):
     class Fails(Callback):
-        def around_step(self, learn, action):
-            action()
-            if place == "around_step":
-                raise ValueError("on purpose")
-
-        def after_step(self, learn):
+        def after_loss(self, learn):
             raise ValueError("on purpose")
 
+    learn = make_learner(
+        Fails(),
+        model=TwoOutputs(),
+        loss_f=lambda preds, y: nn.functional.cross_entropy(preds[0], y),
+        dls={"train": [(torch.ones(3, 4), Y)]},
+    )
     with pytest.raises(ValueError, match="on purpose") as caught:
-        make_learner(Fails()).fit(1)
+        learn.fit(1)
+    assert len(note_of(caught).splitlines()) == 1
+
+
+class FailsInstead(Callback):
+    def step(self, learn):
+        raise ValueError("on purpose")
+
+
+class FailsAround(Callback):
+    def around_step(self, learn, action):
+        action()
+        raise ValueError("on purpose")
+
+
+class FailsAfter(Callback):
+    def after_step(self, learn):
+        raise ValueError("on purpose")
+
+
+class FailsToClear(torch.optim.SGD):
+    has_failed = False
+
+    def zero_grad(self, set_to_none=True):
+        if not self.has_failed:
+            self.has_failed = True
+            raise ValueError("on purpose")
+
+
+@pytest.mark.parametrize(
+    ("cb", "opt_func"),
+    [
+        (FailsInstead, torch.optim.SGD),
+        (FailsAround, torch.optim.SGD),
+        (FailsAfter, torch.optim.SGD),
+        (Callback, FailsToClear),
+    ],
+)
+def test_an_error_beside_the_step_does_not(make_learner, cb, opt_func):
+    with pytest.raises(ValueError, match="on purpose") as caught:
+        make_learner(cb(), opt_func=opt_func).fit(1)
     assert "half new" not in note_of(caught)
 
 
