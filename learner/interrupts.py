@@ -23,9 +23,15 @@ _TERMINATED = 128 + signal.SIGTERM  # exit status, as shells count
 _CHILD_ENDED: int | None = getattr(signal, "SIGCHLD", None)  # not on Windows
 
 
+class Pending:
+    """A signal that has come and waits: whatever is put back meanwhile, as by a sandbox, it is not undone."""
+
+    interrupt: BaseException | None = None
+
+
 @contextmanager
 def deferred_interrupts(learn: Learner) -> Iterator[None]:
-    """Put a first Ctrl-C or SIGTERM down in `learn.interrupt`, for the loop to raise; obey a second one at once.
+    """Put a first Ctrl-C or SIGTERM down in `learn._pending`, for the loop to raise; obey a second one at once.
 
     What comes when there is no batch any more is raised at the end of the block, and so is what comes before something
     fails between two batches, as a loader whose workers were stopped as well; that error is then its cause. The
@@ -41,15 +47,16 @@ def deferred_interrupts(learn: Learner) -> Iterator[None]:
             signal.signal(number, handle)
         yield
     except Exception as error:
-        if learn.interrupt is None or learn.is_in_batch:
+        interrupt = learn._pending.interrupt
+        if interrupt is None or learn.is_in_batch:
             raise
-        annotate(learn.interrupt, learn, "an interrupt, between two batches")
-        raise learn.interrupt from error
+        annotate(interrupt, learn, "an interrupt, between two batches")
+        raise interrupt from error
     finally:
         for number, handler in former.items():
             if signal.getsignal(number) in (handle, _ignore):  # else somebody has set another one meanwhile
                 signal.signal(number, handler)
-        interrupt, learn.interrupt = learn.interrupt, None
+        interrupt, learn._pending.interrupt, learn.interrupt = learn._pending.interrupt, None, None
     if interrupt is not None:
         annotate(interrupt, learn, "an interrupt, when the last batch was done")
         raise interrupt
@@ -61,9 +68,9 @@ def _handle(learn: Learner, process: int, former: dict[int, Any], number: int, f
             os._exit(_TERMINATED)
         return
     interrupt = KeyboardInterrupt() if number == signal.SIGINT else SystemExit(_TERMINATED)
-    if learn.interrupt is not None:
+    if learn._pending.interrupt is not None:
         raise interrupt
-    learn.interrupt = interrupt
+    learn._pending.interrupt = interrupt
     if _CHILD_ENDED is not None and (learn.is_in_batch or learn.is_side_pass):
         # A signal to all processes of a job ends the workers too. Torch would raise that here and now, in the batch.
         former[_CHILD_ENDED] = signal.signal(_CHILD_ENDED, _ignore)

@@ -39,7 +39,7 @@ from learner.errors import (
 from learner.frequency import Decision, Gate
 from learner.gather import Gather
 from learner.history import Averages, History
-from learner.interrupts import deferred_interrupts, stop_if_interrupted
+from learner.interrupts import Pending, deferred_interrupts, stop_if_interrupted
 from learner.limit import describe_limits, limited
 from learner.loaders import Loaders, length_of, role_of
 from learner.plan import plan_html, plan_text
@@ -145,6 +145,7 @@ class Learner:
     best: Any
     ended_by: BaseException | None
     interrupt: BaseException | None
+    _pending: Pending  # a signal that has come; it is in `interrupt` from the next clean-up on
     _averages: Averages
     _decisions: dict[Gate, Decision]  # of callbacks that are not always called, in this pass
     _logged: list[tuple[str, Tensor | float]]  # of this batch, while it is counting
@@ -182,7 +183,7 @@ class Learner:
         self.n_epochs, self.epochs, self.epoch = 0, (), 0
         self.n_steps, self.n_samples, self.batches_per_step = 0, 0, 1
         self.metrics, self.history, self.best = {}, History(), None
-        self.is_resumed, self.ended_by, self.interrupt = False, None, None
+        self.is_resumed, self.ended_by, self.interrupt, self._pending = False, None, None, Pending()
         self.in_sandbox, self._is_fitting, self._n_passes, self._n_done = False, False, 0, 0
         self._open_pass("", (), "train")
         self.cbs, self._dispatch, self._bound = (), Dispatch(()), set[str]()
@@ -426,6 +427,8 @@ class Learner:
         only a Cancel, the first failure is raised when all clean-ups have run; of Cancels, the one that ends more.
         """
         worst, outer, self.ended_by = reason, self.ended_by, reason
+        if self._pending.interrupt is not None:  # not later: who writes the last checkpoint in a clean-up has to see it
+            self.interrupt = self._pending.interrupt
         while owed:
             cleanup = owed.pop()
             try:
@@ -711,6 +714,7 @@ class Learner:
 
     def _prepare(self, lr: float) -> None:
         """Be ready to train: callbacks, optimizer, learning rate."""
+        self._open_pass("", (), "train")  # forgets what an error has left to be looked at
         self._lr_of_fit = lr
         self._set_callbacks(list(self.cbs))  # `every` and the like may have been set since they were added
         self._dispatch.check_loaders(self.dls)

@@ -149,6 +149,22 @@ def test_an_error_with_nothing_to_do_with_it_gets_no_such_hint(make_learner, kin
     assert len(note_of(caught).splitlines()) == 1
 
 
+def test_an_error_before_the_first_batch_is_not_laid_to_the_batch_of_an_earlier_fit(make_learner):
+    class Fails(Callback):
+        def before_fit(self, learn):
+            if learn.n_steps:
+                raise ValueError("on purpose")
+
+        def after_step(self, learn):
+            raise ValueError("on purpose")
+
+    learn = make_learner(Fails())
+    for place in ("Fails.after_step, epoch 0, loader 'train', batch 0 of 3", "Fails.before_fit, epoch 0"):
+        with pytest.raises(ValueError, match="on purpose") as caught:
+            learn.fit(1)
+        assert note_of(caught).partition(", xb")[0] == f"learner: in {place}"
+
+
 def test_an_interrupt_is_nobodys_fault(make_learner):
     class Interrupts(Callback):
         def after_predict(self, learn):

@@ -168,7 +168,7 @@ PLACES = [
     ("forward of valid", 0, 2, "after batch 1, epoch 0, loader 'train'"),  # of a validation within the second batch
     ("forward of valid", 2, 3, "after batch 0, epoch 0, loader 'valid'"),
     ("forward of valid", 3, 3, "after batch 1, epoch 0, loader 'valid'"),
-    ("cleanup_batch", 0, 1, "after batch 0, epoch 0, loader 'train'"),
+    ("cleanup_batch", 0, 2, "after batch 1, epoch 0, loader 'train'"),  # the end of this one has begun
     ("after_epoch", 1, 3, "after batch 0, epoch 0, loader 'valid'"),  # 0 is that of the validation within
     ("cleanup_epoch", 2, 4, "after batch 0, epoch 1, loader 'train'"),
     ("step", 6, 4, "after batch 0, epoch 1, loader 'train'"),
@@ -219,7 +219,7 @@ def test_all_clean_ups_run_and_are_told_of_it(number):
     with pytest.raises(RAISED[number], match="after batch 0") as caught:
         learn.fit(1)
     assert ended == [None, caught.value, caught.value]
-    assert (learn.interrupt, learn.ended_by) == (None, None)
+    assert (learn.interrupt, learn._pending.interrupt, learn.ended_by) == (None, None, None)
 
 
 def test_the_learner_can_be_looked_at_and_fitted_on_without_a_checkpoint(capsys):
@@ -243,6 +243,29 @@ def test_a_signal_with_no_batch_to_wait_for_is_raised_in_the_end():
     learn = make(send=Send("before_fit"))
     with pytest.raises(KeyboardInterrupt, match="an interrupt, when the last batch was done"):
         learn.fit(0)
+
+
+def test_a_signal_in_a_sandbox_is_not_undone_with_it():
+    def try_out(learn):
+        with learn.sandbox():
+            signal.raise_signal(signal.SIGINT)
+
+    learn = make([On(before_batch=try_out)])
+    with pytest.raises(KeyboardInterrupt, match="an interrupt, after batch 0, epoch 0, loader 'train'"):
+        learn.fit(1)
+    learn.remove_cb(learn.cbs[0])
+    learn.fit(1)
+
+
+def test_a_signal_after_the_checkpoint_was_not_yet_due_waits_for_the_next_batch(whole, tmp_path):
+    late = On(cleanup_batch=lambda learn: learn.n_steps == 1 and signal.raise_signal(signal.SIGINT))
+    late.order = -2000  # cleaned up after the callback that writes
+    learn = make([CheckpointCallback(tmp_path), late])
+    seed_all(0)
+    with pytest.raises(KeyboardInterrupt, match="an interrupt, after batch 1, epoch 0, loader 'train'"):
+        learn.fit(N_EPOCHS)
+    assert batches_done(tmp_path) == 2
+    assert_equal_runs(resumed(make, N_EPOCHS, tmp_path, "epoch"), whole)
 
 
 def test_a_callback_that_ends_the_fit_after_a_signal_does_not_swallow_it(tmp_path, capsys):
@@ -577,7 +600,7 @@ class Wait(Callback):
     def after_predict(self, learn):
         if learn.n_steps == 1:
             print("ready", flush=True)
-            while learn.interrupt is None:
+            while learn._pending.interrupt is None:
                 pass
 
 
