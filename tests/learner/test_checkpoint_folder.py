@@ -79,6 +79,27 @@ def test_a_best_one_takes_the_place_of_a_broken_one_of_its_step(folder):
     assert read_checkpoint(folder.path / "step-00000001.pt")["step"] == 1
 
 
+def test_of_one_step_the_file_that_was_written_later_is_the_newest(folder):
+    folder.save({"n": 1}, 7)
+    folder.save({"n": 2}, 7, is_best=True)
+    assert names(folder) == ["step-00000007.best.pt"]
+    assert folder.newest()[1]["n"] == 2
+    folder.save({"n": 3}, 7)
+    assert names(folder) == ["step-00000007.best.pt", "step-00000007.pt"]
+    assert folder.newest()[1]["n"] == 3
+    folder.save({"n": 4}, 8, is_best=True)
+    assert names(folder) == ["step-00000007.pt", "step-00000008.best.pt"]
+    assert read_checkpoint(folder.path / "step-00000007.pt")["n"] == 3
+
+
+def test_of_one_step_a_broken_file_beside_the_best_is_left_alone(folder):
+    (folder.path / "step-00000007.pt").write_text("broken")
+    fill(folder, 7, best=[7])
+    assert names(folder) == ["step-00000007.best.pt", "step-00000007.pt"]
+    with pytest.warns(RuntimeWarning, match=r"`step-00000007.best.pt` is used instead"):
+        assert folder.newest()[1]["step"] == 7
+
+
 def test_the_newest_is_that_of_the_highest_step_however_old_the_file_is(folder):
     assert folder.newest() is None
     fill(folder, 100_000_000, 5, 99)
@@ -364,6 +385,27 @@ def test_a_file_system_without_locks_is_written_to_all_the_same(tmp_path, monkey
     with CheckpointFolder(tmp_path) as folder:
         fill(folder, 1)
     assert names(folder) == ["step-00000001.pt"]
+
+
+def test_a_lock_that_cannot_be_signed_is_held_all_the_same(tmp_path, monkeypatch):
+    """On a full disk; what is written into it is for people."""
+
+    class Full:
+        def __init__(self, *args, **kwargs):
+            self.file = open(*args, **kwargs)  # noqa: SIM115
+
+        def __getattr__(self, name):
+            return getattr(self.file, name)
+
+        def write(self, data):
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("learner.checkpoint_folder.open", Full, raising=False)
+    for _ in range(2):
+        with CheckpointFolder(tmp_path) as folder:
+            with pytest.raises(LearnerError, match="being written to by another part of this program"):
+                CheckpointFolder(tmp_path).open()
+            fill(folder, 1)
 
 
 def test_it_writes_in_the_background_as_well(folder):
