@@ -32,6 +32,7 @@ from tests.resuming import (
     stopped,
     stopped_and_resumed,
     tiny_learner,
+    uninterrupted,
 )
 
 with warnings.catch_warnings():
@@ -623,3 +624,16 @@ def test_between_two_fits_and_in_another_pass_it_is_saved_and_loaded(tmp_path):
     n = []
     third.validate(cbs=at("after_epoch", lambda learn: n.append(third.cbs[0]._pass._objects["Fields"].n)))
     assert n == [10]
+
+
+def test_an_object_that_has_seen_nothing_has_seen_nothing_after_a_resume(tmp_path):
+    """torchmetrics warns of a `compute` before any `update`, and warnings are errors here."""
+
+    class NoPrediction(Callback):
+        def around_predict(self, learn, action):
+            raise CancelStepException
+
+    def make(cbs):
+        return tiny_learner([MetricsCallback(MulticlassAccuracy(num_classes=3)), NoPrediction(), *cbs])
+
+    assert_equal_runs(stopped_and_resumed(make, 1, 3, tmp_path / "stopped"), uninterrupted(make, 1, tmp_path / "whole"))

@@ -24,7 +24,16 @@ from torch.optim.lr_scheduler import (
     StepLR,
 )
 
-from callbacks import AccumulateCallback, CheckpointCallback, RecorderCallback, SchedulerCallback
+from callbacks import (
+    AccumulateCallback,
+    BestModelCallback,
+    CheckpointCallback,
+    EarlyStoppingCallback,
+    MetricsCallback,
+    RecorderCallback,
+    SchedulerCallback,
+    accuracy,
+)
 from learner import (
     Callback,
     CancelBatchException,
@@ -45,6 +54,7 @@ from tests.resuming import (
     resumed_from_each_validation,
     seed_all,
     stopped,
+    stopped_and_resumed,
     tiny_learner,
     uninterrupted,
 )
@@ -593,3 +603,20 @@ def test_after_load_the_next_fit_is_the_one_that_would_have_come(tmp_path, is_in
         assert learn.cbs[1].used == saved.cbs[1].used
         assert settings(learn.opt) == settings(saved.opt)
         assert differing(snapshot(learn)["model"], snapshot(saved)["model"]) == []
+
+
+@pytest.mark.parametrize("every", ["epoch", 4])
+def test_a_schedule_goes_on_with_all_that_it_depends_on(tmp_path, every):
+    """Windows count its steps, and what follows a metric may end it."""
+
+    def make(cbs):
+        cbs = [BestModelCallback("accuracy", mode="max", restore=True), MetricsCallback(accuracy), *cbs]
+        cbs = [EarlyStoppingCallback(loader="train", patience=2, min_delta=0.1), AccumulateCallback(4), *cbs]
+        return scheduled(cbs, SCHEDULES["OneCycleLR"])
+
+    whole = uninterrupted(make, 5, tmp_path / "whole", every)
+    assert 2 <= len(whole.history) < 5
+    for stop_at in range(0, 9 * len(whole.history) - 3, 5):
+        learn = stopped_and_resumed(make, 5, stop_at, tmp_path / str(stop_at), every)
+        assert_equal_runs(learn, whole)
+        assert learn.cbs[1].used == whole.cbs[1].used
