@@ -553,3 +553,19 @@ def test_of_a_loader_with_a_state_nothing_is_said_where_its_workers_draw_nothing
         stream,
     ):
         assert why_not_exact(BeginsTwice(num_workers=2, dataset=dataset)) is None
+
+
+def test_what_a_loader_with_a_state_draws_to_begin_depends_on_seed_and_epoch_alone():
+    class Eager(WithState):
+        def __iter__(self):
+            self.order, self.n_given = torch.randperm(N).tolist(), 0
+            return super().__iter__()
+
+    def order(global_seed, seed, epoch):
+        seed_all(global_seed)
+        places = Places("train", Eager(), seed)
+        iter(places.at(epoch))
+        return places.loader.order
+
+    assert order(1, 0, 0) == order(2, 0, 0)
+    assert len({tuple(order(1, *at)) for at in ((0, 0), (0, 1), (1, 0))}) == 3
