@@ -427,17 +427,24 @@ def test_another_device_is_a_warning(tmp_path):
         resumed(tiny_learner, 1, tmp_path)
 
 
-def workers_learner(cbs, n_workers):
+def workers_learner(cbs, **options):
     seed_all(0)
-    loaders = {"train": DataLoader(TensorDataset(*data()), batch_size=4, shuffle=True, num_workers=n_workers)}
+    loaders = {"train": DataLoader(TensorDataset(*data()), batch_size=4, shuffle=True, **options)}
     return Learner(nn.Linear(4, 3), loaders, nn.functional.cross_entropy, 0.1, cbs=cbs)
 
 
-@pytest.mark.parametrize(("before", "after"), [(0, 2), (2, 0)])
-def test_the_number_of_workers_may_be_another_one(tmp_path, before, after):
-    whole = uninterrupted(partial(workers_learner, n_workers=0), 2, tmp_path / "whole")
-    stopped(partial(workers_learner, n_workers=before), 2, 8, tmp_path / "run")
-    assert_equal_runs(resumed(partial(workers_learner, n_workers=after), 2, tmp_path / "run"), whole)
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ({}, {"num_workers": 2}),
+        ({"num_workers": 2}, {}),
+        ({"num_workers": 1}, {"num_workers": 2, "persistent_workers": True, "prefetch_factor": 4}),
+    ],
+)
+def test_how_a_loader_is_read_may_be_another_way(tmp_path, before, after):
+    whole = uninterrupted(workers_learner, 2, tmp_path / "whole")
+    stopped(partial(workers_learner, **before), 2, 8, tmp_path / "run")
+    assert_equal_runs(resumed(partial(workers_learner, **after), 2, tmp_path / "run"), whole)
 
 
 # -- what cannot be put back -------------------------------------------------------------------------------------------
@@ -472,8 +479,10 @@ def test_a_callback_that_does_not_understand_what_it_kept_leaves_all_as_it_was(t
     assert differing({**held(learn), "optimizer": None}, before) == []
     assert not learn.opt.state
     assert learn.cbs[-1].things == {"n": 2}
+    other = make([CheckpointCallback(tmp_path / "other")], is_fussy=True)
     with pytest.raises(LearnerError, match="KeyError: 'scale'"):
-        learn.load(tmp_path / "run" / step(4))
+        other.load(tmp_path / "run" / step(4))
+    assert other.opt is None
     for each in (learn, fresh):
         seed_all(4)
         each.fit(1)
@@ -829,7 +838,11 @@ def test_a_layer_that_a_callback_freezes_in_the_last_epoch_stays_frozen(tmp_path
                 learn.model[1].eval()
                 learn.model[0].requires_grad_(False)
 
-    make = lambda cbs: tiny_learner([*cbs, Freeze()])
+    def make(cbs):  # the pass in which it freezes is the last one of the fit
+        learn = tiny_learner([*cbs, Freeze()])
+        learn.dls = {"valid": learn.dls.valid, "train": learn.dls.train}
+        return learn
+
     whole = uninterrupted(make, 3, tmp_path / "whole")
     uninterrupted(make, 2, tmp_path / "run")
     assert_equal_runs(resumed(make, 3, tmp_path / "run"), whole)
@@ -848,7 +861,7 @@ class Heads(nn.Module):
 
     def forward(self, x):
         self.n_calls += 1
-        return self.heads[int(self.n_calls) % 3 == 0](x)
+        return self.heads[int(self.n_calls) % 7 == 0](x)
 
 
 def test_gradients_of_an_open_window_go_along_and_none_stays_none(tmp_path):
@@ -1039,6 +1052,28 @@ def test_averages_are_exact(tmp_path):
         "epoch",
         *(f"{n}/{m}" for n in ("train", "valid") for m in ("loss", "double", "one")),
     }
+
+
+def test_random_numbers_that_callbacks_draw_are_those_that_they_would_have_drawn(tmp_path):
+    """In passes that do not train, too, where drawing leaves no trace in the training."""
+
+    class Draw(Callback):
+        state = ("sum",)
+
+        def __init__(self):
+            self.sum = 0.0
+
+        def draw(self, learn):
+            self.sum = 0.5 * self.sum + float(torch.rand(()))
+
+        before_fit = before_epoch = after_batch = draw
+
+    make = lambda cbs: tiny_learner([*cbs, Draw()])
+    whole = uninterrupted(make, 2, tmp_path / "whole")
+    for stop_at in range(2 * N_BATCHES - 1):
+        learn = stopped_and_resumed(make, 2, stop_at, tmp_path / str(stop_at), "epoch", by_interrupt=True)
+        assert_equal_runs(learn, whole)
+        assert learn.cbs[-1].sum == whole.cbs[-1].sum
 
 
 def test_what_a_callback_of_every_so_often_has_counted_goes_along(tmp_path):
