@@ -233,11 +233,17 @@ class CheckpointCallback(Callback):
                 stacklevel=2,
             )
             return
-        self._pass_within = learn.dl_name if i else ""
-        state = fit_state(learn, i, self._rng, self._options, is_over=is_over)
-        self._pass_within = ""
         self._wait()
-        self._writer.start(self._folder.save, state, self._n_batches, is_best=is_best)
+        self._pass_within = learn.dl_name if i else ""
+        try:
+            state = fit_state(learn, i, self._rng, self._options, is_over=is_over)
+            self._writer.start(self._folder.save, state, self._n_batches, is_best=is_best)
+        except (TypeError, LearnerError) as error:  # what a callback keeps is no plain data
+            if learn.interrupt is None:
+                raise
+            self._warn(error)  # who stops a training wants it stopped
+        finally:
+            self._pass_within = ""
         if learn.interrupt is not None:
             self._wait()
 
@@ -246,7 +252,10 @@ class CheckpointCallback(Callback):
         try:
             self._writer.wait()
         except Exception as error:
-            warnings.warn(f"a checkpoint was not written: {error}", RuntimeWarning, stacklevel=2)
+            self._warn(error)
+
+    def _warn(self, error: Exception) -> None:
+        warnings.warn(f"a checkpoint was not written: {error}", RuntimeWarning, stacklevel=3)
 
     # -- going on --------------------------------------------------------------------------------------------------
 

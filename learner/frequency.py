@@ -95,7 +95,7 @@ class Pace:
         """Count a batch; return whether it is due."""
         if self.every.unit == "batches":
             self._n += 1
-            is_due = self._n == self.every.n
+            is_due = self._n >= self.every.n
         else:
             is_due = self.every.unit == "s" and monotonic() - self._start >= self.every.n
         if is_due:

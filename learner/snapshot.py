@@ -60,8 +60,8 @@ def differences(learn: Learner, opt: torch.optim.Optimizer | None, state: Mappin
     return [
         *_model_differences(learn.model, state["model"]),
         *_optimizer_differences(learn, opt, state),
-        *(f"callback {name} is missing here" for name in saved if name not in callbacks),
-        *(f"callback {name} is not in the file" for name in callbacks if name not in saved),
+        *(f"callback {name} is missing here" for name in saved if name not in callbacks and saved[name]),
+        *(f"callback {name} is not in the file" for name, cb in callbacks.items() if _is_new(name, cb, saved)),
         *_callback_differences(callbacks, saved),
     ]
 
@@ -90,6 +90,8 @@ def put_back(learn: Learner, opt: torch.optim.Optimizer | None, state: Mapping[s
     put_back_counters(learn, state["loop"])
     device = next((p.device for p in learn.model.parameters()), torch.device("cpu"))
     for name, cb in _stateful(learn).items():
+        if name not in state["callbacks"]:
+            continue
         # A copy, for it may be put back once more.
         _put_back_callback(cb, _put_on(plain(state["callbacks"][name], copy=True), state["devices"].get(name), device))
 
@@ -314,6 +316,8 @@ def rng_state(learn: Learner) -> dict[str, Any]:
     }
     if torch.cuda.is_available() and torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
         state["cuda"] = torch.cuda.get_rng_state_all()
+    if torch.backends.mps.is_available():
+        state["mps"] = torch.mps.get_rng_state()
     return state
 
 
@@ -328,7 +332,9 @@ def put_back_rng(learn: Learner, saved: Mapping[str, Any]) -> None:
         for generator, state in zip(generators_of(loader), saved["loaders"].get(name, []), strict=False):
             generator.set_state(state)
     if "cuda" in saved and torch.cuda.is_available():
-        torch.cuda.set_rng_state_all(saved["cuda"])
+        torch.cuda.set_rng_state_all(saved["cuda"][: torch.cuda.device_count()])
+    if "mps" in saved and torch.backends.mps.is_available():
+        torch.mps.set_rng_state(saved["mps"])
 
 
 # -- callbacks ---------------------------------------------------------------------------------------------------------
@@ -354,6 +360,11 @@ def _callback_state(name: str, cb: Any) -> Any:
     if missing := [attribute for attribute in cb.state if not hasattr(cb, attribute)]:
         raise LearnerError(f"`state` of {name} must name attributes that it has, got {missing[0]!r}.")
     return {attribute: _value_of(getattr(cb, attribute)) for attribute in cb.state}
+
+
+def _is_new(name: str, cb: Any, saved: Mapping[str, Any]) -> bool:
+    """Tell whether a callback is not in a file and keeps something at this time, as not all do between two fits."""
+    return name not in saved and bool(_callback_state(name, cb))
 
 
 def _value_of(value: Any) -> Any:

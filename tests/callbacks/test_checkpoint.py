@@ -789,3 +789,20 @@ def test_open_windows_and_schedules_go_along(tmp_path, n):
     learn = tiny_learner([CheckpointCallback(tmp_path / "run"), *cbs()])
     learn.fit(2, resume=tmp_path / "whole" / f"step-0000000{n}.pt")
     assert_equal_runs(learn, whole)
+
+
+def test_state_that_is_no_plain_data_stops_no_interrupt(tmp_path):
+    class Keeps(Callback):
+        state = ("kept",)
+        kept = object()
+
+        def after_batch(self, learn):
+            learn.interrupt = KeyboardInterrupt()
+
+    learn = tiny_learner([CheckpointCallback(tmp_path), Keeps()])
+    with (
+        pytest.warns(RuntimeWarning, match=r"a checkpoint was not written: .*\['Keeps'\]\['kept'\]` must be plain data"),
+        pytest.raises(KeyboardInterrupt),
+    ):
+        learn.fit(1)
+    assert not list(tmp_path.glob("*.pt"))

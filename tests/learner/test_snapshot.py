@@ -271,6 +271,24 @@ def test_another_learner_is_told_what_differs_and_is_left_as_it_was(tmp_path, ma
     assert differing(snapshot(other), before) == []
 
 
+class Unused(Callback):
+    """Keeps nothing between two fits."""
+
+    def state_dict(self):
+        return {}
+
+    def load_state_dict(self, state):
+        raise AssertionError("nothing was kept")
+
+
+@pytest.mark.parametrize(("there", "here"), [([Unused()], []), ([], [Unused()])])
+def test_a_callback_that_keeps_nothing_now_is_not_missed(tmp_path, there, here):
+    path = saved_file(tmp_path, cbs=there)
+    other = learner(cbs=here)
+    other.load(path)
+    assert other.n_steps > 0
+
+
 def test_other_parameter_groups_are_told_by_name(tmp_path):
     path = saved_file(tmp_path, opt="two groups")
     other = learner()
