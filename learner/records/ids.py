@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader, IterableDataset
 from learner.errors import LearnerError
 from learner.limit import BatchLimit
 from learner.order import PositionSampler
-from learner.position import Rest
+from learner.position import Begun, Rest
 
 
 class SampleIds:
@@ -139,6 +139,8 @@ def _inner(sampler: Any) -> Any:
 
 def _why_not(loader: Any, goes_on: bool) -> str | None:
     """Say why a loader, which may go on in the middle of a pass, cannot tell which samples a batch holds."""
+    if isinstance(loader, Begun):  # now, not when it goes on
+        return f"a {type(loader.loader).__name__} goes on from a state of its own, and cannot tell with which batch"
     if isinstance(loader, BatchLimit):
         return "it gives batches that were fetched before"
     if not isinstance(loader, DataLoader):
@@ -148,5 +150,5 @@ def _why_not(loader: Any, goes_on: bool) -> str | None:
     if not getattr(loader, "in_order", True) and loader.num_workers:
         return "it gives batches in the order in which workers are done (in_order=False)"
     if goes_on and not isinstance(_inner(getattr(loader, _listened_to(loader))), PositionSampler):
-        return "it goes on from a state of its own, and nobody can tell what its sampler hands out first"
+        return "it took the place of the rest of a pass, and nobody can tell what of the pass it holds"
     return None

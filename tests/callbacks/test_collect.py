@@ -5,6 +5,7 @@ import gc
 import signal
 import subprocess
 import sys
+from collections import Counter
 from functools import partial
 from pathlib import Path
 
@@ -905,6 +906,37 @@ def test_ids_are_right_in_a_pass_that_goes_on(tmp_path, workers, is_own):
     assert [len(samples.where(epoch=epoch)) for epoch in range(2)] == [N, N]
 
 
+class Stateful(DataLoader):
+    """A loader that goes on from a state of its own."""
+
+    def state_dict(self):
+        return {}
+
+    def load_state_dict(self, state):
+        pass
+
+
+def test_a_loader_that_could_not_tell_when_it_goes_on_is_refused_before_it_comes_to_that(tmp_path):
+    loader = Stateful(Points(), batch_size=4)
+    make(CollectCallback(number), loader).fit(1)
+    with pytest.raises(LearnerError, match="a Stateful goes on from a state of its own"):
+        make([CollectCallback(number), CheckpointCallback(tmp_path / "checkpoints")], loader).fit(1)
+    make([CollectCallback(number, "pass"), CheckpointCallback(tmp_path / "others")], loader).fit(1)
+
+
+def test_a_loader_that_is_put_in_place_of_the_rest_of_a_pass_is_refused(tmp_path):
+    class Replace(Callback):
+        def before_epoch(self, learn):
+            if learn.training:
+                learn.dl = DataLoader(Points(), batch_size=4)
+
+    def make_one(cbs):
+        return recording(tmp_path / "run", [*cbs, Replace()])
+
+    with pytest.raises(LearnerError, match="it took the place of the rest of a pass"):
+        stopped_and_resumed(make_one, 1, 3, tmp_path / "checkpoints")
+
+
 @pytest.mark.parametrize("at", [None, ["before", 2, "end"], ["best", 1]])
 @pytest.mark.parametrize("by_interrupt", [False, True])
 def test_passes_are_made_once_in_a_fit_that_goes_on(tmp_path, at, by_interrupt):
@@ -1056,7 +1088,24 @@ def test_between_two_passes_it_may_be_another(tmp_path):
     assert run.samples.where(epoch=1).numpy("logits").shape == (N, 3)
 
 
-def test_rows_are_held_in_memory_only_where_a_checkpoint_may_want_them(tmp_path):
+def test_another_choice_of_loaders_mixes_no_rows_and_leaves_no_half_of_a_pass(tmp_path):
+    """The rows of the pass that goes on are let go; of one not recorded from its beginning there is nothing."""
+    for stop_on, go_on, expected in [
+        (["train"], ["valid"], {("valid", 0): 9, ("valid", 1): 9}),
+        (["valid"], ["train", "valid"], {("valid", 0): 9, ("train", 1): N, ("valid", 1): 9}),
+    ]:
+        place = tmp_path / stop_on[0]
+        place.mkdir()
+        stopped(partial(recording, place / "run", on=stop_on), 2, 3, place / "checkpoints", by_interrupt=True)
+        for path in (place / "run").rglob("*.parquet"):  # of the pass that was cut short
+            path.unlink()
+        samples = resumed(partial(recording, place / "run", on=go_on), 2, place / "checkpoints").cbs[0].samples
+        found = Counter(zip(samples.to_pandas()["split"], samples.numpy("epoch").tolist(), strict=True))
+        assert found == expected
+        assert (samples.numpy("example_id") == samples.numpy("number")).all()
+
+
+def test_rows_are_held_in_memory_only_where_a_checkpoint_may_want_them(tmp_path, monkeypatch):
     held = []
 
     def look(learn):
@@ -1069,6 +1118,17 @@ def test_rows_are_held_in_memory_only_where_a_checkpoint_may_want_them(tmp_path)
     held.clear()
     make([CollectCallback(number), look_on, CheckpointCallback(tmp_path / "checkpoints")]).fit(1)
     assert held == [4, 8, 12, 16, 20, 22]
+    monkeypatch.setattr(collection, "_packed", None)  # which keeps them
+    make([CollectCallback(number, "pass"), CheckpointCallback(tmp_path / "others")]).fit(1)
+
+
+def test_rows_that_have_gone_on_are_let_go(tmp_path):
+    make_one = partial(recording, tmp_path / "run")
+    stopped(make_one, 1, 3, tmp_path / "checkpoints")
+    waiting = []
+    look_on = LambdaCallback(before_batch=lambda learn: waiting.append(learn.cbs[0]._rows))
+    resumed(lambda cbs: make_one([*cbs, look_on]), 1, tmp_path / "checkpoints")
+    assert waiting == [None] * 6
 
 
 def test_a_sandbox_in_the_middle_of_a_pass_leaves_its_rows_also_with_checkpoints(tmp_path):

@@ -227,8 +227,17 @@ class Stateful(DataLoader):
 def test_refused_where_a_loader_goes_on_by_itself():
     loader = Stateful(DATA, batch_size=4)
     check(loader)
-    with pytest.raises(ValueError, match=r"but it goes on from a state of its own, and nobody can tell .* give each"):
-        SampleIds(loader, 2)
+    with pytest.raises(
+        ValueError, match=r"but a Stateful goes on from a state of its own, and cannot tell .*; give each"
+    ):
+        SampleIds(Places("train", loader, seed=0).at(epoch=0))
+
+
+def test_refused_where_a_loader_has_taken_the_place_of_the_rest_of_a_pass():
+    with pytest.raises(
+        ValueError, match=r"but it took the place of the rest of a pass, and nobody can tell .*; give each"
+    ):
+        SampleIds(DataLoader(DATA), 2)
 
 
 class Stream(IterableDataset):
