@@ -287,7 +287,10 @@ class CheckpointCallback(Callback):
             "pace": self._pace.state_dict(),
             "best": None if self.best is None else list(self.best),
             "seeds": dict(self._seeds),
-            "loaders": {name: p.loader.state_dict() for name, p in self._places.items() if p.has_state},
+            "loaders": {
+                **self._loader_states,  # of those whose turn has not come since the fit went on
+                **{name: p.loader.state_dict() for name, p in self._places.items() if p.has_state},
+            },
             "pass_within": self._pass_within,
         }
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import math
 import operator
+import warnings
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -171,3 +172,13 @@ def checked_optimizer(opt: Any, trainable: list[nn.Parameter]) -> torch.optim.Op
             "`learn.opt = None` to have a new optimizer made."
         )
     return opt
+
+
+def warn_of_length(learn: Learner) -> None:
+    """Say that a loader gave another number of batches than it said it has."""
+    warnings.warn(
+        f"loader {learn.dl_name!r} must give as many batches as its length says, {learn.n_batches}, got {learn.i + 1}; "
+        f"what was given counts. Does every worker give the whole of a stream?",
+        RuntimeWarning,
+        stacklevel=2,
+    )

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from learner.batch import describe
 
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from learner.learner import Learner
 
 _MARK = "learner: "
+_BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 
 
 def annotate(error: BaseException, learn: Learner, place: str) -> None:
@@ -65,6 +66,9 @@ def _causes(learn: Learner) -> Iterator[str]:
     if len(set(devices.values())) > 1:
         found = ", ".join(f"{name} on {device}" for name, device in devices.items())
         yield f"devices differ: {found}; add DeviceCallback() to `cbs`, it moves the model and the batches."
+    is_one = learn.is_in_batch and learn.training and learn.preds is None and learn.batch_size == 1
+    if is_one and any(isinstance(module, _BATCH_NORMS) for module in learn.model.modules()):
+        yield "a batch of one sample has no variance for batch norm; `drop_last=True` in the loader leaves it out."
     if parameter is not None and isinstance(learn.xb, Tensor) and learn.preds is None:
         dtype = learn.xb.dtype
         if dtype == torch.float64 and parameter.dtype != dtype:

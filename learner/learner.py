@@ -24,6 +24,7 @@ from learner.checks import (
     checked_trainable,
     no_batches,
     unusual_loss,
+    warn_of_length,
 )
 from learner.diagnose import annotate
 from learner.errors import (
@@ -751,6 +752,8 @@ class Learner:
         """Read the means of a pass that went well."""
         if self.batch is None and not self.i:
             raise no_batches(self)
+        if self.batch is not None and self.n_batches not in (None, self.i + 1):
+            warn_of_length(self)
         self._is_counting = False
         self.metrics[self.dl_name] = self._averages.means()
         self._has_means = True

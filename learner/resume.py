@@ -218,7 +218,9 @@ class Resumption:
             found.append(f"the loaders are {list(here)} here, {list(saved)} saved")
         for name in here.keys() & saved.keys():
             for what in here[name].keys() | saved[name].keys():
-                if (mine := here[name].get(what)) != (theirs := saved[name].get(what)):
+                mine, theirs = here[name].get(what), saved[name].get(what)
+                may_differ = what == "the number of batches" and None in (mine, theirs)  # known from the first pass on
+                if mine != theirs and not may_differ:
                     found.append(f"{what} of loader {name!r} is {mine} here, {theirs} saved")
         if learn._lr_of_fit != fit["lr"]:
             found.append(f"the learning rate is {learn._lr_of_fit} here, {fit['lr']} saved")

@@ -97,6 +97,7 @@ def test_one_sample_through_batch_norm_is_told_with_its_batch():
     with pytest.raises(ValueError, match="Expected more than 1 value per channel when training") as caught:
         learn.fit(1)
     assert "batch 2 of 3, xb Tensor(1, 4)" in notes(caught)
+    assert "`drop_last=True` in the loader leaves it out" in notes(caught)
 
 
 def test_a_parameter_in_two_groups_or_twice_in_one_is_told_by_torch():
@@ -120,16 +121,29 @@ class Stream(IterableDataset):
         return zip(X, Y, strict=True)
 
 
-@pytest.mark.parametrize("length", [None, 4, 12, 40])
-def test_what_a_stream_says_of_its_length_changes_no_count(length):
+@pytest.mark.parametrize("length", [None, 12])
+def test_a_stream_may_have_a_length_or_not(length):
     learn = learner(DataLoader(Stream(length), 4))
     learn.fit(1)
     assert (learn.n_samples, learn.n_steps) == (12, 3)
 
 
-def test_a_stream_that_every_worker_gives_whole_is_told_by_torch_where_it_has_a_length():
+@pytest.mark.parametrize(("length", "n_batches"), [(4, 1), (40, 10)])
+def test_a_stream_of_another_length_than_it_says_is_told_and_what_it_gave_counts(length, n_batches):
+    learn = learner(DataLoader(Stream(length), 4))
+    with pytest.warns(
+        RuntimeWarning, match=f"'train' must give as many batches as its length says, {n_batches}, got 3;"
+    ):
+        learn.fit(1)
+    assert (learn.n_samples, learn.n_steps) == (12, 3)
+
+
+def test_a_stream_that_every_worker_gives_whole_is_told_where_it_has_a_length():
     learn = learner(DataLoader(Stream(4), 1, num_workers=2))
-    with pytest.warns(UserWarning, match=r"reported to be 4.*but \d+ samples have been fetched.*each worker"):
+    with (
+        pytest.warns(RuntimeWarning, match=r"length says, 4, got 24; .* Does every worker give the whole of a stream"),
+        pytest.warns(UserWarning, match=r"reported to be 4.*but \d+ samples have been fetched.*each worker"),
+    ):
         learn.fit(1)
     assert learn.n_samples == 24
 

@@ -29,7 +29,7 @@ from learner import Callback, Learner, Loaders
 from learner.limit import BatchLimit
 from learner.order import OrderedLoader, ordered, seeded
 from learner.position import Places, Rest, why_not_exact
-from tests.resuming import assert_equal_runs, seed_all
+from tests.resuming import StopAt, assert_equal_runs, resumed, seed_all, stopped, uninterrupted
 
 N, SIZE = 8, 3  # three batches, the last one shorter
 
@@ -516,6 +516,58 @@ def test_an_overfit_sees_the_same_batches_in_another_process(tmp_path, capsys):
     assert len(batches) == 4
     assert torch.equal(torch.cat(batches[:2]), torch.cat(batches[2:]))
     assert "again" not in capsys.readouterr().out
+
+
+def test_an_overfit_on_a_stream_whose_length_shows_in_the_first_pass_goes_on(tmp_path):
+    def make(cbs):
+        torch.manual_seed(1)
+        model = nn.Sequential(nn.Linear(4, 8), nn.Dropout(), nn.Linear(8, 2))
+        return Learner(model, {"train": WithoutLength()}, nn.functional.cross_entropy, cbs=cbs)
+
+    class WithoutLength(WithState):
+        __len__ = None
+
+        def __iter__(self):
+            yield from list_of_batches()
+
+    whole, learn = make([CheckpointCallback(tmp_path / "a")]), make([CheckpointCallback(tmp_path / "b")])
+    seed_all(0)
+    whole.fit(2, overfit=True)
+    learn.fit(2, overfit=True, resume=tmp_path / "a")
+    assert_equal_runs(learn, whole)
+
+
+def test_a_state_outlives_two_stops_before_its_loader_has_its_turn(tmp_path):
+    class Counts(WithState):
+        """Each pass has another order, by its number."""
+
+        n = 0
+
+        def __iter__(self):
+            if self.order is None:
+                self.n += 1
+                generator = torch.Generator().manual_seed(self.n)
+                self.order, self.n_given = torch.randperm(N, generator=generator).tolist(), 0
+            return super().__iter__()
+
+        def state_dict(self):
+            return {**super().state_dict(), "n": self.n}
+
+        def load_state_dict(self, state):
+            super().load_state_dict(state)
+            self.n = state["n"]
+
+    def make(cbs):
+        torch.manual_seed(1)
+        model = nn.Sequential(nn.Linear(4, 8), nn.Dropout(), nn.Linear(8, 2))
+        return Learner(model, {"train": Counts(), "valid": WithState()}, nn.functional.cross_entropy, cbs=cbs)
+
+    whole = uninterrupted(make, 3, tmp_path / "whole")
+    stopped(make, 3, 3, tmp_path / "stopped", by_interrupt=True)  # in the validation pass
+    again = make([CheckpointCallback(tmp_path / "stopped"), StopAt(0, by_interrupt=True)])
+    with pytest.raises(KeyboardInterrupt):
+        again.fit(3, resume=True)
+    assert_equal_runs(resumed(make, 3, tmp_path / "stopped"), whole)
 
 
 def test_batches_that_were_kept_before_the_fit_are_said_to_be_no_others_will_have(tmp_path):
