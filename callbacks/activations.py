@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from callbacks.blocks import next_row, read
+from callbacks.blocks import next_row, read, room_after, taken
 from callbacks.histogram import LARGEST, N_BINS, histogram
-from callbacks.hooks import HooksCallback, checked_count
+from callbacks.hooks import HooksCallback, checked_count, first_tensor
 from callbacks.stats_plots import plot_dead, plot_histograms, plot_lines
 from learner import Learner, LearnerError
 
@@ -128,8 +128,36 @@ class ActivationStats(HooksCallback):
         self._n_looked_at += learn.role in self.roles
         super().around_predict(learn, action)
 
+    def state_dict(self) -> dict[str, Any]:
+        """Return what was recorded so far: numbers in a few tensors, since there may be many."""
+        loaders = list(dict.fromkeys(call.where[1] for calls in self._calls.values() for call in calls))
+        places = {loader: i for i, loader in enumerate(loaders)}
+        calls = {
+            name: torch.tensor(
+                [(e, places[loader], i, n, n_hist) for (e, loader, i), n, n_hist in calls], dtype=torch.int64
+            ).reshape(-1, 5)
+            for name, calls in self._calls.items()
+        }
+        blocks = {name: taken(self._blocks[name], len(calls)) for name, calls in self._calls.items()}
+        return {
+            "layers": dict(self.layers),
+            "loaders": loaders,
+            "calls": calls,
+            "blocks": blocks,
+            "n_looked_at": self._n_looked_at,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take over what `state_dict` gave, into the lists that the hooks hold."""
+        self.layers, self._n_looked_at, loaders = state["layers"], state["n_looked_at"], state["loaders"]
+        for name, calls in state["calls"].items():
+            self._calls.setdefault(name, [])[:] = [
+                _Call((e, loaders[place], i), n, n_hist) for e, place, i, n, n_hist in calls.tolist()
+            ]
+            self._blocks.setdefault(name, [])[:] = room_after(state["blocks"][name])
+
     def _measure(self, hook: Any, module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
-        tensor = output if isinstance(output, Tensor) else _first_tensor(output)
+        tensor = output if isinstance(output, Tensor) else first_tensor(output)
         if tensor is None:
             return
         if tensor.is_nested:  # sequences of many lengths
@@ -247,19 +275,6 @@ class ActivationStats(HooksCallback):
         n_batches = len({call.where for calls in self._calls.values() for call in calls})
         never = f"; never run: {', '.join(self.never_run)}" if self.never_run else ""
         return f"ActivationStats: {len(self.layers)} layers, {n_batches} batches{never}"
-
-
-def _first_tensor(output: Any) -> Tensor | None:
-    """Return the first tensor in an output, depth first, or None."""
-    if isinstance(output, Tensor):
-        return output
-    if isinstance(output, dict):
-        output = tuple(output.values())
-    if isinstance(output, tuple | list):
-        for part in output:
-            if (found := _first_tensor(part)) is not None:
-                return found
-    return None
 
 
 def _as_float(flat: Tensor) -> Tensor:

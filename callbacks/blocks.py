@@ -33,7 +33,30 @@ def next_row(
     k = (n_rows // FIRST + 1).bit_length() - 1
     if k == len(blocks):
         blocks.append(torch.empty(FIRST << k, *shape, dtype=dtype, device=device))
+    elif blocks[k].device != device:  # put back from a checkpoint
+        blocks[k] = blocks[k].to(device)
     return blocks[k][n_rows + FIRST - (FIRST << k)]
+
+
+def taken(blocks: list[Tensor], n_rows: int) -> list[Tensor]:
+    """Return the rows that are taken, block by block, for a checkpoint."""
+    return [block[: n_rows + FIRST - len(block)] for block in blocks]
+
+
+def room_after(rows: list[Tensor]) -> list[Tensor]:
+    """Return blocks that begin with rows of `taken`, to go on in.
+
+    Example:
+        >>> blocks = []
+        >>> _ = next_row(blocks, 0, (2,), torch.float32, torch.device("cpu")).fill_(7)
+        >>> again = room_after(taken(blocks, 1))
+        >>> [tuple(block.shape) for block in again], again[0][0]
+        ([(64, 2)], tensor([7., 7.]))
+    """
+    blocks = [part.new_empty(FIRST << k, *part.shape[1:]) for k, part in enumerate(rows)]
+    for block, part in zip(blocks, rows, strict=True):
+        block[: len(part)] = part
+    return blocks
 
 
 def read(blocks: list[Tensor], shape: tuple[int, ...]) -> Tensor:

@@ -2,6 +2,7 @@
 
 import csv
 import os
+import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,9 @@ class CSVLoggerCallback(Callback):
     The file is closed after each row, so a run that is killed leaves all the epochs it finished. A metric that turns
     up late widens the table, earlier rows keep an empty cell; so does a pass that was cancelled. A fit that ends in
     the middle of an epoch leaves of it what the history has. Nothing is written in a sandbox.
+
+    A fit that goes on from a checkpoint puts its rows in the place of those that the former one wrote, so the file ends
+    as if it had not been stopped. Rows of other fits before them are kept.
 
     Args:
         path: the file; folders are made where they are missing.
@@ -36,34 +40,41 @@ class CSVLoggerCallback(Callback):
     """
 
     order = 100
+    state = ("_first", "_old_columns", "_n_old", "_epoch")
 
     def __init__(self, path: str | os.PathLike[str], append: bool = False) -> None:
         self.path, self.append = Path(path), append
         self._is_on = False
-        self._columns: list[str] = []
-        self._n_rows = self._epoch = 0
+        self._first = self._n_written = self._epoch = 0  # the fit's first row in the history; how many are in the file
+        self._columns: list[str] = []  # of the file; empty until this fit knows them
+        self._old_columns: list[str] = []  # those that it had before the fit
+        self._n_old = 0  # rows that it had before the fit
 
     def before_fit(self, learn: Learner) -> None:
         """Find out now, not after the first epoch, whether the file can be written."""
-        self._is_on, self._columns, self._n_rows, self._epoch = not learn.in_sandbox, [], len(learn.history), 0
+        self._is_on, self._n_written, self._epoch = not learn.in_sandbox, 0, 0
+        self._first = sys.maxsize if learn.is_resumed else len(learn.history)  # no row before the state is put back
+        self._columns, self._old_columns, self._n_old = [], [], 0
         if not self._is_on:
             return
         self.path = self.path.absolute()  # wherever the program goes next
+        is_kept = self.append or learn.is_resumed
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            with self.path.open("a" if self.append else "w"):
+            with self.path.open("a" if is_kept else "w"):
                 pass
-            if self.append:
-                self._columns, _ = self._read()
+            columns, rows = self._read() if is_kept else ([], [])
         except (OSError, UnicodeError) as error:
             self._is_on = False
             raise ValueError(f"`path` must be a file that can be written, got {str(self.path)!r}: {error}.") from error
-        if self._columns and self._columns[0] != "epoch":
+        if columns and columns[0] != "epoch":
             self._is_on = False
             raise ValueError(
                 f"`path` must be a log of this callback to append to, got {str(self.path)!r} whose first column is "
-                f"{self._columns[0]!r}, not 'epoch'; name another file."
+                f"{columns[0]!r}, not 'epoch'; name another file."
             )
+        if not learn.is_resumed:
+            self._columns, self._old_columns, self._n_old = columns, columns, len(rows)
 
     def before_epoch(self, learn: Learner) -> None:
         """Write the epoch before, when a new one begins; its row is complete by then."""
@@ -78,17 +89,18 @@ class CSVLoggerCallback(Callback):
 
     def _write(self, learn: Learner) -> None:
         """Write the rows that the history has and the file has not."""
-        rows = learn.history.rows[self._n_rows :] if self._is_on else []
-        if not rows:
+        rows = learn.history.rows[self._first :]
+        new = rows[self._n_written :]
+        if not self._is_on or not new:
             return
-        self._n_rows += len(rows)
-        columns = list(dict.fromkeys([*self._columns, *(name for row in rows for name in row)]))
+        self._n_written = len(rows)
+        columns = list(dict.fromkeys([*self._old_columns, *(name for row in rows for name in row)]))
         if columns != self._columns:
-            old, self._columns = self._read()[1], columns
-            self._replace([*old, *rows])
+            self._columns = columns
+            self._replace([*self._read()[1][: self._n_old], *rows])
         else:
             with self.path.open("a", newline="", encoding="utf-8") as file:
-                csv.DictWriter(file, columns).writerows(rows)
+                csv.DictWriter(file, columns).writerows(new)
 
     def _replace(self, rows: Iterable[Mapping[str, Any]]) -> None:
         """Write the whole table anew; the old file is there until the new one is complete."""
@@ -96,7 +108,7 @@ class CSVLoggerCallback(Callback):
         new = path.with_name(f"{path.name}.{os.getpid()}.tmp")
         try:
             with new.open("w", newline="", encoding="utf-8") as file:
-                writer = csv.DictWriter(file, self._columns)
+                writer = csv.DictWriter(file, self._columns, extrasaction="ignore")
                 writer.writeheader()
                 writer.writerows(rows)
             os.replace(new, path)

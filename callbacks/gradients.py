@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from callbacks.blocks import next_row, read
+from callbacks.blocks import next_row, read, room_after, taken
 from callbacks.hooks import checked_count
 from callbacks.parameters import Choice, checked_choices, chosen_parameters
 from callbacks.stats_plots import plot_dead, plot_histograms, plot_lines
@@ -151,6 +151,33 @@ class GradientStats(Callback):
     def cleanup_fit(self, learn: Learner) -> None:
         """Let go of the parameters and of the copy of them."""
         self._watched, self._copy = {}, None
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what was recorded so far: numbers in a few tensors, since there may be many."""
+        columns = list({id(step.columns): step.columns for step in self._steps}.values())
+        places = {id(these): i for i, these in enumerate(columns)}
+        loaders = list(dict.fromkeys(step.where[1] for step in self._steps))
+        steps = [(e, loaders.index(loader), i, n, places[id(c)]) for (e, loader, i, n), c in self._steps]
+        return {
+            "names": list(self.names),
+            "loaders": loaders,
+            "columns": columns,
+            "steps": torch.tensor(steps, dtype=torch.int64).reshape(-1, 5),
+            "blocks": taken(self._blocks, len(steps)),
+            "hist_blocks": taken(self._hist_blocks, -(-len(steps) // self.hist_every)),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take over what `state_dict` gave."""
+        loaders, columns, steps = state["loaders"], state["columns"], state["steps"].tolist()
+        self.names = state["names"]
+        self._steps = [_Step((e, loaders[loader], i, n), columns[these]) for e, loader, i, n, these in steps]
+        self._blocks, self._hist_blocks = room_after(state["blocks"]), room_after(state["hist_blocks"])
+
+    def differences(self, state: dict[str, Any]) -> Iterator[str]:
+        """Say whether other parameters were watched."""
+        if self.names and self.names != state["names"]:
+            yield f"the parameters to watch are {self.names} here, {state['names']} saved"
 
     # -- reading: here the device is waited for ----------------------------------------------------------------
 

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import nullcontext
 from numbers import Integral
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from learner import Callback, Hook, Hooks, Learner
 from learner.frequency import Every
 from learner.hooks import uncompiled
 from learner.layers import find_layers, named_layers
+from learner.moving import to_device
+
+_OF_A_HOOK = {"f", "_handle", *dir(Hook)}  # attributes that are not a hook function's
 
 
 class HooksCallback(Callback):
@@ -20,7 +24,8 @@ class HooksCallback(Callback):
 
     Only what runs inside `predict` counts, and only in the passes and batches asked for; in these a compiled model
     runs uncompiled, since compiled code calls no hooks. The function may keep what it finds as attributes of its
-    hook; the hooks stay readable as `hooks` after the fit. The next fit has new ones.
+    hook; the hooks stay readable as `hooks` after the fit. The next fit has new ones. A checkpoint holds these
+    attributes, which must be plain data then (`learner.plain`), so that a fit that goes on has them.
 
     Args:
         hookfunc: called with the `Hook`, the module, its inputs (a tuple) and its output; what it returns is dropped.
@@ -106,6 +111,27 @@ class HooksCallback(Callback):
         for hook in self.hooks:
             hook.remove()
 
+    def state_dict(self) -> dict[str, Any]:
+        """Return the attributes of the hooks, and on which device they are."""
+        kept = {name: _kept(hook) for name, hook in zip(self.layers, self.hooks, strict=True)}
+        devices = {name: {key: _device_of(value) for key, value in values.items()} for name, values in kept.items()}
+        return {"layers": dict(self.layers), "kept": kept, "devices": devices}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take over what `state_dict` gave, while there are hooks."""
+        for hook, (name, values) in zip(self.hooks, state["kept"].items(), strict=False):
+            for key in _kept(hook):
+                delattr(hook, key)
+            for key in values.keys() - _OF_A_HOOK:
+                device = state["devices"][name][key]
+                value = values[key] if device is None else to_device(values[key], torch.device(device))
+                setattr(hook, key, value)
+
+    def differences(self, state: dict[str, Any]) -> Iterator[str]:
+        """Say whether other layers were watched."""
+        if self.layers and list(self.layers) != list(state["layers"]):
+            yield f"the layers to watch are {list(self.layers)} here, {list(state['layers'])} saved"
+
     def _call(self, hook: Hook, module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
         if self._is_due:
             self.hookfunc(hook, module, inputs, output)
@@ -128,6 +154,30 @@ class HooksCallback(Callback):
                 f"own is asked about leaves, for larger parts pass `modules`."
             )
         return kept
+
+
+def _kept(hook: Hook) -> dict[str, Any]:
+    """Return what a hook function keeps."""
+    return {key: value for key, value in vars(hook).items() if key not in _OF_A_HOOK}
+
+
+def _device_of(value: Any) -> str | None:
+    """Return the device of the first tensor in a nest, to which all of it goes back."""
+    tensor = first_tensor(value)
+    return None if tensor is None else str(tensor.device)
+
+
+def first_tensor(value: Any) -> Tensor | None:
+    """Return the first tensor in a nest of tuples, lists and dicts, depth first, or None."""
+    if isinstance(value, Tensor):
+        return value
+    if isinstance(value, dict):
+        value = tuple(value.values())
+    if isinstance(value, tuple | list):
+        for part in value:
+            if (found := first_tensor(part)) is not None:
+                return found
+    return None
 
 
 def checked_count(name: str, value: Any) -> int:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 _WIDTH = 0.5  # of the smoothing, in ln(lr): a fifth of a decade
 _MIN_POINTS = 5  # fewer say nothing about a slope
+_STATE = ("_shares", "_n_steps", "_window", "_mean", "_lowest")
 _MIN_FALL = 1.5  # in standard deviations of the losses around their smoothed ones; less may be chance
 
 
@@ -205,6 +206,16 @@ class LRFinderCallback(Callback):
     def cleanup_fit(self, learn: Learner) -> None:
         """Let later validations run."""
         self._is_on = False
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return how far the test is."""
+        return {**{name: getattr(self, name) for name in _STATE}, "lrs": self.result.lrs, "losses": self.result.losses}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take over what `state_dict` gave."""
+        self.result = LRFinderResult(state["lrs"], state["losses"])
+        for name in _STATE:
+            setattr(self, name, state[name])
 
     def _lr(self) -> float:
         """Return the rate of the coming step."""

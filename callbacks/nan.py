@@ -1,7 +1,7 @@
 """Stop a fit whose loss is no number any more."""
 
 import warnings
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -71,16 +71,33 @@ class TerminateOnNaNCallback(Callback):
 
     def cleanup_epoch(self, learn: Learner) -> None:
         """Look at what is left, also when the pass was cut short."""
-        self._check()
+        if self._is_on:
+            self._check()
 
     def cleanup_fit(self, learn: Learner) -> None:
         """Let go."""
         self._is_on, self._losses, self._places = False, [], []
 
+    def state_dict(self) -> dict[str, Any]:
+        """Return the losses that wait to be looked at, when that will be, and the first bad one."""
+        return {
+            "losses": list(self._losses),
+            "places": list(self._places),
+            "pace": self._pace.state_dict(),
+            "first_bad": None if self.first_bad is None else list(self.first_bad),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take over what `state_dict` gave."""
+        self._losses, self._places = state["losses"], state["places"]
+        self._pace.load_state_dict(state["pace"])
+        self.first_bad = None if state["first_bad"] is None else BadLoss(*state["first_bad"])
+
     def _check(self) -> None:
         if not self._losses:
             return
-        losses, places = torch.stack(self._losses), self._places
+        device = self._losses[-1].device  # those from a checkpoint are on the CPU
+        losses, places = torch.stack([loss.to(device) for loss in self._losses]), self._places
         self._losses, self._places = [], []
         self._pace.restart()
         is_bad = ~losses.isfinite()

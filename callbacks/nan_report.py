@@ -9,18 +9,21 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from callbacks.batch_file import batch_state, load_batch_state, weights_of, write
 from callbacks.nan import TerminateOnNaNCallback
-from callbacks.nan_cause import FirstBad, NaNReport, has_nan, is_finite, listed, stats_of
+from callbacks.nan_cause import FirstBad, NaNReport, TensorStats, has_nan, is_finite, listed, stats_of
 from callbacks.rewind import Rewind
 from learner import Callback, CancelFitException, Learner
 from learner.hooks import Tap, uncompiled
 from learner.layers import named_layers
 from learner.state import preserved_rng
+
+_STATS = ("inputs", "outputs", "batch")  # what of a report is of several tensors
 
 
 class NaNReportCallback(Callback):
@@ -109,6 +112,17 @@ class NaNReportCallback(Callback):
     def cleanup_epoch(self, learn: Learner) -> None:
         """Let go."""
         self._passes.pop()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the report, which has ended the fit; within a pass there is nothing to keep."""
+        if self.report is None:
+            return {}
+        return self.report._asdict() | {name: [list(stats) for stats in getattr(self.report, name)] for name in _STATS}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take over what `state_dict` gave."""
+        stats = {name: tuple(TensorStats(*values) for values in state[name]) for name in _STATS if state}
+        self.report = NaNReport(**state | stats) if state else None
 
     def _look_at_sent(self, learn: Learner) -> None:
         if self._passes and (loss := self._passes[-1].loss):

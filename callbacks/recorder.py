@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
@@ -74,6 +74,19 @@ class RecorderCallback(Callback):
             for column, value in zip(self._columns.values(), row, strict=True):
                 column.append(value)
 
+    def state_dict(self) -> dict[str, list[Tensor]]:
+        """Return what was recorded so far."""
+        return {name: column.state_dict() for name, column in self._columns.items()}
+
+    def load_state_dict(self, state: dict[str, list[Tensor]]) -> None:
+        """Take over what `state_dict` gave."""
+        self._columns = {name: _Column(values) for name, values in state.items()}
+
+    def differences(self, state: dict[str, list[Tensor]]) -> Iterator[str]:
+        """Say whether other values were recorded."""
+        if list(state) != list(self.fns):
+            yield f"the values are {list(self.fns)} here, {list(state)} saved"
+
     def _read(self, learn: Learner) -> list[Tensor | float]:
         """Ask each function for its value now."""
         row = []
@@ -115,24 +128,28 @@ class _Column:
 
     _FOLD = 256  # a tensor of one number occupies 512 bytes of a GPU; put together, a few
 
-    def __init__(self) -> None:
-        self._folded: list[Tensor | float] = []
+    def __init__(self, folded: list[Tensor] | None = None) -> None:
+        self._folded = folded or []
         self._new: list[Tensor | float] = []
 
     def append(self, value: Tensor | float) -> None:
         self._new.append(value)
         if len(self._new) == self._FOLD:
-            self._fold()
+            self._folded, self._new = self.state_dict(), []
 
-    def _fold(self) -> None:
-        for kind, run in groupby(self._new, key=lambda v: (v.dtype, v.device) if isinstance(v, Tensor) else None):
-            values: list[Any] = list(run)
-            self._folded += [torch.stack(values)] if kind else values
-        self._new = []
+    def state_dict(self) -> list[Tensor]:
+        """Return all values in a few tensors; what is new stays as it is, or each checkpoint would leave a tensor."""
+        runs = groupby(self._new, key=lambda v: (v.dtype, v.device) if isinstance(v, Tensor) else None)
+        return [*self._folded, *(_folded(list(run)) for _, run in runs)]
 
     def read(self) -> list[float]:
-        self._fold()
-        return [x for v in self._folded for x in (map(float, v.tolist()) if isinstance(v, Tensor) else [v])]
+        return [float(value) for values in self.state_dict() for value in values.tolist()]
+
+
+def _folded(values: list[Any]) -> Tensor:
+    if isinstance(values[0], Tensor):
+        return torch.stack(values)
+    return torch.tensor(values, dtype=torch.float64)
 
 
 def _checked_value(value: Any) -> Tensor | float:

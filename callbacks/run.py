@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -10,6 +11,7 @@ import torch
 from learner import Callback, CancelFitException, Learner
 from learner.loaders import length_of
 from learner.records.run import Run
+from learner.records.scalars import axis_of
 from learner.records.table import Table
 
 
@@ -18,12 +20,14 @@ class RunCallback(Callback):
 
     The rows are those of `learn.history`, with the epoch as their axis; each is written as soon as its epoch is done,
     so a run that is killed leaves all the epochs it finished. Epochs count on from fit to fit. A row that is on record
-    to the last digit is not written again, as when training goes on from a checkpoint before it.
+    to the last digit is not written again, as when training goes on from a checkpoint before it; of one that is there
+    in part, as an interrupt leaves it, the rest is written.
 
     During the fit the run is the active one: `learner.records.log`, `collect_metrics` and `CollectCallback` write to
     it. Pictures of callbacks that have a method `figures`, as `ActivationStats`, are kept when the fit has ended well.
     `run.info["learner"]` says what is trained, `run.info["status"]` how it stands: "running" (or killed),
-    "finished", "failed" (`run.info["error"]` says by what), "interrupted". Nothing is written in a sandbox.
+    "finished", "failed" (`run.info["error"]` says by what), "interrupted" (by Ctrl-C or SIGTERM). Nothing is written in
+    a sandbox.
 
     Args:
         run: as `Run.create` or `Run.open` gives it.
@@ -47,22 +51,23 @@ class RunCallback(Callback):
     """
 
     order = -100  # among the first to begin and the last to end, so that the run is active for the others
+    state = ("_first", "_epoch")
 
     def __init__(self, run: Run) -> None:
         if not isinstance(run, Run):
             raise TypeError(f"`run` must be a Run, got {run!r}; do `Run.create(path)`.")
         self.run = run
         self._is_on = False
-        self._on_record: set[str] = set()
-        self._n_rows = self._epoch = self._outside = 0
+        self._on_record: list[dict[str, str]] = []
+        self._first = self._n_written = self._epoch = 0  # the fit's first row in the history; how many are on record
 
     def before_fit(self, learn: Learner) -> None:
         """Put down what is going to run, and make the run the active one."""
         if learn.in_sandbox:
             return
-        self._n_rows, self._epoch = len(learn.history), 0
-        self._on_record = {str(row) for row in self.run.logged()}
-        self._outside = id(sys.exception())  # a fit may run where somebody handles an error
+        self._first = sys.maxsize if learn.is_resumed else len(learn.history)  # no row before the state is put back
+        self._n_written = self._epoch = 0
+        self._on_record = [_text(row) for row in self.run.logged() if axis_of(row) == "epoch"]
         for dl in learn.dls.values():
             if isinstance(dataset := getattr(dl, "dataset", None), Table):
                 self.run.register_table(dataset)
@@ -84,22 +89,24 @@ class RunCallback(Callback):
         self._is_on = False
         self.run.__exit__(None, None, None)
         self._write(learn)
-        error = sys.exception()
-        if error is None or id(error) == self._outside or isinstance(error, CancelFitException):
+        error = learn.ended_by
+        if error is None or isinstance(error, CancelFitException):
             self.run.update(status="finished")
             self._keep_figures(learn)
-        elif isinstance(error, KeyboardInterrupt):
+        elif isinstance(error, KeyboardInterrupt | SystemExit):
             self.run.update(status="interrupted")
         else:
             self.run.update(status="failed", error=f"{type(error).__name__}: {error}")
 
     def _write(self, learn: Learner) -> None:
-        """Log the rows that the history has and the run has not."""
-        rows = learn.history.rows[self._n_rows :]
-        self._n_rows += len(rows)
+        """Log the rows that the history has and the run has not, or what is missing of them."""
+        rows = learn.history.rows[self._first + self._n_written :]
+        self._n_written += len(rows)
         for row in rows:
-            if str(row) not in self._on_record:
-                self.run.log(row)
+            text = _text(row)
+            known = {name for old in self._on_record if old.items() <= text.items() for name in old} - {"epoch"}
+            if row.keys() - known > {"epoch"}:
+                self.run.log({name: value for name, value in row.items() if name not in known})
 
     def _keep_figures(self, learn: Learner) -> None:
         """Keep the pictures of callbacks that have some."""
@@ -109,6 +116,11 @@ class RunCallback(Callback):
 
                 self.run.add_figure(name, figure)
                 plt.close(figure)
+
+
+def _text(row: Mapping[str, Any]) -> dict[str, str]:
+    """Return a row with its values as text, by which NaN is known again."""
+    return {name: str(value) for name, value in row.items()}
 
 
 def _summary(learn: Learner) -> dict[str, Any]:

@@ -18,7 +18,8 @@ class SeedCallback(Callback):
     Two fits of equal models on equal data are then equal to the bit, shuffling and dropout included. A loader
     that was made with a `generator=` of its own is seeded as well: what the fit draws depends on the seed alone.
     The order of samples is thus the same in each fit, not in each epoch. Seed before you make a model if its
-    first weights are to be equal too.
+    first weights are to be equal too. A fit that goes on from a checkpoint has the generators as they were there,
+    whatever the seed.
 
     What no seed reaches: generators hidden in a dataset, the workers of a loader with `persistent_workers` once
     they run, and kernels that are not deterministic (`torch.use_deterministic_algorithms` finds those).

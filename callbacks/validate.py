@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from learner import Callback, Learner
 from learner.frequency import Every
@@ -76,6 +76,14 @@ class ValidateCallback(Callback):
         if learn.training:
             metrics = learn.validate(self.loader)
             self.rows.append(Validation(learn.n_steps, metrics))
+
+    def state_dict(self) -> list[list[Any]]:
+        """Return the rows so far."""
+        return [list(row) for row in self.rows]
+
+    def load_state_dict(self, state: list[list[Any]]) -> None:
+        """Take over what `state_dict` gave."""
+        self.rows = [Validation(*row) for row in state]
 
     def plot(self) -> Figure:
         """Draw each metric over the optimizer steps, one panel a metric; return the figure."""

@@ -2,7 +2,7 @@
 
 import torch
 
-from callbacks.blocks import next_row, read
+from callbacks.blocks import next_row, read, room_after, taken
 
 CPU = torch.device("cpu")
 
@@ -35,3 +35,24 @@ def test_a_block_has_the_type_that_is_asked_for_when_it_is_made():
 
 def test_nothing_is_read_as_no_rows_of_that_shape():
     assert read([], (2, 3)).shape == (0, 2, 3)
+
+
+def test_the_rows_that_are_taken_can_be_gone_on_with():
+    for n in (0, 1, 63, 64, 65, 191, 192, 200):
+        blocks = []
+        for i in range(n):
+            next_row(blocks, i, (2,), torch.float32, CPU).fill_(i)
+        rows = taken(blocks, n)
+        assert sum(map(len, rows)) == n
+        again = room_after(rows)
+        assert [block.shape for block in again] == [block.shape for block in blocks]
+        for i in range(n, 300):
+            next_row(again, i, (2,), torch.float32, CPU).fill_(i)
+        assert torch.equal(read(again, (2,))[:300, 1], torch.arange(300.0))
+
+
+def test_a_block_that_was_put_back_goes_where_rows_are_written():
+    meta = torch.device("meta")
+    blocks = room_after([torch.ones(64, 2), torch.ones(3, 2)])
+    assert next_row(blocks, 67, (2,), torch.float32, meta).device == meta
+    assert [block.device.type for block in blocks] == ["cpu", "meta"]

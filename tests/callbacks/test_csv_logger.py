@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from callbacks import CSVLoggerCallback
-from learner import Callback, CancelEpochException, CancelFitException
+from callbacks import CheckpointCallback, CSVLoggerCallback
+from learner import Callback, CancelEpochException, CancelFitException, LearnerError
+from tests.resuming import resumed, stopped, tiny_learner, uninterrupted
 
 ROOT = Path(__file__).parents[2]
 
@@ -221,3 +222,93 @@ def test_it_appends_to_nothing_but_a_log(make_learner, tmp_path, content):
         learn.fit(1)
     assert path.read_bytes() == content
     assert learn.n_steps == 0
+
+
+# -- going on ----------------------------------------------------------------------------------------------------------
+
+OLD = {
+    "none": "",
+    "of the same columns": "epoch,train/loss,valid/loss\r\n0,0.5,0.25\r\n1,0.1,\r\n",
+    "of others": "epoch,train/other\r\n0,7\r\n",
+}
+
+
+@pytest.mark.parametrize(("every", "by_interrupt"), [(1, False), ("epoch", True), ("epoch", False)])
+@pytest.mark.parametrize(("old", "append"), [("none", False), ("of others", False), *((old, True) for old in OLD)])
+def test_a_fit_that_was_stopped_leaves_the_same_bytes(make_learner, tmp_path, old, append, by_interrupt, every):
+    """Epochs are of 3 + 2 batches; a metric may come up in the second. Rows to come may be in the file already."""
+    late = [] if old == "of the same columns" else [Late()]
+
+    def file_in(folder):
+        folder.mkdir()
+        (folder / "log.csv").write_text(OLD[old], newline="")
+        return lambda cbs: make_learner([CSVLoggerCallback(folder / "log.csv", append), *late, *cbs])
+
+    uninterrupted(file_in(tmp_path / "whole"), 3, tmp_path / "whole" / "kept", every)
+    whole = (tmp_path / "whole" / "log.csv").read_bytes()
+    assert whole.count(b"\n") == 4 + (append and max(OLD[old].count("\n") - 1, 0))
+    for n in (1, 4, 6, 9, 11) if every == 1 or by_interrupt else (6, 9, 11):  # before, there is no checkpoint
+        folder = tmp_path / str(n)
+        make = file_in(folder)
+        stopped(make, 3, n, folder / "kept", every, by_interrupt)
+        resumed(make, 3, folder / "kept", every)
+        assert (folder / "log.csv").read_bytes() == whole, n
+
+
+def test_rows_of_a_future_that_will_not_be_go(tmp_path):
+    """It is gone on with from an older checkpoint, and for fewer epochs."""
+
+    def learner():
+        return tiny_learner([CSVLoggerCallback(tmp_path / "log.csv"), CheckpointCallback(tmp_path / "kept", keep=9)])
+
+    learner().fit(5)
+    five = (tmp_path / "log.csv").read_bytes()
+    learner().fit(3, resume=sorted((tmp_path / "kept").glob("*.pt"))[1])
+    assert (tmp_path / "log.csv").read_bytes() == b"".join(five.splitlines(keepends=True)[:4])
+    learner().fit(5, resume=True)
+    assert (tmp_path / "log.csv").read_bytes() == five
+
+
+def test_a_file_that_is_gone_is_written_anew(tmp_path):
+    path = tmp_path / "log.csv"
+    for n_epochs, resume in ((2, False), (4, True)):
+        learn = tiny_learner([CSVLoggerCallback(path), CheckpointCallback(tmp_path / "kept")])
+        learn.fit(n_epochs, resume=resume)
+        assert read(path) == expected(learn.history)
+        path.unlink()
+
+
+def test_the_second_fit_of_a_learner_can_be_gone_on_with(tmp_path):
+    def learner():
+        logs = [CSVLoggerCallback(tmp_path / "new.csv"), CSVLoggerCallback(tmp_path / "all.csv", append=True)]
+        return tiny_learner([*logs, CheckpointCallback(tmp_path / "kept")])
+
+    learn = learner()
+    learn.fit(2)
+    learn.fit(2)
+    both = [(tmp_path / name).read_bytes() for name in ("new.csv", "all.csv")]
+    learn = learner()
+    learn.fit(2, resume=True)  # nothing is left
+    assert [(tmp_path / name).read_bytes() for name in ("new.csv", "all.csv")] == both
+    assert [row["epoch"] for row in read(tmp_path / "new.csv")] == ["2", "3"]
+
+
+def test_a_fit_that_cannot_go_on_leaves_the_file_as_it_is(tmp_path):
+    path = tmp_path / "log.csv"
+    tiny_learner([CSVLoggerCallback(path), CheckpointCallback(tmp_path / "kept")]).fit(2)
+    before = path.read_bytes()
+    learn = tiny_learner(CSVLoggerCallback(tmp_path / "other.csv"))
+    learn.fit(4)
+    learn.remove_cb(learn.cbs[0])
+    with pytest.raises(LearnerError, match="the learning rate is 7"):
+        learn.fit(3, lr=7.0, cbs=[CSVLoggerCallback(path), CheckpointCallback(tmp_path / "kept")], resume=True)
+    assert path.read_bytes() == before
+
+
+def test_it_goes_on_in_nothing_but_a_log(tmp_path):
+    path = tmp_path / "log.csv"
+    tiny_learner([CSVLoggerCallback(path), CheckpointCallback(tmp_path / "kept")]).fit(1)
+    path.write_text("name,age\nAnn,3\n")
+    with pytest.raises(ValueError, match="`path` must be a log of this callback to append to"):
+        tiny_learner([CSVLoggerCallback(path), CheckpointCallback(tmp_path / "kept")]).fit(2, resume=True)
+    assert path.read_text() == "name,age\nAnn,3\n"

@@ -8,8 +8,9 @@ import pytest
 import torch
 from torch import nn
 
-from callbacks import HooksCallback
-from learner import CancelBatchException, CancelEpochException, CancelFitException, Loaders
+from callbacks import CheckpointCallback, HooksCallback
+from learner import CancelBatchException, CancelEpochException, CancelFitException, LearnerError, Loaders
+from tests.resuming import resumed_from_each, resumed_from_each_validation, tiny_learner
 
 
 def n_hooks(model):
@@ -289,3 +290,69 @@ def test_refuses_to_watch_nothing(make_learner):
 def test_refuses_wrong_arguments_when_made(kwargs, error, message):
     with pytest.raises(error, match=message):
         HooksCallback(**{"hookfunc": count, **kwargs})
+
+
+# -- going on --------------------------------------------------------------------------------------------------
+
+
+def test_a_fit_that_goes_on_has_what_the_hooks_kept(tmp_path):
+    made = []
+
+    def keep(hook, module, inputs, output):
+        count(hook, module, inputs, output)
+        hook.means = [*getattr(hook, "means", []), output.detach().mean()]
+
+    def make(cbs):
+        made.append(HooksCallback(keep, [0, "3"], on_valid=True))
+        return tiny_learner([*cbs, made[-1]])
+
+    _, gone_on = resumed_from_each(make, 2, tmp_path / "train")
+    assert len(gone_on) == 12
+    gone_on += resumed_from_each_validation(make, 2, tmp_path / "valid")
+    for learn in gone_on:
+        watch = next(cb for cb in learn.cbs if isinstance(cb, HooksCallback))
+        assert counts(watch) == counts(made[0]) == [18, 18]
+        assert [hook.means for hook in watch.hooks] == [hook.means for hook in made[0].hooks]
+
+
+def test_what_is_no_plain_data_is_named_at_the_first_checkpoint(tmp_path):
+    def keep(hook, module, inputs, output):
+        hook.last = slice(2)
+
+    learn = tiny_learner([CheckpointCallback(tmp_path, every=1), HooksCallback(keep, "0")])
+    with pytest.raises(
+        TypeError, match=r"\['HooksCallback'\]\['kept'\]\['0'\]\['last'\]` must be plain data, got slice"
+    ):
+        learn.fit(1)
+    assert learn.n_steps == 1
+
+
+def test_tensors_go_back_to_their_device(make_learner):
+    def keep(hook, module, inputs, output):
+        hook.n, hook.sums = 3, {"first": [1.0, torch.zeros(2, device="meta")]}
+
+    watch = HooksCallback(keep, "0")
+    make_learner(watch).fit(1)
+    state = watch.state_dict()
+    state["kept"]["0"]["sums"]["first"][1] = torch.zeros(2)  # as it comes from a file
+    watch.hooks[0].sums, watch.hooks[0].later = None, 1
+    watch.load_state_dict(state)
+    assert (watch.hooks[0].n, watch.hooks[0].sums["first"][1].device.type) == (3, "meta")
+    assert not hasattr(watch.hooks[0], "later")
+
+
+def test_a_file_sets_nothing_of_the_hook_itself(make_learner):
+    watch = HooksCallback(count, "0")
+    make_learner(watch).fit(1)
+    f, state = watch.hooks[0].f, watch.state_dict()
+    state["kept"]["0"].update(f="os.system", remove="os.system", __class__="os.system")
+    watch.load_state_dict(state)
+    assert watch.hooks[0].f is f
+    assert vars(watch.hooks[0]).keys() == {"f", "_handle", "n"}
+
+
+def test_a_fit_goes_on_with_the_same_layers_only(tmp_path):
+    tiny_learner([CheckpointCallback(tmp_path), HooksCallback(count)]).fit(1)
+    learn = tiny_learner([CheckpointCallback(tmp_path), HooksCallback(count, "0")])
+    with pytest.raises(LearnerError, match=r"the layers to watch are \['0'\] here, \['0', '1', '2', '3'\] saved of"):
+        learn.fit(2, resume=True)

@@ -7,8 +7,9 @@ import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from callbacks import TerminateOnNaNCallback
+from callbacks import CheckpointCallback, TerminateOnNaNCallback
 from learner import Callback, CancelEpochException, Learner
+from tests.resuming import tiny_learner
 
 GOOD = (torch.ones(4, 2), torch.ones(4, 1))
 
@@ -210,3 +211,51 @@ def test_it_holds_no_graph_and_nothing_after_the_fit():
 def test_every_is_an_interval(every, error, match):
     with pytest.raises(error, match=match):
         TerminateOnNaNCallback(every=every)
+
+
+class Spoil(Callback):
+    """Have the loss of a batch be infinite, and the weights be spared by it."""
+
+    def after_loss(self, learn):
+        if (learn.epoch, learn.dl_name, learn.i) == (1, "train", 1):
+            learn.loss = learn.loss + math.inf
+
+
+@pytest.mark.parametrize("every", [5, "epoch"])
+def test_losses_that_wait_to_be_looked_at_are_part_of_a_checkpoint(tmp_path, every):
+    """The bad one is before the checkpoint, the look at it after that."""
+
+    def fit(folder, **resume):
+        stop = TerminateOnNaNCallback(every)
+        learn = tiny_learner([stop, Spoil(), CheckpointCallback(tmp_path / folder, every=1, keep=100)], torch.optim.SGD)
+        with pytest.warns(RuntimeWarning, match=r"the loss was inf in epoch 1, loader 'train', batch 1; the fit ends"):
+            learn.fit(3, **resume)
+        assert stop.first_bad == (1, "train", 1, math.inf)
+        return learn.n_steps
+
+    n_steps = fit("whole")
+    paths = sorted((tmp_path / "whole").glob("*.pt"))[7 : n_steps - 1]
+    assert len(paths) >= 2
+    for i, path in enumerate(paths):
+        assert fit(str(i), resume=path) == n_steps
+
+
+def test_what_has_ended_a_fit_is_known_when_it_is_resumed(tmp_path):
+    for resume in (False, True):
+        stop = TerminateOnNaNCallback()
+        learn = tiny_learner([stop, Spoil(), CheckpointCallback(tmp_path)])
+        if resume:
+            learn.fit(3, resume=True)
+        else:
+            with pytest.warns(RuntimeWarning, match="the loss was inf"):
+                learn.fit(3)
+        assert stop.first_bad == (1, "train", 1, math.inf)
+
+
+def test_losses_of_a_fit_that_is_not_gone_on_with_are_left_alone(tmp_path):
+    cbs = [TerminateOnNaNCallback("epoch"), Spoil(), CheckpointCallback(tmp_path, every=1, keep=100)]
+    with pytest.warns(RuntimeWarning, match="the loss was inf"):
+        tiny_learner(cbs).fit(3)
+    learn = tiny_learner([TerminateOnNaNCallback("epoch"), Spoil(), CheckpointCallback(tmp_path)])
+    learn.load(sorted(tmp_path.glob("*.pt"))[8])
+    learn.validate()

@@ -16,7 +16,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from callbacks import AccumulateCallback, NaNReportCallback, TerminateOnNaNCallback
+from callbacks import AccumulateCallback, CheckpointCallback, NaNReportCallback, TerminateOnNaNCallback
 from callbacks.batch_file import weights_of
 from learner import Callback, Learner, Predictor
 
@@ -772,3 +772,23 @@ def test_repeat_refuses_what_it_cannot_run(tmp_path):
     with pytest.raises(ValueError, match=r"`learn\.model` must be such a model"):
         NaNReportCallback.repeat(tmp_path / "nan.pt", learn)
     assert not learn.in_sandbox
+
+
+def test_the_report_that_has_ended_a_fit_is_there_when_it_is_resumed(tmp_path):
+    def learner():
+        watch, model = NaNReportCallback(tmp_path / "report.pt"), nn.Sequential(nn.Linear(2, 2), Log(), nn.Linear(2, 2))
+        torch.nn.init.eye_(model[0].weight), torch.nn.init.zeros_(model[0].bias)
+        loaders = {"train": [batch(3.0), batch(-1.0)]}
+        return watch, Learner(
+            model, loaders, functional.mse_loss, 0.0, cbs=[watch, CheckpointCallback(tmp_path / "kept")]
+        )
+
+    watch, learn = learner()
+    with pytest.warns(RuntimeWarning, match="the loss was nan in epoch 0, loader 'train', batch 1"):
+        learn.fit(2)
+    again, learn = learner()
+    learn.fit(2, resume=True)
+    assert learn.n_steps == 1
+    assert again.report.module == "1"
+    assert again.report.inputs == watch.report.inputs
+    assert str(again.report) == str(watch.report)

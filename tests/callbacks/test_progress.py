@@ -8,7 +8,7 @@ import struct
 import sys
 import termios
 import threading
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
 from itertools import groupby
 from pathlib import Path
 
@@ -19,8 +19,9 @@ import torch
 from matplotlib.axes import Axes
 from torch import Tensor
 
-from callbacks import ProgressCallback, progress
+from callbacks import CheckpointCallback, ProgressCallback, progress, progress_notebook
 from learner import Callback, CancelEpochException, CancelFitException
+from tests.resuming import StopAt, resumed, seed_all, stopped, tiny_learner, uninterrupted
 
 HEADER = "epoch  train/loss  valid/loss      time"
 
@@ -43,7 +44,8 @@ class Clock(Callback):
 @pytest.fixture(autouse=True)
 def clock(monkeypatch):
     clock = Clock()
-    monkeypatch.setattr(progress, "perf_counter", clock)
+    for module in (progress, progress_notebook):
+        monkeypatch.setattr(module, "perf_counter", clock)
     return clock
 
 
@@ -395,11 +397,15 @@ def test_after_a_broken_fit_the_screen_is_clean_and_the_next_is_as_ever(make_lea
 def test_on_a_real_terminal(make_learner):
     ours, theirs = os.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))  # lines and columns
-    with os.fdopen(theirs, "w") as tty:
-        with redirect_stdout(tty), redirect_stderr(tty):
-            make_learner(cbs=[CountingLoss(), ProgressCallback()]).fit(1)
-        text = os.read(ours, 2**16).decode()
+    with os.fdopen(theirs, "w") as tty, redirect_stdout(tty), redirect_stderr(tty):
+        make_learner(cbs=[CountingLoss(), ProgressCallback()]).fit(1)
+    text, part = b"", b" "
+    with suppress(OSError):  # when all was read; it comes in parts
+        while part:
+            part = os.read(ours, 2**16)
+            text += part
     os.close(ours)
+    text = text.decode()
     screen = Terminal()
     screen.write(text)
     assert "epoch 0 train:   0%" in text
@@ -633,17 +639,8 @@ def test_passes_and_fits_that_leave_no_table_have_no_curve(make_learner, outputs
     assert curves == []
 
 
-def test_a_long_curve_is_thinned(curves):
-    curve = progress._Curve()
-    curve.new = list(torch.arange(5000.0))
-    curve.image()
-    points = curves[0]["train"]
-    assert points[:3] == [(1, 0.0), (4, 3.0), (7, 6.0)]
-    assert points[-1] == (4999, 4998.0)
-
-
 def test_outside_a_notebook_nothing_is_kept_for_a_curve(make_learner, monkeypatch, printed):
-    monkeypatch.setattr(progress, "_Curve", None)  # none can be made
+    monkeypatch.setattr(progress, "Curve", None)  # none can be made
     make_learner(cbs=ProgressCallback(plot=True)).fit(1)
     assert len(printed()) == 2
 
@@ -668,3 +665,113 @@ Learner(torch.nn.Linear(3, 3), dls, torch.nn.functional.mse_loss, cbs=ProgressCa
     assert "<img" in html
     assert "<progress" not in html
     assert output.data["text/plain"].split()[:4] == ["epoch", "train/loss", "valid/loss", "time"]
+
+
+# == from a checkpoint =================================================================================================
+
+
+def with_late_metric(cbs):
+    """Return a learner with epochs of 6 + 3 batches, and a metric from the second epoch on."""
+    late = at("after_loss", lambda learn: learn.log(late=0.5) if learn.epoch else None)
+    return tiny_learner([late, ProgressCallback(), *cbs])
+
+
+@pytest.mark.parametrize(("n", "by_interrupt"), [(2, False), (7, True), (8, True), (10, False), (16, True), (26, True)])
+def test_the_table_of_a_fit_that_goes_on_is_the_whole_table(tmp_path, printed, n, by_interrupt):
+    uninterrupted(with_late_metric, 3, tmp_path / "whole")
+    whole = printed()
+    stopped(with_late_metric, 3, n, tmp_path / "parts", by_interrupt=by_interrupt)
+    printed()
+    resumed(with_late_metric, 3, tmp_path / "parts")
+    first, *table = printed()
+    assert first.startswith("resume: goes on with ")
+    assert table == whole
+    resumed(with_late_metric, 3, tmp_path / "parts")
+    first, *table = printed()
+    assert first.endswith("nothing is left to train.")
+    assert table == whole
+
+
+def test_the_table_of_a_fit_that_a_callback_has_ended_is_shown_again(tmp_path, printed):
+    def learner():
+        cancel = stop_at("after_loss", CancelFitException, 1, "valid")
+        return tiny_learner([cancel, ProgressCallback(), CheckpointCallback(tmp_path)])
+
+    learner().fit(3)
+    whole = printed()
+    assert len(whole) == 3
+    learner().fit(3, resume=True)
+    assert printed()[1:] == whole
+
+
+def test_rows_of_before_are_shown_before_the_fit_goes_on(tmp_path, printed):
+    seen = []
+    stopped(
+        lambda cbs: tiny_learner([ProgressCallback(), at("before_batch", lambda learn: None), *cbs]), 3, 10, tmp_path
+    )
+    printed()
+    look = at("before_batch", lambda learn: seen.append(printed()))
+    resumed(lambda cbs: tiny_learner([ProgressCallback(), look, *cbs]), 3, tmp_path)
+    assert [line[:5] for line in seen[0][1:]] == ["epoch", "    0"]
+
+
+def test_the_first_bar_begins_where_the_fit_goes_on(tmp_path, clock):
+    def make(cbs):
+        return tiny_learner([clock, ProgressCallback(), *cbs])
+
+    with terminal():
+        stopped(make, 2, 11, tmp_path)  # in the second epoch, after two batches
+    with terminal() as screen:
+        resumed(make, 2, tmp_path)
+    bars = re.findall(r"epoch 1 (train|valid): .*?\| (\d)/(\d) \[(.*?)[,\]]", screen.getvalue())
+    assert [bar[:3] for bar in dict.fromkeys(bars)][:6] == [
+        *(("train", str(n), "6") for n in (2, 3, 4, 5, 6)),
+        ("valid", "0", "3"),
+    ]
+
+
+def test_its_speed_counts_from_there():
+    with terminal():
+        screen = progress._Terminal()
+        screen.open("epoch 1 train", 90)
+        assert (screen.bars[0].initial, screen.bars[0].n) == (90, 90)
+        screen.close()
+
+
+def test_the_time_of_a_row_is_that_of_both_parts(tmp_path, clock, printed):
+    """The clock ticks with each pass and each batch; the time between the two parts counts nowhere."""
+
+    def make(cbs):
+        return tiny_learner([clock, ProgressCallback(), *cbs])
+
+    clock.tick = 1.0
+    uninterrupted(make, 1, tmp_path / "whole")
+    whole = printed()[-1]
+    assert whole.endswith("  10.0s")
+    stopped(make, 1, 3, tmp_path / "parts")
+    clock.now += 1e6
+    resumed(make, 1, tmp_path / "parts")
+    assert printed()[-1] == whole
+
+
+def test_the_curve_of_a_fit_that_goes_on_is_the_whole_curve(tmp_path, outputs, curves):
+    def make(cbs):
+        return tiny_learner([ProgressCallback(plot=True), *cbs])
+
+    uninterrupted(make, 3, tmp_path / "whole")
+    whole = curves[-1]
+    assert [len(points) for points in whole.values()] == [18, 3]
+    stopped(make, 3, 16, tmp_path / "parts", by_interrupt=True)
+    resumed(make, 3, tmp_path / "parts")
+    assert curves[-1] == whole
+    assert [row[:-1] for row in rows_of(outputs[-1].html[-1])] == [row[:-1] for row in rows_of(outputs[0].html[-1])]
+
+
+def test_a_checkpoint_that_was_only_loaded_has_no_part_in_later_tables(tmp_path, printed):
+    stopped(with_late_metric, 3, 16, tmp_path, by_interrupt=True)
+    learn = with_late_metric([CheckpointCallback(tmp_path), StopAt()])
+    seed_all(0)
+    learn.load(max(tmp_path.glob("*.pt")))
+    printed()
+    learn.validate()
+    assert printed() == []

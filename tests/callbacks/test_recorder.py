@@ -10,8 +10,9 @@ from matplotlib import pyplot as plt
 from torch import nn
 from torch.optim.lr_scheduler import OneCycleLR
 
-from callbacks import AccumulateCallback, RecorderCallback, SchedulerCallback
-from learner import Callback, CancelBatchException, CancelFitException, CancelStepException, Learner
+from callbacks import AccumulateCallback, CheckpointCallback, RecorderCallback, SchedulerCallback
+from learner import Callback, CancelBatchException, CancelFitException, CancelStepException, Learner, LearnerError
+from tests.resuming import resumed_from_each, tiny_learner
 
 LR = {"lr": lambda learn: learn.opt.param_groups[0]["lr"]}
 
@@ -207,3 +208,41 @@ def test_a_panel_for_each_value_shows_it():
     assert [ax.get_title() for ax in figure.axes] == ["i", "lr"]
     assert figure.axes[0].lines[0].get_ydata().tolist() == [0, 1, 2]
     plt.close(figure)
+
+
+def test_a_fit_that_goes_on_has_the_values_of_before(tmp_path):
+    """Of tensors, whole numbers, floats, and tensors and floats in turn."""
+    recorders = []
+
+    def learner(cbs):
+        recorder = RecorderCallback(
+            **LR,
+            loss=lambda learn: learn.loss,
+            n=lambda learn: torch.tensor(2**50 + learn.n_steps),
+            odd=lambda learn: learn.loss if learn.i % 2 else 0.1 * learn.i,
+        )
+        recorders.append(recorder)
+        return tiny_learner([*cbs, recorder])
+
+    resumed_from_each(learner, 2, tmp_path)
+    whole, *others = [recorder.values for recorder in recorders]
+    assert [len(values) for values in whole.values()] == [12] * 4
+    assert len(others) == 12
+    assert others == [whole] * 12
+
+
+def test_many_values_go_into_a_checkpoint_as_a_few_tensors():
+    recorder, again = RecorderCallback(i=lambda learn: learn.i), RecorderCallback(i=lambda learn: learn.i)
+    make(600, recorder).fit(1)
+    for _ in range(3):  # a checkpoint leaves nothing behind
+        state = recorder.state_dict()
+    assert [values.shape for values in state["i"]] == [(256,), (256,), (88,)]
+    again.load_state_dict(state)
+    assert again.values == recorder.values == {"i": list(range(600))}
+
+
+def test_a_fit_goes_on_with_the_same_values_only(tmp_path):
+    tiny_learner([CheckpointCallback(tmp_path), RecorderCallback(**LR)]).fit(1)
+    learn = tiny_learner([CheckpointCallback(tmp_path), RecorderCallback(rate=LR["lr"])])
+    with pytest.raises(LearnerError, match=r"the values are \['rate'\] here, \['lr'\] saved of callback Recorder"):
+        learn.fit(2, resume=True)

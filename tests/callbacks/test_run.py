@@ -12,10 +12,19 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader
 
-from callbacks import AccumulateCallback, ActivationStats, MetricsCallback, RunCallback, SeedCallback, accuracy
+from callbacks import (
+    AccumulateCallback,
+    ActivationStats,
+    CheckpointCallback,
+    MetricsCallback,
+    RunCallback,
+    SeedCallback,
+    accuracy,
+)
 from learner import Callback, CancelEpochException, CancelFitException, LearnerError
 from learner.records.run import Run, log
 from learner.records.table import Table
+from tests.resuming import resumed, stopped, tiny_learner, uninterrupted
 
 ROOT = Path(__file__).parents[2]
 
@@ -170,6 +179,7 @@ def test_it_says_that_it_runs_and_that_it_finished(make_learner, run):
     [
         (KeyError("on purpose"), "failed", "KeyError: 'on purpose'"),
         (KeyboardInterrupt("on purpose"), "interrupted", None),
+        (SystemExit(143), "interrupted", None),
         (CancelFitException("on purpose"), "finished", None),
         (CancelEpochException("on purpose"), "finished", None),
     ],
@@ -177,7 +187,7 @@ def test_it_says_that_it_runs_and_that_it_finished(make_learner, run):
 )
 def test_it_says_how_the_fit_ended_and_keeps_what_there_is(make_learner, run, error, status, told):
     learn = make_learner([RunCallback(run), EndAt(error)])
-    with suppress(KeyError, KeyboardInterrupt):
+    with suppress(KeyError, KeyboardInterrupt, SystemExit):
         learn.fit(2)
     info = Run.open(run.path).info
     assert (info["status"], info["error"]) == (status, told)
@@ -317,3 +327,52 @@ def test_a_fit_that_fails_is_not_held_up_by_pictures(make_learner, tmp_path):
     with pytest.raises(ValueError, match="mine"):
         make_learner([RunCallback(run), ActivationStats(), Fail()]).fit(1)
     assert not list(run.path.glob("figures/*"))
+
+
+# -- from a checkpoint -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("every", [1, "epoch"])
+@pytest.mark.parametrize("by_interrupt", [False, True])
+def test_a_fit_that_was_stopped_leaves_the_same_series(make_learner, tmp_path, by_interrupt, every):
+    """Epochs are of 3 + 2 batches. No row is there twice, nor a part of one."""
+
+    def run_in(folder):
+        path = folder / "run"
+        run = Run.open(path) if path.exists() else Run.create(path)
+        return lambda cbs: make_learner([RunCallback(run), MetricsCallback(accuracy=accuracy), *cbs])
+
+    uninterrupted(run_in(tmp_path / "whole"), 3, tmp_path / "whole" / "kept", every)
+    whole = Run.open(tmp_path / "whole" / "run")
+    for n in (1, 4, 6, 9, 11):
+        folder = tmp_path / str(n)
+        stopped(run_in(folder), 3, n, folder / "kept", every, by_interrupt)
+        status = Run.open(folder / "run").info["status"]
+        resumed(run_in(folder), 3, folder / "kept", every)
+        run = Run.open(folder / "run")
+        assert (status, run.info["status"]) == ("interrupted" if by_interrupt else "failed", "finished")
+        assert (run.info["error"], run.info["learner"]) == (None, whole.info["learner"])
+        assert run.scalars() == whole.scalars(), n
+
+
+def test_what_was_not_on_record_yet_is_written_by_the_fit_that_goes_on(tmp_path, run):
+    """The checkpoint of an epoch is there before its row; and here the run is another one."""
+
+    def learner(run):
+        return tiny_learner([RunCallback(run), CheckpointCallback(tmp_path / "kept")])
+
+    learner(Run.create(tmp_path / "other")).fit(2)
+    learn = learner(run)
+    learn.fit(3, resume=True)
+    assert rows_of(run) == list(learn.history)
+
+
+def test_a_fit_that_cannot_go_on_puts_no_row_on_record(tmp_path, run):
+    tiny_learner([RunCallback(run), CheckpointCallback(tmp_path / "kept")]).fit(2)
+    before = rows_of(run)
+    learn = tiny_learner(None)
+    learn.fit(4)
+    with pytest.raises(LearnerError, match="the learning rate is 7"):
+        learn.fit(3, lr=7.0, cbs=[RunCallback(run), CheckpointCallback(tmp_path / "kept")], resume=True)
+    assert rows_of(run) == before
+    assert run.info["status"] == "failed"

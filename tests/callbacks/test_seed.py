@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from callbacks import SeedCallback
 from learner import Callback, Learner, Loaders
+from tests.resuming import assert_equal_runs, resumed_from_each, tiny_learner
 
 
 def model_with_dropout() -> nn.Sequential:
@@ -91,3 +92,16 @@ def test_a_seed_is_one_that_every_generator_takes(seed):
 
 def test_whole_numbers_of_other_types_do():
     assert SeedCallback(np.int64(5)).seed == 5
+
+
+def test_a_fit_that_goes_on_does_not_begin_again_with_the_seed(tmp_path):
+    """Dropout draws what it would have drawn; so do Python and NumPy."""
+
+    class Draw(Callback):
+        def after_predict(self, learn):
+            learn.preds = learn.preds + random.random() + np.random.rand()
+
+    whole, gone_on = resumed_from_each(lambda cbs: tiny_learner([*cbs, SeedCallback(3), Draw()]), 2, tmp_path)
+    assert len(gone_on) == 12
+    for learn in gone_on:
+        assert_equal_runs(learn, whole)

@@ -4,8 +4,9 @@ import pytest
 import torch
 from torch import nn
 
-from callbacks import AccumulateCallback, MetricsCallback, ValidateCallback
+from callbacks import AccumulateCallback, MetricsCallback, ValidateCallback, accuracy
 from learner import Callback, CancelFitException, Learner, Loaders
+from tests.resuming import resumed_from_each, tiny_learner
 
 
 def points(n, seed):
@@ -159,3 +160,18 @@ def test_a_loader_that_is_not_there_is_missed_when_the_fit_begins():
 def test_refuses_an_interval_that_will_not_do(every, error, message):
     with pytest.raises(error, match=message):
         ValidateCallback(every)
+
+
+def test_a_fit_that_goes_on_has_the_rows_of_before(tmp_path):
+    made = []
+
+    def make(cbs):
+        made.append(ValidateCallback(every=4))
+        return tiny_learner([*cbs, made[-1], MetricsCallback(accuracy=accuracy)])
+
+    resumed_from_each(make, 2, tmp_path)
+    whole, *others = [validate.rows for validate in made]
+    assert [row.n_steps for row in whole] == [4, 8, 12]
+    assert len(others) == 12
+    assert others == [whole] * 12
+    assert others[-1][0].metrics.keys() == {"loss", "accuracy"}
