@@ -1,6 +1,6 @@
-"""The contract that every callback keeps: it leaves no trace, starts clean, and is documented.
+"""The contract that every callback keeps: it leaves no trace, starts clean, can be gone on with, and is documented.
 
-A new callback needs an entry in `MAKE`; one that only looks at training goes into `OBSERVERS` too.
+A new callback needs an entry in `MAKE` and one in `READ`; one that only looks at training goes into `OBSERVERS` too.
 """
 
 import ast
@@ -31,12 +31,14 @@ from learner import (
     Loaders,
 )
 from learner.records.run import Run
+from tests.resuming import assert_equal_runs, differing, stopped_and_resumed, uninterrupted
 
 MAKE: dict[str, Callable[[Path], Any]] = {
     "AccumulateCallback": lambda folder: callbacks.AccumulateCallback(2),
     "ActivationStats": lambda folder: callbacks.ActivationStats(),
     "BestModelCallback": lambda folder: callbacks.BestModelCallback(),
     "CSVLoggerCallback": lambda folder: callbacks.CSVLoggerCallback(folder / "log.csv"),
+    "CheckpointCallback": lambda folder: callbacks.CheckpointCallback(folder / "checkpoints"),
     "ClipGradientCallback": lambda folder: callbacks.ClipGradientCallback(1.0),
     "CollectCallback": lambda folder: callbacks.CollectCallback(callbacks.ClassificationMetricsCollector()),
     "DeviceCallback": lambda folder: callbacks.DeviceCallback("cpu"),
@@ -75,6 +77,53 @@ OBSERVERS = [
     "TerminateOnNaNCallback",
     "ValidateCallback",
 ]
+# What a person reads from a callback after a fit, as plain data; of those that are not here there is nothing to read.
+READ: dict[str, Callable[[Any], Any]] = {
+    "ActivationStats": lambda cb: (rows_of(cb), {name: cb.layer(name) for name in cb.layers}),
+    "BestModelCallback": lambda cb: cb.best,
+    "CSVLoggerCallback": lambda cb: cb.path.read_bytes(),
+    "CollectCallback": lambda cb: columns_of(cb.samples),
+    "EarlyStoppingCallback": lambda cb: (cb.best, cb.stopped_epoch),
+    "GradientStats": lambda cb: (rows_of(cb), {name: cb.parameter(name) for name in cb.names}),
+    "HooksCallback": lambda cb: [hook.total for hook in cb.hooks],
+    "LRFinderCallback": lambda cb: (cb.result.lrs, cb.result.losses),
+    "NaNReportCallback": lambda cb: cb.report,
+    "RecorderCallback": lambda cb: cb.values,
+    "RunCallback": lambda cb: (cb.run.scalars(), cb.run.info["status"], cb.run.info["error"], cb.run.info["learner"]),
+    "TerminateOnNaNCallback": lambda cb: cb.first_bad,
+    "ValidateCallback": lambda cb: cb.rows,
+}
+NOTHING_TO_READ = [
+    "AccumulateCallback",
+    "CheckpointCallback",  # its files, which is what each of these tests is about
+    "ClipGradientCallback",
+    "DeviceCallback",
+    "LambdaCallback",
+    "MetricsCallback",  # but what is in the history
+    "OverfitCallback",
+    "ProgressCallback",  # but what it shows, see there
+    "SchedulerCallback",  # but the learning rate, which the optimizer has
+    "SeedCallback",
+]
+MAKE_FOR_A_STOP = {
+    **MAKE,
+    "CollectCallback": lambda folder: callbacks.CollectCallback(
+        callbacks.ClassificationMetricsCollector(), run=run_in(folder)
+    ),
+    "LRFinderCallback": lambda folder: callbacks.LRFinderCallback(n=14),
+    "RunCallback": lambda folder: callbacks.RunCallback(run_in(folder)),
+}
+# An epoch has 3 batches that train and 2 of validation. An error leaves the checkpoint of the training batch before,
+# an interrupt one of the batch itself.
+STOPS = {
+    "in the first epoch": (1, False),
+    "after the last batch of an epoch": (4, True),
+    "at the last batch that trains": (7, False),
+    "after the last batch that trains": (7, True),
+    "in a validation": (9, False),
+    "after a batch of a validation": (8, True),
+    "in the last epoch": (11, False),
+}
 CLASSES = {name: getattr(callbacks, name) for name in callbacks.__all__}
 CLASSES = {name: cls for name, cls in CLASSES.items() if inspect.isclass(cls) and issubclass(cls, Callback)}
 
@@ -93,7 +142,7 @@ ENDS = [
 
 
 def look_at_output(hook, module, inputs, output):
-    hook.last = output.detach()
+    hook.total = getattr(hook, "total", 0) + output.detach().sum()
 
 
 class EndAt(Callback):
@@ -205,6 +254,53 @@ def test_a_second_fit_starts_clean(dls, make):
         learn.fit(2)
     assert torch.equal(weights(again), weights(fresh))
     assert again.history.to_dict() == fresh.history.to_dict()
+
+
+@pytest.fixture(scope="module")
+def whole_runs():
+    """Runs that were not stopped, by callback: the learner, and what is to be read."""
+    return {}
+
+
+@pytest.mark.parametrize(("stop_at", "by_interrupt"), STOPS.values(), ids=STOPS)
+def test_a_fit_that_was_stopped_ends_as_one_that_was_not(dls, name, tmp_path, whole_runs, stop_at, by_interrupt):
+    """Weights, optimizer, history, random generators, and what is to be read from the callback: bit for bit."""
+    made = []
+
+    def make(cbs):
+        if name != "CheckpointCallback":  # which is there anyway
+            made.append(MAKE_FOR_A_STOP[name](tmp_path))
+        return new_learner(dls, [*cbs, *made[-1:]])
+
+    def read():
+        return READ[name](made[-1]) if name in READ else None
+
+    if name not in whole_runs:
+        whole_runs[name] = uninterrupted(make, 3, tmp_path / "kept"), read()
+        tmp_path /= "again"
+        tmp_path.mkdir()
+    resumed = stopped_and_resumed(make, 3, stop_at, tmp_path / "kept", by_interrupt=by_interrupt)
+    whole, read_from_whole = whole_runs[name]
+    assert_equal_runs(resumed, whole)
+    assert differing(read(), read_from_whole) == []
+
+
+def run_in(folder: Path) -> Run:
+    """Return the run in a folder, opened again if it is there."""
+    path = folder / "run"
+    return Run.open(path) if path.exists() else Run.create(path)
+
+
+def rows_of(stats: Any) -> dict[str, list[Any]]:
+    return stats.to_pandas().drop(columns="hist").to_dict("list")
+
+
+def columns_of(samples: Any) -> dict[str, list[Any]]:
+    return {name: samples.numpy(name).tolist() for name in samples.columns}
+
+
+def test_what_is_to_be_read_of_every_callback_is_compared():
+    assert sorted([*READ, *NOTHING_TO_READ]) == sorted(MAKE)
 
 
 @pytest.mark.parametrize("name", OBSERVERS)
