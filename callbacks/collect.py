@@ -56,7 +56,7 @@ class CollectCallback(Callback):
 
     Reads:
         `batch output yb batch_size i training n_steps epoch n_epochs dl dl_name is_side_pass dls model cbs history
-        metrics in_sandbox is_resumed ended_by`.
+        metrics in_sandbox is_resumed resume ended_by`.
 
     Raises:
         TypeError, ValueError: if an argument is wrong; before training, if `on` or `at` never happen in this fit, there
@@ -140,7 +140,8 @@ class CollectCallback(Callback):
             self._find_tables([learn.dls[name] for name in wanted])
         elif self._start == 0:
             self._parts, self._tables, self._folder = {}, {}, None
-            self._refuse_records_of_another(self.run or Run.active())
+            if not learn.resume:  # else they are of this training, killed before its first checkpoint
+                self._refuse_records_of_another(self.run or Run.active())
         self._find_parts()
 
     def _refuse_records_of_another(self, run: Run | None) -> None:

@@ -104,6 +104,7 @@ class Learner:
     | `best` | any | the best epoch of the fit and its value, where a callback keeps it; else None |
     | `in_sandbox` | `bool` | whether all of this will be undone: write no files |
     | `is_resumed` | `bool` | whether this fit goes on from a checkpoint: keep what is on record |
+    | `resume` | `bool` or path | as `fit` was asked; where there was no checkpoint yet, `is_resumed` is False |
     | `ended_by` | exception or None | for clean-ups: what ended their stage before its end |
     | `interrupt` | exception or None | what will be raised when this batch is done: Ctrl-C or SIGTERM came |
 
@@ -144,6 +145,7 @@ class Learner:
     metrics: dict[str, dict[str, float]]
     history: History
     best: Any
+    resume: bool | str | os.PathLike[str]
     ended_by: BaseException | None
     interrupt: BaseException | None
     _pending: Pending  # a signal that has come; it is in `interrupt` from the next clean-up on
@@ -184,7 +186,8 @@ class Learner:
         self.n_epochs, self.epochs, self.epoch = 0, (), 0
         self.n_steps, self.n_samples, self.batches_per_step = 0, 0, 1
         self.metrics, self.history, self.best = {}, History(), None
-        self.is_resumed, self.ended_by, self.interrupt, self._pending = False, None, None, Pending()
+        self.resume, self.is_resumed = False, False
+        self.ended_by, self.interrupt, self._pending = None, None, Pending()
         self.in_sandbox, self._is_fitting, self._n_passes, self._n_done = False, False, 0, 0
         self._open_pass("", (), "train")
         self.cbs, self._dispatch, self._bound = (), Dispatch(()), set[str]()
@@ -228,7 +231,7 @@ class Learner:
             start = self._resumption(resume)
             self._prepare(self.lr if lr is None else checked_lr(lr))
             self.n_epochs, self.epochs, self.epoch = n_epochs, range(n_epochs), 0
-            self.is_resumed, self._n_done = start is not None, 0
+            self.resume, self.is_resumed, self._n_done = resume, start is not None, 0
             owed: list[Handler] = []
             self._is_fitting = True
             try:

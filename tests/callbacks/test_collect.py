@@ -716,6 +716,19 @@ def test_a_training_from_the_beginning_does_not_take_the_place_of_another(tmp_pa
     assert len(run.samples) == 3 * (N + 9)
 
 
+def test_records_of_a_training_that_ended_before_its_first_checkpoint_are_its_own(tmp_path, capsys):
+    def learner(*cbs):
+        return make([CheckpointCallback(tmp_path / "checkpoints"), CollectCallback(number), *cbs])
+
+    with Run.create(tmp_path / "run") as run:
+        with pytest.raises(KeyError):
+            learner(EndIn(0, KeyError, "valid")).fit(1, resume=True)
+        assert (run.path / "samples" / "step-train-0000.parquet").exists()
+        learner().fit(1, resume=True)
+    assert capsys.readouterr().out.count("begins anew") == 2
+    assert len(run.samples) == N + 9
+
+
 def test_what_is_measured_otherwise_when_it_comes_again_is_logged_again(tmp_path):
     with Run.create(tmp_path / "run") as run:
         for lr in (0.01, 0.1):
