@@ -801,7 +801,9 @@ def test_state_that_is_no_plain_data_stops_no_interrupt(tmp_path):
 
     learn = tiny_learner([CheckpointCallback(tmp_path), Keeps()])
     with (
-        pytest.warns(RuntimeWarning, match=r"a checkpoint was not written: .*\['Keeps'\]\['kept'\]` must be plain data"),
+        pytest.warns(
+            RuntimeWarning, match=r"a checkpoint was not written: .*\['Keeps'\]\['kept'\]` must be plain data"
+        ),
         pytest.raises(KeyboardInterrupt),
     ):
         learn.fit(1)
