@@ -41,8 +41,11 @@ class Callback:
         after: classes of callbacks that this one runs after, whatever the numbers.
         before: classes of callbacks that this one runs before.
         every: how often it is called: a number of batches, or "10 batches", "2 epochs", "30 s", "10 min", "1 h".
-        state: attributes that `Learner.save` writes and `load` puts back, plain data all of them; in their place a
-            callback may have methods `state_dict` and `load_state_dict`.
+        state: attributes that checkpoints and `Learner.save` hold, each plain data or an object with `state_dict` and
+            `load_state_dict`; in their place a callback may have these two methods itself. They are put back after
+            `before_fit` and, in the middle of a pass, once more after `before_epoch`, where `learn.i` then says with
+            which batch the pass goes on. A method `differences(state)` may say, in a few words each, what of a saved
+            state does not fit, before anything is put back.
         loaders: the passes that it is called in, by the names of their loaders: "valid", "valid*", ("train", "valid2").
 
     `every` and `loaders` mean the same for each callback. Signals of a fit always come. `loaders` leaves out all
