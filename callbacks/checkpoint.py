@@ -129,7 +129,7 @@ class CheckpointCallback(Callback):
                 warnings.warn(f"{problem}; the rest of a pass may differ.", RuntimeWarning, stacklevel=2)
         self._folder.open()
         self._options = options_of(learn.opt)  # type: ignore[arg-type]  # there is one in a fit
-        self._has_begun, self._n_done, self._places = False, 0, {}
+        self._has_begun, self._n_done, self._places, self._seeds = False, 0, {}, {}
         self._pace.restart()
         self._is_on = True
 
@@ -184,6 +184,17 @@ class CheckpointCallback(Callback):
             sys.stdout.write(
                 f"{self._folder.path} has {files} {what}{hint}: set aside, with `.old` at the end of the name.\n"
             )
+        for name, loader in Loaders.of(learn.dls).items():  # each now, since others may use it before its turn
+            self._know(name, loader)
+
+    def _know(self, name: str, loader: Any) -> Places:
+        """Return where the passes over a loader can begin; let the loader go on from its state, if it has one."""
+        if name not in self._places or self._places[name].loader is not loader:
+            places = self._places[name] = Places(name, loader, self._seeds.get(name))
+            self._seeds[name] = places.seed
+            if name in self._loader_states:
+                places.loader.load_state_dict(self._loader_states.pop(name))
+        return self._places[name]
 
     def _end_epoch(self, learn: Learner, is_last: bool = False) -> None:
         self._n_done += 1
@@ -213,12 +224,7 @@ class CheckpointCallback(Callback):
         name = learn.dl_name
         if learn.dl is not Loaders.of(learn.dls)[name] and isinstance(learn.dl, OrderedLoader | Rest):
             return learn.dl  # another callback of this kind has done it
-        places = self._places.get(name)
-        if places is None or places.loader is not learn.dl:
-            places = self._places[name] = Places(name, learn.dl, self._seeds.get(name))
-            self._seeds[name] = places.seed
-            if name in self._loader_states:
-                places.loader.load_state_dict(self._loader_states.pop(name))
+        places = self._know(name, learn.dl)
         if learn.i and places.why_read_again:
             sys.stdout.write(
                 f"resume: reads {learn.i} batches of loader {name!r} again, since {places.why_read_again}.\n"

@@ -68,7 +68,9 @@ class Places:
         self._ordered: OrderedLoader | None = None
         if not self.has_state and why_not_ordered(loader) is None:
             self._ordered = ordered(loader, self._seed)
-        self._limited = Places(name, loader.loader, self.seed) if isinstance(loader, BatchLimit) else None
+        if isinstance(loader, BatchLimit):  # fetched now, so another process has the same ones, whoever asks first
+            first = Places(name, loader.loader, self.seed).at(0)
+            loader.keep(Rest(first.loader, 0, self._seed) if isinstance(first, Begun) else first)
 
     def at(self, epoch: int, start: int = 0) -> Any:
         """Return an iterable over the rest of a pass; its length is that of the whole.
@@ -80,9 +82,6 @@ class Places:
         for place in _parts_of(self.loader):
             if callable(getattr(place, "set_epoch", None)):
                 place.set_epoch(epoch)
-        if self._limited is not None:
-            first = self._limited.at(0)  # so another process has the same ones, whenever it needs them
-            self.loader.keep(Rest(first.loader, 0, self._seed) if isinstance(first, Begun) else first)
         if self._ordered is not None:
             self._ordered.position.set_position(epoch, start)
             return self._ordered
@@ -91,7 +90,7 @@ class Places:
             return Begun(self.loader, seed)
         if isinstance(self.loader, Iterator) and not start:
             return self.loader  # as it is: one that is used up has to be seen to be one
-        is_there = self._limited is not None or type(self.loader) in _AS_THEY_ARE
+        is_there = isinstance(self.loader, BatchLimit) or type(self.loader) in _AS_THEY_ARE
         if is_there and not start:
             return self.loader
         return Rest(self.loader, start, None if is_there else seed)

@@ -13,8 +13,9 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.utils.data import DataLoader
 
-from callbacks import AccumulateCallback, CheckpointCallback, SchedulerCallback, ValidateCallback
+from callbacks import AccumulateCallback, CheckpointCallback, OverfitCallback, SchedulerCallback, ValidateCallback
 from callbacks.monitor import Best
 from learner import (
     Callback,
@@ -27,7 +28,16 @@ from learner import (
 )
 from learner.checkpoint import read_checkpoint
 from learner.checkpoint_folder import CheckpointFolder
-from tests.resuming import StopAt, StoppedError, assert_equal_runs, seed_all, stopped, tiny_learner, uninterrupted
+from tests.resuming import (
+    StopAt,
+    StoppedError,
+    assert_equal_runs,
+    resumed_from_each,
+    seed_all,
+    stopped,
+    tiny_learner,
+    uninterrupted,
+)
 
 N_TRAIN, N_VALID = 6, 3  # batches of an epoch
 
@@ -808,3 +818,19 @@ def test_state_that_is_no_plain_data_stops_no_interrupt(tmp_path):
     ):
         learn.fit(1)
     assert not list(tmp_path.glob("*.pt"))
+
+
+def test_a_validation_before_the_first_of_its_own_passes_sees_the_same_limited_batches_when_it_goes_on(tmp_path):
+    made = []
+
+    def make(cbs):
+        made.append(ValidateCallback(every=2))
+        learn = tiny_learner([*cbs, OverfitCallback(train=3, valid=1), made[-1]])
+        valid = DataLoader(learn.dls["valid"].dataset, 4, shuffle=True, collate_fn=learn.dls["valid"].collate_fn)
+        learn.dls = Loaders({"train": learn.dls["train"], "valid": valid})
+        return learn
+
+    resumed_from_each(make, 2, tmp_path)
+    whole, *gone_on = [validate.rows for validate in made]
+    assert len(gone_on) == 6
+    assert all(rows == whole for rows in gone_on)
