@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any, Literal
-
-from torch.utils.data import IterableDataset
 
 from callbacks.best import BestModelCallback
 from callbacks.collection import Collection, checked_collectors, layers_of, log_means, schemas_of
-from callbacks.recording import Folder, Recording, in_order
+from callbacks.recording import Recording, in_order
+from callbacks.sample_files import SampleFiles
 from learner import Callback, CancelFitException, Learner
 from learner.layers import places_by_name
 from learner.loaders import role_of
 from learner.records import Run, Samples, Table
 from learner.records.moments import Moments
-from learner.records.writer import SampleWriter, file_name
 
 
 class CollectCallback(Callback):
@@ -99,21 +95,23 @@ class CollectCallback(Callback):
         if not isinstance(run, Run | None):
             raise TypeError(f"`run` must be a Run, got {run!r}; do `Run.create(path)`.")
         self.collectors = checked_collectors(collectors)
-        self.source, self.on, self.name, self.run = source, tuple(on), name or source, run
+        self.source, self.on, self.name = source, tuple(on), name or source
         self._moments = Moments(at, may_pass=source == "pass")
-        self._parts: dict[str, Path | None] = {}  # None for one that was recorded, and is gone
-        self._tables: dict[int, Table] = {}
-        self._folder: Folder | None = None
+        self._files = SampleFiles(self.name, run)
         self._recording: Recording | None = None
         self._rows: Mapping[str, Any] | None = None  # of the pass that is about to go on
-        self._is_on = self._is_over = self._was_told = False
+        self._is_on = self._is_over = False
         self._start = self._n_done = 0
+
+    @property
+    def run(self) -> Run | None:
+        """Where it records; None for a temporary folder."""
+        return self._files.run
 
     @property
     def samples(self) -> Samples:
         """What was collected so far."""
-        parts = [path for path in self._parts.values() if path is not None]
-        return Samples(parts, table=list(self._tables.values()), holder=self._folder)
+        return self._files.samples
 
     # -- when ------------------------------------------------------------------------------------------------------
 
@@ -135,23 +133,12 @@ class CollectCallback(Callback):
         if self.source == "pass":
             for name in wanted:
                 in_order(name, learn.dls[name])
-        self._is_over = self._was_told = False
+        self._is_over = False
         if learn.is_resumed:
-            self._find_tables([learn.dls[name] for name in wanted])
+            self._files.find_tables(learn.dls[name] for name in wanted)
         elif self._start == 0:
-            self._parts, self._tables, self._folder = {}, {}, None
-            if not learn.resume:  # else they are of this training, killed before its first checkpoint
-                self._refuse_records_of_another(self.run or Run.active())
-        self._find_parts()
-
-    def _refuse_records_of_another(self, run: Run | None) -> None:
-        """Let a training from the beginning not take the place of one that is on record."""
-        found = [] if run is None else sorted((run.path / "samples").glob(f"{file_name(self.name)}-*.parquet"))
-        if found:
-            raise ValueError(
-                f"`run` must have no samples of another training, got {len(found)} files as {found[0].stem!r}; make a "
-                f"new Run, or say `name=`. A learner that goes on, by `resume` or after `load`, may."
-            )
+            self._files.begin_anew(may_replace=bool(learn.resume))  # of this one, killed before its first checkpoint
+        self._files.find()
 
     def before_epoch(self, learn: Learner) -> None:
         """Begin to listen to a pass of the fit; before the first one of an epoch, make passes that are due."""
@@ -163,7 +150,7 @@ class CollectCallback(Callback):
             if learn.dl_name == next(iter(learn.dls)) and not learn.i:
                 self._pass_if_due(learn, now)
         elif self._wants(learn.dl_name) and self._moments.wants(now) and (rows or not learn.i):
-            self._recording = self._begin(learn, learn.dl_name, learn.dl, self._table(learn.dl), now, rows)
+            self._recording = self._begin(learn, learn.dl_name, learn.dl, self._files.table(learn.dl), now, rows)
         self._n_done = now + 1
 
     def after_predict(self, learn: Learner) -> None:
@@ -217,7 +204,7 @@ class CollectCallback(Callback):
             for name, dl in list(learn.dls.items()):
                 if self._wants(name):
                     loader = in_order(name, dl)
-                    recording = self._begin(learn, name, loader, self._table(dl), epoch)
+                    recording = self._begin(learn, name, loader, self._files.table(dl), epoch)
                     try:
                         learn.side_pass(name, loader, "infer", recording)
                     except BaseException:
@@ -236,18 +223,7 @@ class CollectCallback(Callback):
         epoch: int,
         rows: Mapping[str, Any] | None = None,
     ) -> Recording:
-        home: Run | Folder | None = self.run or Run.active()
-        if home is None:
-            home = self._folder = self._folder or Folder()
-        elif isinstance(home, Run) and table is not None:
-            home.register_table(table)
-        writer = SampleWriter(
-            home.path,
-            f"{self.name}-{name}-{epoch:04d}",
-            schemas=schemas_of(self.collectors),
-            fingerprint=None if table is None else table.fingerprint,
-            table_name="" if table is None else table.name,
-        )
+        writer = self._files.writer(f"{name}-{epoch:04d}", table, schemas_of(self.collectors))
         weights = table.weights if table is not None and self.source == "pass" else None
         is_kept = self.source == "step" and any(hasattr(cb, "find_checkpoint") for cb in learn.cbs)
         collection = Collection(self.collectors, writer, weights, keeps_rows=is_kept)
@@ -261,8 +237,7 @@ class CollectCallback(Callback):
             raise
 
     def _end(self, learn: Learner, recording: Recording) -> None:
-        run, writer = self.run or Run.active(), recording.writer
-        is_again = run is not None and (run.path / "samples" / f"{writer.name}.parquet").exists()
+        run, is_again = self._files.run, self._files.has(recording.writer.name)
         means = self._close(recording)
         if run is not None:
             # As when training goes on from a checkpoint: the same row does not come twice.
@@ -281,18 +256,7 @@ class CollectCallback(Callback):
         try:
             return recording.close()
         finally:
-            self._parts |= {path.stem: path for path in recording.writer.paths[:1]}
-
-    def _table(self, loader: Any) -> Table | None:
-        """Return the table that a loader is over, one for each dataset; None if its samples have no numbers."""
-        dataset = getattr(loader, "dataset", None)
-        if isinstance(dataset, IterableDataset) or not (
-            hasattr(dataset, "__len__") and hasattr(dataset, "__getitem__")
-        ):
-            return None
-        if id(dataset) not in self._tables:
-            self._tables[id(dataset)] = dataset if isinstance(dataset, Table) else Table(dataset)
-        return self._tables[id(dataset)]
+            self._files.add(recording.writer.paths[:1])
 
     # -- going on --------------------------------------------------------------------------------------------------
 
@@ -303,7 +267,7 @@ class CollectCallback(Callback):
             "collectors": [collector.name for collector in self.collectors],
             "n_done": self._n_done,
             "is_over": self._is_over,
-            "parts": list(self._parts),
+            "parts": self._files.names,
             "rows": None if self._recording is None else self._recording.collection.rows(),
         }
 
@@ -318,31 +282,10 @@ class CollectCallback(Callback):
         """Take over what `state_dict` gave; find the files again, in the run."""
         self._n_done, self._is_over = state["n_done"], state["is_over"]
         self._rows = state["rows"] if self._recording is None else None
-        self._parts = {name: self._parts.get(name) for name in state["parts"]}
-        if not self._is_on:
-            return  # there may be a run when a fit begins
-        self._find_parts()
-        n_gone = sum(path is None for path in self._parts.values())
-        if n_gone and not self._was_told:
-            self._was_told = True
-            run = self.run or Run.active()
-            why = "a temporary folder goes with its process; collect into a Run" if run is None else f"not in {run}"
-            warnings.warn(
-                f"samples of {n_gone} passes before the checkpoint are gone: {why}.", RuntimeWarning, stacklevel=2
-            )
-
-    def _find_tables(self, loaders: Sequence[Any]) -> None:
-        """Know the tables also of loaders over which no pass comes any more."""
-        run = self.run or Run.active()
-        for table in map(self._table, loaders):
-            if run is not None and table is not None:
-                run.register_table(table)
-
-    def _find_parts(self) -> None:
-        """Look for the files of what was recorded; by name, for a path from a checkpoint is not to be followed."""
-        run = self.run or Run.active()
-        there = {} if run is None else {path.stem: path for path in (run.path / "samples").glob("*.parquet")}
-        self._parts = {name: there.get(name, path) for name, path in self._parts.items()}
+        self._files.expect(state["parts"])
+        if self._is_on:  # else there may be a run when a fit begins
+            self._files.find()
+            self._files.tell_of_gone()
 
 
 def _best_of(learn: Learner) -> BestModelCallback | None:

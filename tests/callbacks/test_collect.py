@@ -742,8 +742,11 @@ def test_two_of_them_have_two_names(tmp_path):
     message = "`name` must be another for each CollectCallback of a learner, got 'step' twice"
     with pytest.raises(ValueError, match=message):
         make(two).fit(1)
-    three = [*two, CollectCallback(number, "pass", at="end", run=run)]
-    two[1].name = "clean/"
+    three = [
+        two[0],
+        CollectCallback(number, name="clean/", run=run),
+        CollectCallback(number, "pass", at="end", run=run),
+    ]
     make(three).fit(1)
     names = sorted(path.stem for path in (run.path / "samples").glob("*train*"))
     assert names == ["clean_-train-0000", "pass-train-0001", "step-train-0000"]
@@ -787,7 +790,7 @@ def test_a_sandbox_in_the_middle_of_a_pass_changes_nothing_either():
 def test_without_a_run_the_files_live_as_long_as_the_samples():
     collect = CollectCallback(number)
     make(collect).fit(1)
-    samples, folder = collect.samples.where(split="train"), collect._folder.path
+    samples, folder = collect.samples.where(split="train"), collect._files._folder.path
     del collect
     gc.collect()
     assert len(samples.numpy("number")) == N
