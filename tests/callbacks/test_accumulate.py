@@ -117,6 +117,7 @@ def assert_same_weights(model, reference):
         torch.testing.assert_close(p, q, rtol=1e-10, atol=1e-10)
 
 
+@pytest.mark.filterwarnings("ignore:loader 'train' must give as many batches as its length says")
 @pytest.mark.parametrize("loader", [list, NoLength, WrongLength])
 @pytest.mark.parametrize("sizes", SIZES.values(), ids=SIZES)
 @pytest.mark.parametrize("opt_func", OPTIMIZERS.values(), ids=OPTIMIZERS)
