@@ -48,6 +48,7 @@ class CheckpointCallback(Callback):
 
     Attributes:
         best: `Best(epoch, value, metric)` of the best epoch; None without `metric`, or as long as there is none.
+        best_path: the file of the best epoch that is in the folder, or None.
 
     Reads:
         All there is.
@@ -96,10 +97,14 @@ class CheckpointCallback(Callback):
             raise TypeError(f"`path` must be the path of a folder, got {path!r}.")
         if every is None:
             raise TypeError("`every` must say how often, got None; do 'epoch', 100 or '10 min'.")
+        if not os.fspath(path):
+            raise ValueError("`path` must be the path of a folder, got ''; do 'runs/checkpoints'.")
+        if metric is None and mode == "max":
+            raise ValueError(f"`mode` must have a `metric`, got {mode!r} alone; say which one, or leave it out.")
         # Not the callback's own `every`, which leaves signals out: it has to hear of each batch.
-        self._every = Every.of(every)
+        self._every = Every.of(every, otherwise="leave it out for 'epoch'")
         self._pace = Pace(self._every)
-        self._folder, self._writer = CheckpointFolder(path, keep), BackgroundWriter()
+        self._folder, self._writer = CheckpointFolder(Path(path).expanduser(), keep), BackgroundWriter()
         self._monitor = _Monitor("loss" if metric is None else metric, loader, mode)
         self.metric, self.exact = metric, exact
         self.best: Best | None = None
@@ -111,6 +116,11 @@ class CheckpointCallback(Callback):
         self._rng: dict[str, Any] = {}  # when this pass began
         self._options: list[dict[str, Any]] = []  # of the optimizer, when this fit began
         self._pass_within = ""  # the loader whose pass is not at its end, while a checkpoint is made
+
+    @property
+    def best_path(self) -> Path | None:
+        """The checkpoint of the best epoch, if the folder has one."""
+        return self._folder.best()
 
     # -- when ------------------------------------------------------------------------------------------------------
 
@@ -248,17 +258,20 @@ class CheckpointCallback(Callback):
             if learn.interrupt is None:
                 raise
             self._warn(error)  # who stops a training wants it stopped
+            return
         finally:
             self._pass_within = ""
-        if learn.interrupt is not None:
-            self._wait()
+        if learn.interrupt is not None and self._wait():
+            sys.stderr.write(f"a checkpoint is in {self._folder.path}; `fit(n, resume=True)` goes on from it.\n")
 
-    def _wait(self) -> None:
-        """Wait for the file that is being written; what went wrong with it stops nothing else."""
+    def _wait(self) -> bool:
+        """Wait for the file that is being written; what went wrong with it stops nothing else. Return whether it is."""
         try:
             self._writer.wait()
         except Exception as error:
             self._warn(error)
+            return False
+        return True
 
     def _warn(self, error: Exception) -> None:
         warnings.warn(f"a checkpoint was not written: {error}", RuntimeWarning, stacklevel=3)

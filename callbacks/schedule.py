@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 import math
 from collections.abc import Callable
 from typing import Any, Literal
 
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
 from callbacks.accumulate import AccumulateCallback
 from learner import Callback, Learner, LearnerError
 from learner.loaders import length_of, role_of
+from learner.plain import plain
 from learner.resume import options_of
 
 _COUNTS = ("total_steps", "T_max")  # what torch calls the number of steps that a schedule has
 _OTHER_COUNTS = ("epochs", "steps_per_epoch")  # OneCycleLR counts with these as well; who gave one has counted
 _REPLACED = ("step", "_opt_called")  # by torch in the optimizer itself; a wrapped `step` cannot be pickled
+_RATES = ("base_lrs", "_last_lr")  # which follow from the rate of the fit, and are compared as that
 
 
 class SchedulerCallback(Callback):
@@ -89,6 +96,7 @@ class SchedulerCallback(Callback):
         self.each = each or ("batch" if metric is None else "epoch")
         self.scheduler: Any = None
         self._counts: dict[str, int] = {}
+        self._made: dict[str, Any] = {}  # the schedule before its first step
         self._n_steps, self._last_train = 0, ""
         self._former_groups: list[dict[str, Any]] = []  # put back when the fit ends
         self._former_attributes: dict[str, Any] | None = None  # as well; there while a fit runs
@@ -106,6 +114,7 @@ class SchedulerCallback(Callback):
         try:
             self.scheduler = self.make(opt, **self._counts)
             _check_scheduler(self.scheduler, self.metric)
+            self._made = copy.deepcopy(self._settings(opt))
         except BaseException:
             self.cleanup_fit(learn)
             raise
@@ -159,6 +168,7 @@ class SchedulerCallback(Callback):
             )
         return {
             "kind": self._kind(),
+            "made": self._made,
             "former_groups": self._former_groups,
             "n_steps": self._n_steps,
             "scheduler": self.scheduler.state_dict(),
@@ -177,8 +187,21 @@ class SchedulerCallback(Callback):
         """Say what of the schedule is not as in a checkpoint of a fit; its settings are that one's."""
         if self._former_attributes is None or state is None:
             return []
-        now, saved = self._kind(), state["kind"]
-        return [f"{what} is {now[what]} here, {saved[what]} saved" for what in now if now[what] != saved[what]]
+        for now, saved in ((self._kind(), state["kind"]), (plain(self._made), state["made"])):
+            unlike = [what for what in now if what in saved and not _is_same(now[what], saved[what])]
+            if unlike:  # what is of another kind has other settings as well
+                return [f"{what} is {now[what]} here, {saved[what]} saved" for what in unlike]
+        return []
+
+    def _settings(self, opt: Optimizer) -> dict[str, Any]:
+        """Return what the schedule keeps, and what it has put into the optimizer, but for rates."""
+        kept = self.scheduler.state_dict() if hasattr(self.scheduler, "state_dict") else {}
+        added = [
+            {key: value for key, value in group.items() if key not in ("params", "lr", "initial_lr", *former)}
+            for group, former in zip(opt.param_groups, self._former_groups, strict=True)
+        ]
+        settings = {f"`{name}` of the schedule": value for name, value in kept.items() if name not in _RATES}
+        return {**settings, "what the schedule has put into the optimizer": added}
 
     def _kind(self) -> dict[str, Any]:
         return {
@@ -208,6 +231,16 @@ class SchedulerCallback(Callback):
             there = ", ".join(f"{name}/{m}" for m in metrics) or "none"
             raise LearnerError(f"`metric` must be one of those of loader {name!r} ({there}), got {self.metric!r}.")
         return metrics[metric]
+
+
+def _is_same(mine: Any, saved: Any) -> bool:
+    if isinstance(mine, Tensor):
+        return isinstance(saved, Tensor) and torch.equal(mine.cpu(), saved)
+    if isinstance(mine, dict) and isinstance(saved, dict):
+        return mine.keys() == saved.keys() and all(_is_same(mine[key], saved[key]) for key in mine)
+    if isinstance(mine, list | tuple) and isinstance(saved, list | tuple):
+        return len(mine) == len(saved) and all(map(_is_same, mine, saved))
+    return bool(mine == saved)
 
 
 def _open_count(make: Callable[..., Any]) -> str | None:

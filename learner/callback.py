@@ -45,7 +45,8 @@ class Callback:
             `load_state_dict`; in their place a callback may have these two methods itself. They are put back after
             `before_fit` and, in the middle of a pass, once more after `before_epoch`, where `learn.i` then says with
             which batch the pass goes on. A method `differences(state)` may say, in a few words each, what of a saved
-            state does not fit, before anything is put back.
+            state does not fit, before anything is put back. Of callbacks of order 100 and more, which only show and
+            write, a fit that goes on may have others.
         loaders: the passes that it is called in, by the names of their loaders: "valid", "valid*", ("train", "valid2").
 
     `every` and `loaders` mean the same for each callback. Signals of a fit always come. `loaders` leaves out all
@@ -215,7 +216,7 @@ def check_callback(cb: Any) -> None:
     if cb is None or isinstance(cb, type | str | int | float):
         hint = f"pass {cb.__name__}(), not {cb.__name__}" if isinstance(cb, type) else "leave it out"
         raise TypeError(f"a callback must be an object with methods named like signals, got {cb!r}; {hint}.")
-    _check_order(cb)
+    _check_options(cb)
     owner = type(cb).__name__
     for name in dir(cb):
         if name.startswith("_") or isinstance(inspect.getattr_static(cb, name), property):
@@ -231,8 +232,8 @@ def check_callback(cb: Any) -> None:
         )
 
 
-def _check_order(cb: Any) -> None:
-    """Refuse an `order`, `after` or `before` that cannot be sorted by."""
+def _check_options(cb: Any) -> None:
+    """Refuse an `order`, `after` or `before` that cannot be sorted by, and a `state` that names nothing."""
     owner, order = type(cb).__name__, getattr(cb, "order", 0)
     if not isinstance(order, Real | int) or isinstance(order, bool):
         raise TypeError(f"`{owner}.order` must be a number, got {order!r}; smaller runs earlier.")
@@ -242,6 +243,9 @@ def _check_order(cb: Any) -> None:
         classes = getattr(cb, side, ())
         if not isinstance(classes, tuple | list) or not all(isinstance(c, type) for c in classes):
             raise TypeError(f"`{owner}.{side}` must be a tuple of callback classes, got {classes!r}.")
+    state = getattr(cb, "state", ())
+    if not isinstance(state, tuple | list) or not all(isinstance(name, str) for name in state):
+        raise TypeError(f"`{owner}.state` must be a tuple of names of attributes, got {state!r}; do ('n_seen',).")
 
 
 def sort_callbacks(cbs: Iterable[Any]) -> list[Any]:

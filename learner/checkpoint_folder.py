@@ -123,6 +123,10 @@ class CheckpointFolder:
             raise LearnerError(f"no checkpoint in `{self.path}` is whole:\n" + "\n".join(broken))
         return None
 
+    def best(self) -> Path | None:
+        """Return the path of the best checkpoint, or None if there is none."""
+        return next((path for path in reversed(self._files()) if _is_best(path)), None)
+
     def set_aside(self, after: int = -1) -> list[Path]:
         """Rename all checkpoints of later steps, of a future that will not be; return their new paths.
 

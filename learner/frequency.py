@@ -35,19 +35,20 @@ class Every(NamedTuple):
     unit: str
 
     @classmethod
-    def of(cls, value: Any, name: str = "every") -> Every:
+    def of(cls, value: Any, name: str = "every", otherwise: str = "leave it out, or None, for always") -> Every:
         """Return the interval that a person means: a number of batches, or such as "2 epochs" or "30 s".
 
         Args:
             value: None is always, as 1 is.
             name: what to call it in an error.
+            otherwise: what else to do, in an error.
 
         Raises:
             TypeError: if it is neither a whole number nor a string.
             ValueError: if it is less than 1 batch or epoch, no time at all, or a string that is none of these.
         """
-        ways = "a number of batches, or as '10 batches', '2 epochs', '30 s', '10 min' or '1 h'"
-        problem = f"`{name}` must be {ways}, got {value!r}; leave it out, or None, for always."
+        ways = "a number of batches, or as '10 batches', 'epoch', '2 epochs', '30 s', '10 min' or '1 h'"
+        problem = f"`{name}` must be {ways}, got {value!r}; {otherwise}."
         if value is None:
             return cls(1, "batches")
         if isinstance(value, bool) or not isinstance(value, Integral | str):

@@ -156,14 +156,14 @@ class Resumption:
                 callbacks did.
             CancelFitException: if a callback had ended the fit.
         """
-        former = counters(learn)
+        former, options = counters(learn), options_of(learn.opt)  # type: ignore[arg-type]  # there is one in a fit
         try:
             with told_as_one():
                 put_back_counters(learn, self._state["loop"])
             yield
             with told_as_one():
                 refuse([*differences(learn, learn.opt, self._state), *self._differences(learn)])
-                unlike, words = self._unlike(learn), list(self._words(learn))
+                unlike, words = self._unlike(learn), [*self._taken_over(learn, options), *self._words(learn)]
             if unlike:
                 warnings.warn(
                     f"results may differ in the last bits from those of the run that goes on: {', '.join(unlike)}.",
@@ -234,6 +234,17 @@ class Resumption:
         here, saved = _machine(learn), self._fit["machine"]
         return [f"{what} {here[what]} here, {saved[what]} saved" for what in here if here[what] != saved[what]]
 
+    def _taken_over(self, learn: Learner, options: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+        """Yield what will be as in the checkpoint, though a person may have meant to change it."""
+        saved = self._state["model"]["requires_grad"]
+        if names := [name for name, p in inside(learn.model).named_parameters() if p.requires_grad != saved[name]]:
+            more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+            yield f"`requires_grad` of {', '.join(names[:3])}{more} is as in the checkpoint, not as it was here."
+        for i, (mine, theirs) in enumerate(zip(options, self._fit["options"], strict=False)):
+            for name, value in mine.items():
+                if name in theirs and not isinstance(value, torch.Tensor) and value != theirs[name]:
+                    yield f"`{name}` of the optimizer's group {i} is {theirs[name]} as in the checkpoint, not {value}."
+
     def _words(self, learn: Learner) -> Iterator[str]:
         """Yield what a person should read: what is not as before and may be so, and where the fit goes on."""
         mine, theirs = (Counter(names["all"]) for names in (_callbacks_of(learn), self._fit["callbacks"]))
@@ -249,6 +260,11 @@ class Resumption:
             yield (
                 f"{self._path} is of a fit that a callback has ended in epoch {at.n_done}; nothing is left. To train "
                 f"on, do `learn.load(path)`, then `fit`."
+            )
+        elif n_epochs is not None and (at.n_done, at.i) > (n_epochs, 0):
+            yield (
+                f"{self._path} is further than the {n_epochs} epochs asked for{then}: its weights are those of epoch "
+                f"{at.n_done}, and nothing is trained. Was it written by another fit? Give each a folder of its own."
             )
         elif n_epochs is not None and at.n_done >= n_epochs:
             yield f"{self._path} has {at.n_done} epochs done{of}{then}; nothing is left to train."

@@ -9,6 +9,7 @@ A snapshot is a dict of tensors, numbers and strings, so that a file of it can b
     rng         Python's, NumPy's, torch's and the loaders' random generators
     callbacks   what callbacks keep, by name
     devices     which tensors of those were not on the CPU
+    shown       names of the callbacks that only show and write, which nobody has to have again
 
 Nothing is changed before all of it was compared: it fits as a whole, or one error lists what differs. What fails even
 so, as a callback that does not understand what it kept, is undone.
@@ -39,6 +40,9 @@ if TYPE_CHECKING:
     from learner.learner import Learner
 
 _N_LISTED = 10  # differences in an error
+_WEIGHTS_ALONE = (
+    " For the weights alone: `model.load_state_dict(learner.checkpoint.read_checkpoint(path)['model']['state'])`."
+)
 
 
 def snapshot(learn: Learner) -> dict[str, Any]:
@@ -51,6 +55,7 @@ def snapshot(learn: Learner) -> dict[str, Any]:
         "rng": rng_state(learn),
         "callbacks": callbacks,
         "devices": _devices(callbacks),
+        "shown": [name for name, cb in _stateful(learn).items() if _only_shows(cb)],
     }
 
 
@@ -60,14 +65,18 @@ def differences(learn: Learner, opt: torch.optim.Optimizer | None, state: Mappin
     return [
         *_model_differences(learn.model, state["model"]),
         *_optimizer_differences(learn, opt, state),
-        *(f"callback {name} is missing here" for name in saved if name not in callbacks and saved[name]),
+        *(
+            f"callback {name} is missing here"
+            for name in saved
+            if saved[name] and name not in {*callbacks, *state["shown"]}
+        ),
         *(f"callback {name} is not in the file" for name, cb in callbacks.items() if _is_new(name, cb, saved)),
         *_callback_differences(callbacks, saved),
     ]
 
 
-def refuse(found: Sequence[str]) -> None:
-    """Raise one error that lists differences, if there are any.
+def refuse(found: Sequence[str], hint: str = "") -> None:
+    """Raise one error that lists differences, if there are any, with a hint at its end.
 
     Raises:
         LearnerError: if so.
@@ -75,7 +84,7 @@ def refuse(found: Sequence[str]) -> None:
     if found:
         more = len(found) - _N_LISTED
         listed = "; ".join(found[:_N_LISTED]) + (f"; and {more} more" if more > 0 else "")
-        raise LearnerError(f"the learner must be made as the saved one was, but {listed}. Nothing was changed.")
+        raise LearnerError(f"the learner must be made as the saved one was, but {listed}. Nothing was changed.{hint}")
 
 
 def put_back(learn: Learner, opt: torch.optim.Optimizer | None, state: Mapping[str, Any]) -> None:
@@ -147,7 +156,7 @@ def load_snapshot(learn: Learner, state: Mapping[str, Any]) -> None:
         opt = learn.opt
         if opt is None and state["optimizer"] is not None:
             opt = learn.opt_func(list(learn.model.parameters()), lr=learn.lr)
-        refuse(differences(learn, opt, state))
+        refuse(differences(learn, opt, state), _WEIGHTS_ALONE)
         put_back(learn, opt, state)
         put_back_rng(learn, state["rng"])
 
@@ -364,7 +373,12 @@ def _callback_state(name: str, cb: Any) -> Any:
 
 def _is_new(name: str, cb: Any, saved: Mapping[str, Any]) -> bool:
     """Tell whether a callback is not in a file and keeps something at this time, as not all do between two fits."""
-    return name not in saved and bool(_callback_state(name, cb))
+    return name not in saved and not _only_shows(cb) and bool(_callback_state(name, cb))
+
+
+def _only_shows(cb: Any) -> bool:
+    """Tell whether a callback runs when all that matters to the training has; see `Callback.order`."""
+    return bool(getattr(cb, "order", 0) >= 100)
 
 
 def _value_of(value: Any) -> Any:

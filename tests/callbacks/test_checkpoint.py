@@ -834,3 +834,40 @@ def test_a_validation_before_the_first_of_its_own_passes_sees_the_same_limited_b
     whole, *gone_on = [validate.rows for validate in made]
     assert len(gone_on) == 6
     assert all(rows == whole for rows in gone_on)
+
+
+def test_the_file_of_the_best_epoch_has_a_name(tmp_path):
+    keep = CheckpointCallback(tmp_path, metric="loss", loader="train")
+    assert keep.best_path is None
+    learn = tiny_learner(keep)
+    learn.fit(2)
+    assert keep.best_path == tmp_path / f"step-{6 * (keep.best.epoch + 1):08d}.best.pt"
+    with pytest.raises(LearnerError, match=r"For the weights alone: .*read_checkpoint\(path\)\['model'\]\['state'\]"):
+        tiny_learner(None).load(keep.best_path)
+    model = tiny_learner(None).model
+    model.load_state_dict(read_checkpoint(keep.best_path)["model"]["state"])
+
+
+def test_an_interrupt_says_where_the_checkpoint_is(tmp_path, capsys):
+    stopped(tiny_learner, 1, 2, tmp_path, by_interrupt=True)
+    said = f"a checkpoint is in {tmp_path}; `fit(n, resume=True)` goes on from it."
+    assert said in capsys.readouterr().err
+
+
+def test_a_tilde_is_the_home_of_a_person(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    tiny_learner(CheckpointCallback("~/checkpoints")).fit(1)
+    assert names(tmp_path / "checkpoints") == ["step-00000006.pt"]
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"path": ""}, "`path` must be the path of a folder, got ''"),
+        ({"mode": "max"}, "`mode` must have a `metric`, got 'max' alone"),
+        ({"every": "5 m"}, "'epoch', .* got '5 m'; leave it out for 'epoch'"),
+    ],
+)
+def test_what_was_not_meant_is_refused(given, message):
+    with pytest.raises(ValueError, match=message):
+        CheckpointCallback(**{"path": "checkpoints", **given})

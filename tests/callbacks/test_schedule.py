@@ -620,3 +620,26 @@ def test_a_schedule_goes_on_with_all_that_it_depends_on(tmp_path, every):
         learn = stopped_and_resumed(make, 5, stop_at, tmp_path / str(stop_at), every)
         assert_equal_runs(learn, whole)
         assert learn.cbs[1].used == whole.cbs[1].used
+
+
+@pytest.mark.parametrize(
+    ("then", "now", "message"),
+    [
+        (
+            partial(StepLR, step_size=20, gamma=0.9),
+            partial(StepLR, step_size=5, gamma=0.9),
+            "`step_size` of the schedule",
+        ),
+        (partial(OneCycleLR, max_lr=0.1), partial(OneCycleLR, max_lr=0.2), "what the schedule has .*"),
+        (
+            lambda opt: SequentialLR(opt, [StepLR(opt, 2), StepLR(opt, 3)], [4]),
+            lambda opt: SequentialLR(opt, [StepLR(opt, 2), StepLR(opt, 4)], [4]),
+            "`_schedulers` of the schedule",
+        ),
+    ],
+)
+def test_a_schedule_with_other_settings_is_refused(tmp_path, then, now, message):
+    stopped(lambda cbs: tiny_learner([*cbs, SchedulerCallback(then)]), 2, 3, tmp_path)
+    with pytest.raises(LearnerError, match=f"but {message} is .* here, .* saved of callback SchedulerCallback"):
+        resumed(lambda cbs: tiny_learner([*cbs, SchedulerCallback(now)]), 2, tmp_path)
+    resumed(lambda cbs: tiny_learner([*cbs, SchedulerCallback(then)]), 2, tmp_path)

@@ -650,3 +650,12 @@ def test_the_handlers_of_other_frameworks_are_not_taken_in_silence(name, signal)
 def test_options_that_are_misspelt_are_refused(name, option):
     with pytest.raises(ValueError, match=f"`Misspelt.{name}` must be named otherwise, or did you mean `{option}`"):
         type("Misspelt", (Callback,), {name: "valid"})
+
+
+@pytest.mark.parametrize("state", ["count", ("count", 3), {"count"}])
+def test_a_state_that_is_no_tuple_of_names_is_refused_when_added(state):
+    cb = type("Counts", (Callback,), {"state": state})()
+    with pytest.raises(
+        TypeError, match=r"`Counts.state` must be a tuple of names of attributes, got .*do \('n_seen',\)"
+    ):
+        Learner(nn.Linear(1, 1), {"train": [1]}, cbs=cb)

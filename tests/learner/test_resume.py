@@ -131,7 +131,10 @@ def test_more_epochs_are_those_of_a_longer_fit(tmp_path, capsys):
 def test_fewer_epochs_than_are_done_leave_nothing_to_train(tmp_path, capsys):
     stopped(tiny_learner, 4, 2 * N_BATCHES + 3, tmp_path, by_interrupt=True)
     learn = resumed(tiny_learner, 2, tmp_path)
-    assert f"{step(16)} has 2 epochs done of 2, where 4 were asked for before; nothing is" in capsys.readouterr().out
+    assert (
+        f"{step(16)} is further than the 2 epochs asked for, where 4 were asked for before: its weights are"
+        in capsys.readouterr().out
+    )
     assert (learn.n_steps, len(learn.history)) == (16, 2)
 
 
@@ -1223,3 +1226,45 @@ def test_tensors_that_were_on_the_device_of_the_model_come_back_to_it():
     }
     assert isinstance(back["b"]["c"], tuple)
     assert back["f"] == [1, 2]
+
+
+class Shows(Callback):
+    """Shows something, and remembers what."""
+
+    order = 100
+    state = ("n_shown",)
+
+    def __init__(self):
+        self.n_shown = 0
+
+    def after_batch(self, learn):
+        self.n_shown += 1
+
+
+@pytest.mark.parametrize(("then", "now", "word"), [([Shows], [], "without"), ([], [Shows], "with")])
+def test_what_only_shows_may_come_and_go(tmp_path, capsys, then, now, word):
+    whole = uninterrupted(tiny_learner, 2, tmp_path / "whole")
+    stopped(lambda cbs: tiny_learner([*cbs, *(make() for make in then)]), 2, 3, tmp_path / "run")
+    learn = resumed(lambda cbs: tiny_learner([*cbs, *(make() for make in now)]), 2, tmp_path / "run")
+    assert f"resume: {word} Shows, unlike before." in capsys.readouterr().out
+    assert torch.equal(learn.model[0].weight, whole.model[0].weight)
+
+
+def test_what_a_person_may_have_meant_to_change_is_said_to_be_as_it_was(tmp_path, capsys):
+    def frozen(cbs):
+        learn = tiny_learner(cbs)
+        learn.model[0].requires_grad_(False)
+        return learn
+
+    def changed(cbs):
+        learn = tiny_learner(cbs)
+        learn.opt_func = partial(torch.optim.AdamW, weight_decay=0.5)
+        return learn
+
+    whole = uninterrupted(frozen, 2, tmp_path / "whole")
+    stopped(frozen, 2, 3, tmp_path / "run")
+    learn = resumed(changed, 2, tmp_path / "run")
+    said = capsys.readouterr().out
+    assert "resume: `requires_grad` of 0.weight, 0.bias is as in the checkpoint, not as it was here." in said
+    assert "resume: `weight_decay` of the optimizer's group 0 is 0.01 as in the checkpoint, not 0.5." in said
+    assert_equal_runs(learn, whole)
