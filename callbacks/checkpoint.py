@@ -235,19 +235,13 @@ class CheckpointCallback(Callback):
         if learn.dl is not Loaders.of(learn.dls)[name] and isinstance(learn.dl, OrderedLoader | Rest):
             return learn.dl  # another callback of this kind has done it
         places = self._know(name, learn.dl)
-        if learn.i and places.why_read_again:
-            sys.stdout.write(
-                f"resume: reads {learn.i} batches of loader {name!r} again, since {places.why_read_again}.\n"
-            )
+        if learn.i and (why := places.why_read_again):
+            sys.stdout.write(f"resume: reads {learn.i} batches of loader {name!r} again, since {why}.\n")
         return places.at(learn.history.state_dict()["start"] + self._n_done, learn.i)
 
     def _save(self, learn: Learner, i: int, *, is_best: bool = False, is_over: bool = False) -> None:
         if any(p.isnan().any() for p in learn.model.parameters()):
-            warnings.warn(
-                f"no checkpoint after batch {self._n_batches}: the weights hold NaN; the last one is kept.",
-                RuntimeWarning,
-                stacklevel=2,
-            )
+            self._warn(f"the weights hold NaN after batch {self._n_batches}; the last one is kept.")
             return
         self._wait()
         self._pass_within = learn.dl_name if i else ""
@@ -273,8 +267,8 @@ class CheckpointCallback(Callback):
             return False
         return True
 
-    def _warn(self, error: Exception) -> None:
-        warnings.warn(f"a checkpoint was not written: {error}", RuntimeWarning, stacklevel=3)
+    def _warn(self, reason: object) -> None:
+        warnings.warn(f"a checkpoint was not written: {reason}", RuntimeWarning, stacklevel=3)
 
     # -- going on --------------------------------------------------------------------------------------------------
 
