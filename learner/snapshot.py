@@ -315,7 +315,7 @@ def rng_state(learn: Learner) -> dict[str, Any]:
     numpy_state: Any = np.random.get_state()
     kind, keys, position, has_gauss, cached = numpy_state
     state: dict[str, Any] = {
-        "python": [version, list(internal), gauss],
+        "python": [version, torch.tensor(internal), gauss],  # 625 numbers, which are dear to write one by one
         "numpy": [str(kind), torch.from_numpy(keys.astype(np.int64)), int(position), int(has_gauss), float(cached)],
         "torch": torch.get_rng_state(),
         "loaders": {
@@ -333,7 +333,7 @@ def rng_state(learn: Learner) -> dict[str, Any]:
 def put_back_rng(learn: Learner, saved: Mapping[str, Any]) -> None:
     """Take over what `rng_state` gave."""
     version, internal, gauss = saved["python"]
-    random.setstate((version, tuple(internal), gauss))
+    random.setstate((version, tuple(internal.tolist()), gauss))
     kind, keys, position, has_gauss, cached = saved["numpy"]
     np.random.set_state((kind, keys.numpy().astype(np.uint32), position, has_gauss, cached))
     torch.set_rng_state(saved["torch"])
