@@ -47,10 +47,15 @@ _MAGIC = b"LEARNER"
 _TAIL = len(_MAGIC) + 1 + hashlib.sha256().digest_size
 
 
-def write_checkpoint(path: str | os.PathLike[str], state: Mapping[str, Any]) -> None:
+def write_checkpoint(path: str | os.PathLike[str], state: Mapping[str, Any], *, verify: bool = True) -> None:
     """Write plain data to a file that is whole or not there; what had the name before is there until then.
 
     Folders are made where they are missing; of a link, what it points to is replaced.
+
+    Args:
+        path: the file.
+        state: plain data.
+        verify: go through what was written as a reader will, which takes most of the time; else look at sizes alone.
 
     Raises:
         TypeError: naming the place of what is not plain data, before anything is written.
@@ -67,7 +72,7 @@ def write_checkpoint(path: str | os.PathLike[str], state: Mapping[str, Any]) -> 
         raise TypeError(f"`state` must be a dict, got {type(state).__name__}.")
     data = plain(dict(state), empty=_EmptyBytes())
     try:
-        _replace(Path(path).resolve(), data)
+        _replace(Path(path).resolve(), data, verify)
     except (OSError, RuntimeError) as error:  # RuntimeError: of torch, or for a loop of links
         raise LearnerError(f"`{path}` cannot be written: {error}") from error
     except RefusedError as error:
@@ -227,7 +232,7 @@ class _Front(io.RawIOBase):
         return self._file.readinto(memoryview(buffer).cast("B")[:left])  # type: ignore[attr-defined, no-any-return]
 
 
-def _replace(path: Path, data: dict[str, Any]) -> None:
+def _replace(path: Path, data: dict[str, Any], verify: bool) -> None:
     """Write a file under another name, bring it to the disk and give it its name."""
     if path.exists() and not path.is_file():
         raise OSError("it is there, and no ordinary file")
@@ -235,7 +240,7 @@ def _replace(path: Path, data: dict[str, Any]) -> None:
     new = path.with_name(f"{path.name}.{os.getpid()}-{threading.get_native_id()}.tmp")
     try:
         with new.open("w+b") as file:
-            _write(file, data)
+            _write(file, data, verify)
         os.replace(new, path)
     except BaseException:
         with contextlib.suppress(OSError):
@@ -244,13 +249,14 @@ def _replace(path: Path, data: dict[str, Any]) -> None:
     _sync_folder(path.parent)
 
 
-def _write(file: BinaryIO, data: dict[str, Any]) -> None:
+def _write(file: BinaryIO, data: dict[str, Any], verify: bool) -> None:
     hashing = _Hashing(file)
     torch.save(data, hashing, pickle_protocol=2)  # type: ignore[arg-type]
     if hashing.error is not None:
         raise hashing.error
     size = file.tell()
-    check_archive(_Front(file, size), size)  # type: ignore[arg-type]  # now is the time to hear that it cannot be read
+    # Now is the time to hear that it cannot be read.
+    check_archive(_Front(file, size), size, with_pickle=verify)  # type: ignore[arg-type]
     file.seek(size)
     hashing.write(_MAGIC + bytes([VERSION]))
     if hashing.error is not None:

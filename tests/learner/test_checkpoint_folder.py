@@ -416,3 +416,21 @@ def test_it_writes_in_the_background_as_well(folder):
             weight += 1
     assert names(folder) == ["step-00000001.best.pt", *(f"step-0000000{i}.pt" for i in (2, 3, 4))]
     assert folder.newest()[1]["w"].tolist() == [5, 5]
+
+
+def test_the_first_file_is_gone_through_and_the_size_of_each_is_looked_at(tmp_path, monkeypatch):
+    n_checked = 0
+
+    def check(data, sizes):
+        nonlocal n_checked
+        n_checked += 1
+
+    monkeypatch.setattr("learner.archive.check_pickle", check)
+    with CheckpointFolder(tmp_path) as folder:
+        for step in range(3):
+            folder.save({"loss": 1.0}, step)
+        assert n_checked == 1
+        monkeypatch.setattr("learner.archive.MAX_PICKLE", 10)
+        with pytest.raises(LearnerError, match="must have a pickle of at most 10 bytes"):
+            folder.save({"loss": 1.0}, 3)
+    assert len(list(tmp_path.glob("*.pt"))) == 3
