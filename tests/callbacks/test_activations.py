@@ -5,7 +5,6 @@ import warnings
 
 import matplotlib.pyplot as plt
 import numpy as np
-import pandas as pd
 import pytest
 import torch
 from torch import nn
@@ -13,7 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from callbacks import ActivationStats, CheckpointCallback, HooksCallback
 from learner import Learner, LearnerError
-from tests.resuming import leaves, resumed_from_each, resumed_from_each_validation, tiny_learner
+from tests.resuming import tiny_learner
 
 PLOTS = ("plot_stats", "color_dim", "dead_chart")
 
@@ -545,42 +544,6 @@ def test_all_pictures_by_name_once_there_is_something_to_draw(make_learner):
     assert [len(figure.axes) for figure in figures.values()] == [2, 3, 3]
     for figure in figures.values():
         plt.close(figure)
-
-
-@pytest.mark.parametrize("options", [{}, {"every": 2, "hist_every": 3, "on_valid": True}], ids=["all", "some"])
-def test_a_fit_that_goes_on_has_what_was_recorded_before(tmp_path, options):
-    made = []
-
-    def make(cbs):
-        made.append(ActivationStats(**options))
-        return tiny_learner([*cbs, made[-1]])
-
-    _, gone_on = resumed_from_each(make, 2, tmp_path / "train")
-    assert len(gone_on) == 12
-    gone_on += resumed_from_each_validation(make, 2, tmp_path / "valid")
-    for learn in gone_on:
-        stats = next(cb for cb in learn.cbs if isinstance(cb, ActivationStats))
-        pd.testing.assert_frame_equal(stats.to_pandas(), made[0].to_pandas(), check_exact=True)
-        assert repr(stats) == repr(made[0])
-
-
-def test_it_can_be_read_where_it_was_loaded(tmp_path):
-    stats, again = ActivationStats(), ActivationStats()
-    learn = tiny_learner(stats)
-    learn.fit(1)
-    learn.save(tmp_path / "learn.pt")
-    tiny_learner(again).load(tmp_path / "learn.pt")
-    pd.testing.assert_frame_equal(again.to_pandas(), stats.to_pandas(), check_exact=True)
-    assert again.figures().keys() == stats.figures().keys()
-
-
-def test_many_rows_go_into_a_checkpoint_as_a_few_tensors(tmp_path):
-    """Not as a list of tuples, which takes a second for each 100 000 to be copied."""
-    stats = ActivationStats()
-    tiny_learner(stats).fit(20)
-    n_parts = sum(1 for _ in leaves(stats.state_dict()))
-    tiny_learner(stats).fit(1)
-    assert n_parts < sum(1 for _ in leaves(stats.state_dict())) + 10
 
 
 def test_a_fit_goes_on_with_the_same_layers_only(tmp_path):

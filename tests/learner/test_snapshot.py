@@ -12,6 +12,7 @@ from torch import nn
 from learner import Callback, Learner, LearnerError, Loaders
 from learner.checkpoint import read_checkpoint
 from learner.snapshot import snapshot
+from tests.resuming import differing, leaves, seed_all
 
 
 class Net(nn.Module):
@@ -84,35 +85,6 @@ def learner(opt="AdamW", model=None, cbs=None, seed=0):
         OPTIMIZERS[opt],
         [Ema(), Doubled(), Ema()] if cbs is None else cbs,
     )
-
-
-def seed_all(seed):
-    random.seed(seed), np.random.seed(seed), torch.manual_seed(seed)
-
-
-def leaves(value, where="state"):
-    """Give all that a nest of plain data holds, with its place."""
-    if isinstance(value, dict):
-        for key, item in value.items():
-            yield from leaves(item, f"{where}[{key!r}]")
-    elif isinstance(value, list | tuple):
-        for i, item in enumerate(value):
-            yield from leaves(item, f"{where}[{i}]")
-    else:
-        yield where, value
-
-
-def differing(one, other):
-    """Return the places in which two nests differ by a bit or more."""
-    one, other = dict(leaves(one)), dict(leaves(other))
-    unlike = set(one) ^ set(other)
-    for where in one.keys() & other.keys():
-        a, b = one[where], other[where]
-        same = (
-            a.dtype == b.dtype and torch.equal(a, b) if isinstance(a, torch.Tensor) else a == b and type(a) is type(b)
-        )
-        unlike |= set() if same else {where}
-    return sorted(unlike)
 
 
 # -- it goes on --------------------------------------------------------------------------------------------------------
