@@ -768,3 +768,22 @@ def test_no_other_place_loads_such_files_or_runs_what_a_file_says():
             found[str(file.relative_to(ROOT))] = dangers
     # A report of NaN may hold sparse tensors, which a checkpoint does not; it has `weights_only=True` as well.
     assert found == {"learner/checkpoint.py": ["torch.load"], "callbacks/nan_report.py": ["torch.load"]}
+
+
+def test_a_link_to_another_device_is_written_there(tmp_path, monkeypatch):
+    """Where a file cannot be renamed from one folder into another."""
+    rename = os.replace
+
+    def replace(old, new):
+        if Path(old).parent != Path(new).parent:
+            raise OSError(errno.EXDEV, os.strerror(errno.EXDEV))
+        rename(old, new)
+
+    monkeypatch.setattr(os, "replace", replace)
+    (tmp_path / "device").mkdir()
+    (tmp_path / "folder").symlink_to(tmp_path / "device")
+    (tmp_path / "file.pt").symlink_to(tmp_path / "device" / "file.pt")
+    for path in (tmp_path / "file.pt", tmp_path / "folder" / "other.pt"):
+        write_checkpoint(path, {"step": 1})
+        assert read_checkpoint(path) == {"step": 1}
+    assert sorted(path.name for path in (tmp_path / "device").iterdir()) == ["file.pt", "other.pt"]
