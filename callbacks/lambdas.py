@@ -5,7 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 from learner import Callback
-from learner.callback import HANDLERS, check_handler
+from learner.loop.naming import HANDLERS, check_handler
 
 
 class LambdaCallback(Callback):

@@ -12,9 +12,24 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from learner.batch import describe
-from learner.callback import Dispatch, Handler, checked_callbacks, declare_signals, flattened
-from learner.checks import (
+from learner.data.batch import describe
+from learner.data.feed import preds_of
+from learner.data.limit import describe_limits, limited
+from learner.data.loaders import Loaders, length_of, role_of
+from learner.errors import (
+    ERROR,
+    CancelBatchException,
+    CancelEpochException,
+    CancelException,
+    CancelFitException,
+    CancelStepException,
+    LearnerError,
+    severity,
+)
+from learner.history import Averages, History
+from learner.interrogate.predictor import Predictor
+from learner.loop.callbacks import checked_callbacks, flattened
+from learner.loop.checks import (
     bad_loss,
     checked_epochs,
     checked_functions,
@@ -26,31 +41,21 @@ from learner.checks import (
     unusual_loss,
     warn_of_length,
 )
-from learner.diagnose import annotate
-from learner.errors import (
-    ERROR,
-    CancelBatchException,
-    CancelEpochException,
-    CancelException,
-    CancelFitException,
-    CancelStepException,
-    LearnerError,
-    severity,
-)
-from learner.frequency import Decision, Gate
-from learner.gather import Gather
-from learner.history import Averages, History
-from learner.interrupts import Pending, deferred_interrupts, stop_if_interrupted
-from learner.limit import describe_limits, limited
-from learner.loaders import Loaders, length_of, role_of
-from learner.plan import plan_html, plan_text
-from learner.predictor import Predictor, preds_of
-from learner.rates import BaseRates
-from learner.state import pass_mode, remember_learner
-from learner.summary import Summary, summarize
+from learner.loop.diagnose import annotate
+from learner.loop.dispatch import Dispatch
+from learner.loop.extensions import extension
+from learner.loop.frequency import Decision, Gate
+from learner.loop.gather import Gather
+from learner.loop.interrupts import Pending, deferred_interrupts, stop_if_interrupted
+from learner.loop.naming import declare_signals
+from learner.loop.plan import plan_html, plan_text
+from learner.loop.rates import BaseRates
+from learner.loop.state import pass_mode, remember_learner
+from learner.loop.summary import Summary, summarize
+from learner.loop.types import Handler
 
 if TYPE_CHECKING:
-    from learner.resume import Resumption
+    from learner.checkpoint.resume import Resumption
 
 OptFunc = Callable[..., torch.optim.Optimizer]
 
@@ -612,8 +617,12 @@ class Learner:
     def lr_find(
         self, start: float = 1e-6, end: float = 10.0, n: int = 100, stop_at: float = 4.0, *, plot: bool = True
     ) -> Any:
-        """Try out learning rates in a sandbox; `callbacks/lr_find.py` puts the real one in this place."""
-        raise LearnerError("`lr_find` must be brought by the callbacks; do `import callbacks` first.")
+        """Try out learning rates in a sandbox; `callbacks.train.lr_find` says more, and has to be there to be called.
+
+        Raises:
+            LearnerError: if `callbacks` was not imported.
+        """
+        return extension("lr_find")(self, start, end, n, stop_at, plot=plot)
 
     # -- files ---------------------------------------------------------------------------------------------------
 
@@ -640,8 +649,8 @@ class Learner:
             >>> torch.equal(learn.model.weight, other.model.weight), len(other.history)
             (True, 2)
         """
-        from learner.checkpoint import write_checkpoint
-        from learner.snapshot import snapshot
+        from learner.checkpoint.file import write_checkpoint
+        from learner.checkpoint.snapshot import snapshot
 
         self._refuse_while_running("save")
         write_checkpoint(path, snapshot(self))
@@ -653,9 +662,9 @@ class Learner:
             LearnerError: if the file is broken, of a newer version, or of another model, optimizer or callbacks; then
                 nothing was changed.
         """
-        from learner.checkpoint import read_checkpoint
-        from learner.resume import between_fits
-        from learner.snapshot import load_snapshot
+        from learner.checkpoint.file import read_checkpoint
+        from learner.checkpoint.resume import between_fits
+        from learner.checkpoint.snapshot import load_snapshot
 
         self._refuse_while_running("load")
         load_snapshot(self, between_fits(read_checkpoint(path)))
@@ -669,7 +678,7 @@ class Learner:
             ImportError: if the name ends in `.safetensors` and the library is not installed.
             LearnerError: if the file cannot be written.
         """
-        from learner.snapshot import export_weights
+        from learner.checkpoint.snapshot import export_weights
 
         export_weights(self.model, path)
 
@@ -711,7 +720,7 @@ class Learner:
                 f"`resume` must have one callback that knows where the checkpoints are, got {len(keepers)} in `cbs`; "
                 + ("say which by `resume=path`." if keepers else "add a CheckpointCallback.")
             )
-        from learner.resume import Resumption
+        from learner.checkpoint.resume import Resumption
 
         found = keepers[0].find_checkpoint(None if resume is True else resume)
         return None if found is None else Resumption(*found)

@@ -17,7 +17,7 @@ from torch import nn
 
 from callbacks import CheckpointCallback
 from learner import Callback, Learner, Loaders
-from learner.snapshot import snapshot
+from learner.checkpoint.snapshot import snapshot
 
 
 class StoppedError(Exception):

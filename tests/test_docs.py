@@ -8,7 +8,8 @@ import torch
 
 from callbacks import LambdaCallback
 from learner import Learner
-from learner.callback import ACTIONS, SIGNALS
+from learner.callback import SIGNALS
+from learner.loop.naming import ACTIONS
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()

@@ -7,10 +7,6 @@
 - `representation_map`: a picture of a representation.
 """
 
-from learner.interrogate.bind import bind
-from learner.interrogate.capture import capture
-from learner.interrogate.maps import representation_map
-from learner.interrogate.neighbours import neighbour_overlap, neighbours
-from learner.interrogate.similarity import cka, cosine
+import lazy_loader
 
-__all__ = ["bind", "capture", "cka", "cosine", "neighbour_overlap", "neighbours", "representation_map"]
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

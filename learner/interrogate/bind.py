@@ -9,7 +9,7 @@ from typing import Any, Self
 
 from torch import nn
 
-from learner.checks import checked_model
+from learner.data.signature import checked_model
 from learner.errors import LearnerError
 
 

@@ -13,14 +13,13 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
-from learner.batch import describe, fields_of
-from learner.checks import checked_model
+from learner.data.batch import describe, fields_of
+from learner.data.moving import cloned, mapped
+from learner.data.signature import checked_model, nearest
 from learner.errors import LearnerError
-from learner.hooks import Tap, uncompiled
+from learner.interrogate.hooks import Tap, uncompiled
+from learner.interrogate.layers import Layer, find_layers, inside
 from learner.interrogate.pooling import Inputs, Pool, checked_pool, pooled
-from learner.layers import Layer, find_layers, inside
-from learner.moving import cloned, mapped
-from learner.signature import nearest
 
 Edit = Callable[[Any], Any]
 

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from learner.batch import describe
+from learner.data.batch import describe
 
 
 def as_matrix(x: Any, name: str, *, is_finite: bool = False) -> Tensor:

@@ -12,10 +12,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from learner.batch import describe
+from learner.data.batch import describe
+from learner.data.generators import preserved_rng
+from learner.data.signature import nearest
 from learner.interrogate.features import as_matrix, in_double
-from learner.signature import nearest
-from learner.state import preserved_rng
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from learner.data.signature import nearest
 from learner.interrogate.features import as_matrix, as_pair, in_double, unit_rows
-from learner.signature import nearest
 
 _METRICS = ("cosine", "euclidean")
 _BLOCK = 2**22  # numbers at a time, 32 MiB in float64: larger blocks are no faster

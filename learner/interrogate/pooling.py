@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from learner.batch import batch_size_of, describe
+from learner.data.batch import batch_size_of, describe
+from learner.data.signature import nearest
 from learner.errors import LearnerError
-from learner.layers import Layer
-from learner.signature import nearest
+from learner.interrogate.layers import Layer
 
 Pool = str | Callable[[Any], Any]
 

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, overload
 import torch
 from torch import Tensor
 
-from learner.batch import describe
+from learner.data.batch import describe
 from learner.interrogate.features import as_pair, in_double, unit_rows
 
 

@@ -7,10 +7,6 @@
 - `dynamics`: how each sample was learned, and which labels are likely wrong.
 """
 
-from learner.records.dynamics import dynamics
-from learner.records.run import Run, log
-from learner.records.samples import Samples
-from learner.records.schema import CategoricalLabel
-from learner.records.table import Table
+import lazy_loader
 
-__all__ = ["CategoricalLabel", "Run", "Samples", "Table", "dynamics", "log"]
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

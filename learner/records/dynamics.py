@@ -80,7 +80,7 @@ class Dynamics:
 
     def plot(self) -> Figure:
         """Draw the data map: confidence against variability, coloured by correctness; return the figure."""
-        from learner.records.pictures import data_map
+        from learner.records.report.pictures import data_map
 
         return data_map(self.confidence, self.variability, self.correctness)
 
@@ -91,7 +91,7 @@ class Dynamics:
             k: how many.
             image: a function of a sample that gives what to draw, as `lambda sample: sample[0].reshape(8, 8)`.
         """
-        from learner.records.images import sample_grid
+        from learner.records.report.images import sample_grid
 
         found = self.suspects(k)
         ids, reasons = found["example_id"], found["reason"]

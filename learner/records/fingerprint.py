@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from learner.batch import fields_of
-from learner.loaders import length_of
+from learner.data.batch import fields_of
+from learner.data.loaders import length_of
 
 WHOLE = 2**30  # [bytes] of one array that are read; of a larger one, blocks spread evenly over it
 BLOCK = 2**24  # [bytes]

@@ -9,10 +9,10 @@ from typing import Any, Self
 import numpy as np
 from torch.utils.data import DataLoader, IterableDataset
 
+from learner.data.limit import BatchLimit
+from learner.data.order import PositionSampler
+from learner.data.position import Begun, Rest
 from learner.errors import LearnerError
-from learner.limit import BatchLimit
-from learner.order import PositionSampler
-from learner.position import Begun, Rest
 
 
 class SampleIds:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from learner.batch import describe
+from learner.data.batch import describe
 from learner.errors import LearnerError
 from learner.records.writer import writing
 

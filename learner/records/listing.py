@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from learner.data.signature import nearest
 from learner.history import format_value
-from learner.signature import nearest
 
 if TYPE_CHECKING:
     import pandas as pd

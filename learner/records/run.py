@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from learner.batch import describe
+from learner.data.batch import describe
 from learner.errors import LearnerError
 from learner.records.environment import environment
 from learner.records.info import FORMAT, INFO, plain, read_info, write_info
@@ -314,7 +314,7 @@ class Run:
         Args:
             path: the file; `report.html` in the folder if None.
         """
-        from learner.records.report import write_report
+        from learner.records.report.report import write_report
 
         where = self.path / "report.html" if path is None else Path(path)
         write_report(self, where)

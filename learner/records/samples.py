@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from learner.batch import describe
+from learner.data.batch import describe
+from learner.data.signature import nearest
 from learner.errors import LearnerError
 from learner.records.arrow import pyarrow, to_numpy
 from learner.records.keys import Cells, Pivot, cells_of, matched
@@ -17,7 +18,6 @@ from learner.records.listing import Listing, pandas
 from learner.records.parts import Part, Parts
 from learner.records.schema import CategoricalLabel
 from learner.records.writer import KEYS
-from learner.signature import nearest
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -389,7 +389,7 @@ class Samples:
         Raises:
             LearnerError: if the table is not known, or has changed.
         """
-        from learner.records.images import image_of, sample_grid
+        from learner.records.report.images import image_of, sample_grid
 
         first = self._take(np.arange(min(checked_k(k), len(self))))
         samples = first._originals(first.numpy("example_id"))
@@ -409,7 +409,7 @@ class Samples:
         Raises:
             LearnerError: if the table is not known, or a sample holds no image.
         """
-        from learner.records.images import image_of
+        from learner.records.report.images import image_of
 
         found = []
         for sample in self._originals(ids):
@@ -457,7 +457,7 @@ class Samples:
 
     def plot_histogram(self, column: str = "loss") -> Figure:
         """Draw how a column is spread in the last epoch, counts on a log scale, tails marked; return the figure."""
-        from learner.records.pictures import histogram
+        from learner.records.report.pictures import histogram
 
         last, when = self._last()
         ids = last.numpy("example_id") if "example_id" in last.scalars else None
@@ -474,7 +474,7 @@ class Samples:
         Raises:
             LearnerError: if the table is not known, or its samples are no images and `image` is not given.
         """
-        from learner.records.images import sample_grid
+        from learner.records.report.images import sample_grid
 
         last, when = self._last()
         worst = last.top(column, k)
@@ -497,7 +497,7 @@ class Samples:
             image: a function of a sample that gives what to draw.
             k: how many of the cell at most.
         """
-        from learner.records.pictures import confusion_matrix
+        from learner.records.report.pictures import confusion_matrix
 
         last, when = self._last()
         known = last._label(label) or last._label(predicted)
@@ -531,7 +531,7 @@ class Samples:
         Raises:
             ValueError: if the column holds no vectors, or none that are finite.
         """
-        from learner.records.pictures import plane_map
+        from learner.records.report.pictures import plane_map
 
         epochs = self._epochs().tolist()
         each = {f"epoch {epoch:g}": self.where(epoch=epoch) for epoch in epochs} if epochs else {"": self}

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from torch import Tensor
 
-from learner.batch import describe
+from learner.data.batch import describe
 from learner.errors import LearnerError
 from learner.records.writer import writing
 

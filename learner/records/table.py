@@ -12,7 +12,7 @@ import numpy as np
 from torch import Tensor
 from torch.utils.data import Dataset, IterableDataset
 
-from learner.batch import describe
+from learner.data.batch import describe
 from learner.records.arrow import pyarrow, schemas_of, to_numpy
 from learner.records.fingerprint import fingerprint_of
 from learner.records.schema import CategoricalLabel, checked_ids, checked_schemas

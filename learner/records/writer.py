@@ -13,8 +13,8 @@ from typing import Any, Self
 
 import numpy as np
 
-from learner.batch import describe
-from learner.checkpoint import _sync_folder
+from learner.checkpoint.file import sync_folder
+from learner.data.batch import describe
 from learner.errors import LearnerError
 from learner.records.arrow import pyarrow, to_arrow
 from learner.records.schema import CategoricalLabel, checked_ids, checked_schemas
@@ -278,7 +278,7 @@ class _File:
         """Give the file its name."""
         with writing(self.path):
             os.replace(self._new, self.path)
-            _sync_folder(self.path.parent)
+            sync_folder(self.path.parent)
 
     def discard(self) -> None:
         """Remove what was written, if it has no name yet."""

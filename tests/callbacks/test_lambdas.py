@@ -4,7 +4,8 @@ import pytest
 
 from callbacks import LambdaCallback
 from learner import Learner
-from learner.callback import ACTIONS, AROUND, SIGNALS
+from learner.callback import SIGNALS
+from learner.loop.naming import ACTIONS, AROUND
 
 
 def test_functions_are_called_with_the_learner_in_order(make_learner):

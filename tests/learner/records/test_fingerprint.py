@@ -17,7 +17,7 @@ from torch import nn
 from torch.utils.data import ConcatDataset, Dataset, Subset, TensorDataset
 
 import learner.records.fingerprint as module
-from learner.loaders import ArrayDataset
+from learner.data.loaders import ArrayDataset
 from learner.records.fingerprint import fingerprint_of
 
 

@@ -16,8 +16,8 @@ from torch.utils.data import (
 )
 
 from learner import BatchLimit, LearnerError
-from learner.order import ordered
-from learner.position import Places, Rest
+from learner.data.order import ordered
+from learner.data.position import Places, Rest
 from learner.records.ids import SampleIds
 
 N = 23

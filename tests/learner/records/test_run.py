@@ -408,7 +408,7 @@ def test_a_figure_is_kept_as_a_picture(run):
 
 def test_the_report_is_written_where_it_is_asked_for(run, tmp_path, monkeypatch):
     written = []
-    module = ModuleType("learner.records.report")
+    module = ModuleType("learner.records.report.report")
     module.write_report = lambda *args: written.append(args)
     monkeypatch.setitem(sys.modules, module.__name__, module)
     assert run.report() == run.path / "report.html"

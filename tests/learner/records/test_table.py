@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset, TensorDataset
 
-from learner.loaders import ArrayDataset
+from learner.data.loaders import ArrayDataset
 from learner.records.arrow import to_arrow
 from learner.records.schema import CategoricalLabel
 from learner.records.table import Table

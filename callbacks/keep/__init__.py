@@ -1,0 +1,1 @@
+"""What is kept of a training: the best epoch, when to stop, checkpoints."""

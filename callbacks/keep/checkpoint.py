@@ -1,0 +1,320 @@
+"""Write checkpoints while a model trains, so that a run that is killed goes on as if it had not been."""
+
+from __future__ import annotations
+
+import os
+import sys
+import warnings
+from contextlib import closing
+from pathlib import Path
+from typing import Any, Literal
+
+from callbacks.keep.monitor import Best, Monitor, unknown_metric
+from learner import Callback, CancelBatchException, CancelFitException, Learner, LearnerError
+from learner.checkpoint.file import BackgroundWriter, read_checkpoint
+from learner.checkpoint.folder import CheckpointFolder
+from learner.checkpoint.resume import fit_state, options_of
+from learner.checkpoint.snapshot import rng_state
+from learner.data.loaders import Loaders
+from learner.data.order import OrderedLoader
+from learner.data.position import Places, Rest, why_not_exact
+from learner.loop.frequency import Every, Pace
+
+
+class CheckpointCallback(Callback):
+    """Write a checkpoint every so often, from which `fit(n, resume=True)` goes on bit for bit, within an epoch as well.
+
+    A checkpoint is all that the next batch depends on: model, optimizer, schedules, gradients of an open accumulation
+    window, random generators, position, sums of metrics, history, and what callbacks keep (their `state`, or their
+    `state_dict`). The order and the noise of a `DataLoader` become functions of its seed, the epoch and the position
+    (`learner.data.ordered`), so batches that are done are skipped, not read, and neither workers nor validation change
+    what is trained. Loaders with a state of their own go on from that. Of others the batches that are done are read
+    again; what then cannot be promised to be exact is said in a warning before the fit begins.
+
+    The copy is taken at once, the file is written beside the training, one at a time; the end of `fit` waits for it.
+    What cannot be written is a warning and stops nothing. There is one at the end of a fit as well, also if a callback
+    ends it, and on Ctrl-C or SIGTERM when the batch is done; none after an error, when a step may be half done, and
+    none of weights that hold NaN. A fit that does not resume sets the files of an earlier one aside, as `*.old`.
+
+    Args:
+        path: the folder, one for each training.
+        every: how often, in the words of any callback's `every`: "epoch", "2 epochs", 100 (training batches), "10 min".
+        keep: how many to keep besides the best.
+        metric: by which an epoch is the best; its checkpoint is kept, named `.best.pt`. `loss`, a metric of a
+            `MetricsCallback`, or a name given to `learn.log`.
+        loader: over which it is measured, by its name in `dls`.
+        mode: whether the "min" or the "max" is best.
+        exact: refuse loaders of which nobody can promise that they give the same again, instead of a warning.
+
+    Attributes:
+        best: `Best(epoch, value, metric)` of the best epoch; None without `metric`, or as long as there is none.
+        best_path: the file of the best epoch that is in the folder, or None.
+
+    Reads:
+        All there is.
+
+    Writes:
+        `dl`, in the fit's own passes: a loader that gives the same samples in an order of its own.
+
+    Raises:
+        TypeError, ValueError: if an argument is wrong; before the first batch, if there is no such loader or metric, or
+            for a loader that is not exact where that was asked for.
+        LearnerError: before the first batch, if the folder cannot be written to, or somebody else writes to it; at the
+            end of the first epoch, if only then it shows that there is no such metric.
+        TypeError: at the first checkpoint, naming the place, if a callback keeps what is no plain data.
+
+    Example:
+        >>> import tempfile
+        >>> import torch
+        >>> from learner import Loaders
+        >>> def learner(folder):
+        ...     x = torch.linspace(-1, 1, 20)[:, None]
+        ...     dls = Loaders.from_arrays(train=(x, 2 * x), batch_size=4)
+        ...     return Learner(torch.nn.Linear(1, 1), dls, torch.nn.functional.mse_loss, cbs=CheckpointCallback(folder))
+        >>> folder = tempfile.mkdtemp()
+        >>> learner(folder).fit(2)
+        >>> learn = learner(folder)
+        >>> learn.fit(3, resume=True)
+        resume: goes on with epoch 2 of 3, where 2 were asked for before (...step-00000010.pt).
+        >>> learn.n_steps
+        15
+    """
+
+    order = -1000  # first in a pass, before anything of it has happened; last in a batch, when all of it has
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        every: int | str = "epoch",
+        keep: int = 3,
+        metric: str | None = None,
+        loader: str = "valid",
+        mode: Literal["min", "max"] = "min",
+        *,
+        exact: bool = False,
+    ) -> None:
+        if not isinstance(path, str | os.PathLike):
+            raise TypeError(f"`path` must be the path of a folder, got {path!r}.")
+        if every is None:
+            raise TypeError("`every` must say how often, got None; do 'epoch', 100 or '10 min'.")
+        if not os.fspath(path):
+            raise ValueError("`path` must be the path of a folder, got ''; do 'runs/checkpoints'.")
+        if metric is None and mode == "max":
+            raise ValueError(f"`mode` must have a `metric`, got {mode!r} alone; say which one, or leave it out.")
+        # Not the callback's own `every`, which leaves signals out: it has to hear of each batch.
+        self._every = Every.of(every, otherwise="leave it out for 'epoch'")
+        self._pace = Pace(self._every)
+        self._folder, self._writer = CheckpointFolder(Path(path).expanduser(), keep), BackgroundWriter()
+        self._monitor = Monitor("loss" if metric is None else metric, loader, mode)
+        self.metric, self.exact = metric, exact
+        self.best: Best | None = None
+        self._is_on = self._has_begun = False
+        self._n_batches = self._n_done = 0  # batches that train, ever; epochs of this fit
+        self._seeds: dict[str, int] = {}
+        self._places: dict[str, Places] = {}
+        self._loader_states: dict[str, Any] = {}  # to be given to loaders when a fit begins
+        self._rng: dict[str, Any] = {}  # when this pass began
+        self._options: list[dict[str, Any]] = []  # of the optimizer, when this fit began
+        self._pass_within = ""  # the loader whose pass is not at its end, while a checkpoint is made
+
+    @property
+    def best_path(self) -> Path | None:
+        """The checkpoint of the best epoch, if the folder has one."""
+        return self._folder.best()
+
+    # -- when ------------------------------------------------------------------------------------------------------
+
+    def before_fit(self, learn: Learner) -> None:
+        """Find out now, not after the first epoch, what will not do."""
+        self._is_on = False
+        if learn.in_sandbox:
+            return
+        if self.metric is not None:
+            self._monitor.before_fit(learn)
+        for name, loader in learn.dls.items():
+            if reason := why_not_exact(loader):
+                problem = f"loader {name!r} must give the same batches again for a training to go on, but {reason}"
+                if self.exact:
+                    raise ValueError(f"{problem}; pass a DataLoader over numbered samples, or leave out `exact`.")
+                warnings.warn(f"{problem}; the rest of a pass may differ.", RuntimeWarning, stacklevel=2)
+        self._folder.open()
+        self._options = options_of(learn.opt)  # type: ignore[arg-type]  # there is one in a fit
+        self._has_begun, self._n_done, self._places, self._seeds = False, 0, {}, {}
+        self._pace.restart()
+        self._is_on = True
+
+    def before_epoch(self, learn: Learner) -> None:
+        """Write a checkpoint of the epoch that is done; let the pass begin where it is to begin."""
+        if not self._is_on or learn.is_side_pass:
+            return
+        self._rng = rng_state(learn)
+        if not self._has_begun:
+            self._begin(learn)
+        elif learn.dl_name == next(iter(learn.dls)):
+            self._end_epoch(learn)
+        learn.dl = self._placed(learn)
+
+    def cleanup_batch(self, learn: Learner) -> None:
+        """Write a checkpoint, if it is time to, or the last one."""
+        if not self._is_on or learn.is_side_pass:
+            return
+        if learn.ended_by is not None and not isinstance(learn.ended_by, CancelBatchException):
+            return  # not between two batches, but in the ruins of one
+        if learn.training:
+            self._n_batches += 1
+        is_due = (learn.training or self._every.unit == "s") and self._pace.tick()
+        if is_due or learn.interrupt is not None:
+            self._save(learn, learn.i + 1)
+
+    def after_fit(self, learn: Learner) -> None:
+        """Write the last checkpoint, from which a longer fit may go on."""
+        if self._is_on and self._has_begun:
+            self._end_epoch(learn, is_last=True)
+
+    def cleanup_fit(self, learn: Learner) -> None:
+        """Write that a callback has ended the fit, if one has, and wait for the file."""
+        if not self._is_on:
+            return
+        with closing(self._folder):
+            try:
+                if self._has_begun and isinstance(learn.ended_by, CancelFitException):
+                    self._save(learn, 0, is_best=self._is_best(learn), is_over=True)
+            finally:
+                self._is_on = False
+                self._wait()
+
+    def _begin(self, learn: Learner) -> None:
+        """Let go of a future that will not be."""
+        self._has_begun = True
+        goes_on = learn.is_resumed or self._n_batches > 0
+        if aside := self._folder.set_aside(after=self._n_batches if goes_on else -1):
+            files = f"{len(aside)} checkpoint{'s' if len(aside) > 1 else ''}"
+            what = "later than where this fit begins" if goes_on else "of another training"
+            hint = "" if goes_on else ", from which `resume=True` would have gone on"
+            sys.stdout.write(
+                f"{self._folder.path} has {files} {what}{hint}: set aside, with `.old` at the end of the name.\n"
+            )
+        for name, loader in Loaders.of(learn.dls).items():  # each now, since others may use it before its turn
+            self._know(name, loader)
+
+    def _know(self, name: str, loader: Any) -> Places:
+        """Return where the passes over a loader can begin; let the loader go on from its state, if it has one."""
+        if name not in self._places or self._places[name].loader is not loader:
+            places = self._places[name] = Places(name, loader, self._seeds.get(name))
+            self._seeds[name] = places.seed
+            if name in self._loader_states:
+                places.loader.load_state_dict(self._loader_states.pop(name))
+        return self._places[name]
+
+    def _end_epoch(self, learn: Learner, is_last: bool = False) -> None:
+        self._n_done += 1
+        is_due = self._every.unit == "epochs" and self._n_done % self._every.n == 0
+        is_best = self._is_best(learn)
+        if is_due or is_best or is_last:
+            self._save(learn, 0, is_best=is_best)
+
+    def _is_best(self, learn: Learner) -> bool:
+        loader = self._monitor.loader
+        row = learn.history[-1] if len(learn.history) else {}
+        name = f"{loader}/{self.metric}"
+        if self.metric is None or (name not in row and f"{loader}/loss" not in row):  # not measured in this epoch
+            return False
+        if name not in row:
+            known = [column.partition("/")[2] for column in row if column.startswith(f"{loader}/")]
+            raise LearnerError(unknown_metric(self.metric, loader, known))
+        now = Best(row["epoch"], row[name], name)
+        if is_best := self._monitor._is_better(now, self.best):
+            self.best = now
+        return is_best
+
+    # -- how -------------------------------------------------------------------------------------------------------
+
+    def _placed(self, learn: Learner) -> Any:
+        """Return the loader of this pass, from where it is to begin."""
+        name = learn.dl_name
+        if learn.dl is not Loaders.of(learn.dls)[name] and isinstance(learn.dl, OrderedLoader | Rest):
+            return learn.dl  # another callback of this kind has done it
+        places = self._know(name, learn.dl)
+        if learn.i and (why := places.why_read_again):
+            sys.stdout.write(f"resume: reads {learn.i} batches of loader {name!r} again, since {why}.\n")
+        return places.at(learn.history.state_dict()["start"] + self._n_done, learn.i)
+
+    def _save(self, learn: Learner, i: int, *, is_best: bool = False, is_over: bool = False) -> None:
+        if any(p.isnan().any() for p in learn.model.parameters()):
+            self._warn(f"the weights hold NaN after batch {self._n_batches}; the last one is kept.")
+            return
+        self._wait()
+        self._pass_within = learn.dl_name if i else ""
+        try:
+            state = fit_state(learn, i, self._rng, self._options, is_over=is_over)
+            self._writer.start(self._folder.save, state, self._n_batches, is_best=is_best)
+        except (TypeError, LearnerError) as error:  # what a callback keeps is no plain data
+            if learn.interrupt is None:
+                raise
+            self._warn(error)  # who stops a training wants it stopped
+            return
+        finally:
+            self._pass_within = ""
+        if learn.interrupt is not None and self._wait():
+            sys.stderr.write(f"a checkpoint is in {self._folder.path}; `fit(n, resume=True)` goes on from it.\n")
+
+    def _wait(self) -> bool:
+        """Wait for the file that is being written; what went wrong with it stops nothing else. Return whether it is."""
+        try:
+            self._writer.wait()
+        except Exception as error:
+            self._warn(error)
+            return False
+        return True
+
+    def _warn(self, reason: object) -> None:
+        warnings.warn(f"a checkpoint was not written: {reason}", RuntimeWarning, stacklevel=3)
+
+    # -- going on --------------------------------------------------------------------------------------------------
+
+    def find_checkpoint(self, path: str | os.PathLike[str] | None = None) -> tuple[Path, dict[str, Any]] | None:
+        """Return path and content of the checkpoint to go on from: the newest that is whole, or that of a path.
+
+        Args:
+            path: a file, or a folder of checkpoints; this callback's folder if None.
+
+        Returns:
+            None, and a line that says so, if there is none yet.
+
+        Raises:
+            LearnerError: if there are some and none is whole, or the file cannot be read.
+        """
+        if path is not None and (Path(path).is_file() or Path(path).suffix == ".pt"):
+            return Path(path), read_checkpoint(path)
+        folder = self._folder if path is None else CheckpointFolder(path)
+        if (found := folder.newest()) is None:
+            sys.stdout.write(f"resume: no checkpoint in {folder.path} yet; begins anew.\n")
+        return found
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what is counted, seeds, the best epoch, and the states of loaders that have one."""
+        return {
+            "n_batches": self._n_batches,
+            "n_done": self._n_done,
+            "every": list(self._every),
+            "pace": self._pace.state_dict(),
+            "best": None if self.best is None else list(self.best),
+            "seeds": dict(self._seeds),
+            "loaders": {
+                **self._loader_states,  # of those whose turn has not come since the fit went on
+                **{name: p.loader.state_dict() for name, p in self._places.items() if p.has_state},
+            },
+            "pass_within": self._pass_within,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take over what `state_dict` gave."""
+        self._n_batches, self._n_done = state["n_batches"], state["n_done"]
+        if list(self._every) == state["every"]:  # it may be another one now
+            self._pace.load_state_dict(state["pace"])
+        self.best = None if state["best"] is None else Best(*state["best"])
+        self._seeds = dict(state["seeds"])
+        if not self._is_on:  # a fit that begins anew begins its passes anew
+            self._loader_states = {name: its for name, its in state["loaders"].items() if name != state["pass_within"]}
+        elif not self._has_begun:
+            self._loader_states = dict(state["loaders"])

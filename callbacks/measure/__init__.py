@@ -1,0 +1,1 @@
+"""What says how good the model is: metrics and what is recorded."""

@@ -1,0 +1,163 @@
+"""Values of the learner, batch by batch."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from itertools import groupby
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from learner import Callback, Learner
+from learner.data.batch import describe
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.figure import Figure
+
+
+class RecorderCallback(Callback):
+    """Record any values of the learner, one of each per training batch.
+
+    They are asked for when the batch has made its optimizer step and nothing has been cleared: gradients are there,
+    and the learning rate is that of this step, whatever a schedule does next. For a batch without a step, as within an
+    accumulation window, it is at the end of the batch. A cancelled batch leaves no row.
+
+    Args:
+        **fns: by name, functions of the learner that return a number, a tensor with one element, or None where there
+            is nothing yet (it becomes NaN). Tensors stay on their device until `values` is read.
+
+    Raises:
+        TypeError: if there is no function, or one cannot be called; in a fit, if one returns something else.
+
+    Example:
+        >>> from torch import nn
+        >>> from learner import Loaders
+        >>> dls = Loaders.from_arrays(train=([[1.0], [2.0]], [[1.0], [2.0]]), batch_size=1)
+        >>> recorder = RecorderCallback(loss=lambda learn: learn.loss, lr=lambda learn: learn.opt.param_groups[0]["lr"])
+        >>> Learner(nn.Linear(1, 1), dls, nn.functional.mse_loss, cbs=recorder).fit(2)
+        >>> recorder.values["lr"], len(recorder.values["loss"])
+        ([0.1, 0.1, 0.1, 0.1], 4)
+    """
+
+    order = -10
+
+    def __init__(self, **fns: Callable[[Learner], Any]) -> None:
+        if not fns:
+            raise TypeError("`fns` must hold a function at least, got none; do `loss=lambda learn: learn.loss`.")
+        for name, fn in fns.items():
+            if not callable(fn):
+                raise TypeError(f"`{name}` must be a function of the learner, got {fn!r}.")
+        self.fns = fns
+        self._columns: dict[str, _Column] = {}
+        self._row: list[Tensor | float] | None = None
+
+    def before_fit(self, learn: Learner) -> None:
+        """Start clean."""
+        self._columns = {name: _Column() for name in self.fns}
+
+    def before_batch(self, learn: Learner) -> None:
+        """Forget the row of a batch that was cancelled."""
+        if learn.training:
+            self._row = None
+
+    def after_step(self, learn: Learner) -> None:
+        """Read the values while gradients are there and the schedule has not moved."""
+        self._row = self._read(learn)
+
+    def after_batch(self, learn: Learner) -> None:
+        """Keep the values of a batch that went well."""
+        if learn.training:
+            row = self._row or self._read(learn)
+            for column, value in zip(self._columns.values(), row, strict=True):
+                column.append(value)
+
+    def state_dict(self) -> dict[str, list[Tensor]]:
+        """Return what was recorded so far."""
+        return {name: column.state_dict() for name, column in self._columns.items()}
+
+    def load_state_dict(self, state: dict[str, list[Tensor]]) -> None:
+        """Take over what `state_dict` gave."""
+        self._columns = {name: _Column(values) for name, values in state.items()}
+
+    def differences(self, state: dict[str, list[Tensor]]) -> Iterator[str]:
+        """Say whether other values were recorded."""
+        if list(state) != list(self.fns):
+            yield f"the values are {list(self.fns)} here, {list(state)} saved"
+
+    def _read(self, learn: Learner) -> list[Tensor | float]:
+        """Ask each function for its value now."""
+        row = []
+        for name, fn in self.fns.items():
+            try:
+                row.append(_checked_value(fn(learn)))
+            except Exception as error:
+                error.add_note(f"in the function `{name}` of RecorderCallback")
+                raise
+        return row
+
+    @property
+    def values(self) -> dict[str, list[float]]:
+        """Values by name, one per training batch of the last fit. Reading waits for the device."""
+        return {name: column.read() for name, column in self._columns.items()}
+
+    def to_pandas(self) -> pd.DataFrame:
+        """Return a data frame, a row per batch; needs pandas."""
+        try:
+            import pandas as pd
+        except ImportError:
+            raise ImportError("`to_pandas` needs pandas; do `pip install pandas`, or use `values`.") from None
+        return pd.DataFrame(self.values)
+
+    def plot(self) -> Figure:
+        """Draw each value over the batches, one panel a value; return the figure."""
+        from matplotlib import pyplot as plt
+
+        values = self.values or {name: [] for name in self.fns}
+        figure, axes = plt.subplots(1, len(values), figsize=(4.5 * len(values), 3.2), squeeze=False, layout="tight")
+        for ax, (name, column) in zip(axes[0], values.items(), strict=True):
+            ax.plot(column)
+            ax.set(xlabel="batch", title=name)
+        return figure
+
+
+class _Column:
+    """A growing list of numbers that waits for the device only when it is read."""
+
+    _FOLD = 256  # a tensor of one number occupies 512 bytes of a GPU; put together, a few
+
+    def __init__(self, folded: list[Tensor] | None = None) -> None:
+        self._folded = folded or []
+        self._new: list[Tensor | float] = []
+
+    def append(self, value: Tensor | float) -> None:
+        self._new.append(value)
+        if len(self._new) == self._FOLD:
+            self._folded, self._new = self.state_dict(), []
+
+    def state_dict(self) -> list[Tensor]:
+        """Return all values in a few tensors; what is new stays as it is, or each checkpoint would leave a tensor."""
+        runs = groupby(self._new, key=lambda v: (v.dtype, v.device) if isinstance(v, Tensor) else None)
+        return [*self._folded, *(_folded(list(run)) for _, run in runs)]
+
+    def read(self) -> list[float]:
+        return [float(value) for values in self.state_dict() for value in values.tolist()]
+
+
+def _folded(values: list[Any]) -> Tensor:
+    if isinstance(values[0], Tensor):
+        return torch.stack(values)
+    return torch.tensor(values, dtype=torch.float64)
+
+
+def _checked_value(value: Any) -> Tensor | float:
+    """Return a value to keep: a copy, since an optimizer changes tensors in place."""
+    if value is None:
+        return math.nan
+    if isinstance(value, Tensor) and value.numel() == 1:
+        return value.detach().reshape(()).clone()
+    if isinstance(value, Tensor) or not hasattr(value, "__float__") or getattr(value, "size", 1) != 1:
+        raise TypeError(f"a recorded value must be a number or a tensor with one element, got {describe(value)}.")
+    return float(value)

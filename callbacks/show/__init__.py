@@ -1,0 +1,1 @@
+"""What a person sees while a training runs: progress and logs."""

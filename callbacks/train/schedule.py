@@ -1,0 +1,281 @@
+"""Learning-rate schedules: anything of `torch.optim.lr_scheduler`."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import math
+from collections.abc import Callable
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from callbacks.train.accumulate import AccumulateCallback
+from learner import Callback, Learner, LearnerError
+from learner.checkpoint.plain import plain
+from learner.checkpoint.resume import options_of
+from learner.data.loaders import length_of, role_of
+
+_COUNTS = ("total_steps", "T_max")  # what torch calls the number of steps that a schedule has
+_OTHER_COUNTS = ("epochs", "steps_per_epoch")  # OneCycleLR counts with these as well; who gave one has counted
+_REPLACED = ("step", "_opt_called")  # by torch in the optimizer itself; a wrapped `step` cannot be pickled
+_RATES = ("base_lrs", "_last_lr")  # which follow from the rate of the fit, and are compared as that
+
+
+class SchedulerCallback(Callback):
+    """Let a schedule of torch set the learning rate (and what else it sets, such as a one-cycle's momentum).
+
+    The schedule is made anew in each fit. If it wants to know its number of steps and was not told (a `total_steps` or
+    `T_max` that is still open), it is told what this fit will make; so one-cycle needs no counting:
+    `SchedulerCallback(partial(OneCycleLR, max_lr=0.1))`.
+
+    It steps once for each optimizer step, not for one that was skipped; or, with `each="epoch"`, at the end of the last
+    training pass of a round, if that went well and an optimizer step was made since. A schedule that watches a metric
+    steps when the pass over that metric's loader has ended:
+    `SchedulerCallback(ReduceLROnPlateau, metric="valid/loss")`.
+
+    After the fit the learning rate stays where the schedule has left it, to be looked at; the next fit sets it. All
+    else that the schedule has changed in the optimizer is put back.
+
+    A checkpoint keeps the schedule by its `state_dict`, so functions that it was given are those of the new process. A
+    fit that goes on must have as many steps as it was to have, where the schedule was told them.
+
+    Args:
+        make: called as `make(opt)`, returns the schedule; a class, a `partial`, a function.
+        each: what a step of the schedule is: "batch" (as long as nothing is said), or "epoch".
+        metric: `loader/metric` as in the history, for a schedule whose `step` takes it; goes with "epoch".
+
+    Attributes:
+        scheduler: the schedule of this fit or of the last one; None before.
+
+    Reads:
+        `opt`, `n_epochs`, `dls`, `batches_per_step`, `n_steps`, `metrics`.
+
+    Raises:
+        TypeError, ValueError: if `make` cannot be called with an optimizer, or the arguments do not go together.
+        LearnerError: at the start of a fit, if a number of steps cannot be known, or loader or metric do not fit the
+            schedule; at the end of the first pass, if there is no such metric.
+        TypeError: at the first checkpoint, if the schedule has no `state_dict`.
+
+    Source:
+        https://docs.pytorch.org/docs/stable/optim.html#how-to-adjust-learning-rate
+
+    Example:
+        >>> from functools import partial
+        >>> import torch
+        >>> from learner import Loaders
+        >>> dls = Loaders.from_arrays(train=(torch.ones(8, 1), torch.ones(8, 1)), batch_size=4)
+        >>> schedule = SchedulerCallback(partial(torch.optim.lr_scheduler.CosineAnnealingLR, eta_min=0.05))
+        >>> learn = Learner(torch.nn.Linear(1, 1), dls, torch.nn.functional.mse_loss, lr=0.1, cbs=schedule)
+        >>> learn.fit(3)
+        >>> schedule.scheduler.T_max, learn.opt.param_groups[0]["lr"]
+        (6, 0.05)
+    """
+
+    order = 50
+    after = (AccumulateCallback,)
+
+    def __init__(
+        self, make: Callable[..., Any], each: Literal["batch", "epoch"] | None = None, metric: str | None = None
+    ) -> None:
+        if not callable(make):
+            raise TypeError(
+                f"`make` must be called as make(opt), got an object of {type(make).__name__}; pass the class, or a "
+                f"`partial` of it."
+            )
+        if each not in (None, "batch", "epoch"):
+            raise ValueError(f"`each` must be 'batch' or 'epoch', got {each!r}.")
+        if metric is not None and each == "batch":
+            raise ValueError("`each` must be 'epoch' for a schedule that watches a metric, got 'batch'; leave it out.")
+        if metric is not None and (not isinstance(metric, str) or "/" not in metric):
+            raise ValueError(f"`metric` must be written 'loader/metric', as 'valid/loss', got {metric!r}.")
+        self._count_name = _open_count(make)
+        self.make, self.metric = make, metric
+        self.each = each or ("batch" if metric is None else "epoch")
+        self.scheduler: Any = None
+        self._counts: dict[str, int] = {}
+        self._made: dict[str, Any] = {}  # the schedule before its first step
+        self._n_steps, self._last_train = 0, ""
+        self._former_groups: list[dict[str, Any]] = []  # put back when the fit ends
+        self._former_attributes: dict[str, Any] | None = None  # as well; there while a fit runs
+
+    def before_fit(self, learn: Learner) -> None:
+        """Make the schedule for this fit."""
+        self._n_steps = learn.n_steps
+        self._last_train = [name for name in learn.dls if role_of(name) == "train"][-1]
+        if self.metric is not None and self.metric.split("/", 1)[0] not in learn.dls:
+            raise LearnerError(f"`metric` must be of one of the loaders {list(learn.dls)}, got {self.metric!r}.")
+        self._counts = {self._count_name: self._count_steps(learn)} if self._count_name else {}
+        opt: Any = learn.opt
+        self._former_attributes = {name: vars(opt)[name] for name in _REPLACED if name in vars(opt)}
+        self._former_groups = options_of(opt)
+        try:
+            self.scheduler = self.make(opt, **self._counts)
+            _check_scheduler(self.scheduler, self.metric)
+            self._made = copy.deepcopy(self._settings(opt))
+        except BaseException:
+            self.cleanup_fit(learn)
+            raise
+
+    def after_step(self, learn: Learner) -> None:
+        """Step, if it is by the batch."""
+        if self.each == "batch":
+            self.scheduler.step()
+
+    def after_epoch(self, learn: Learner) -> None:
+        """Step, if it is by the epoch and this pass is the one."""
+        if self._former_attributes is None or learn.is_side_pass or self.each == "batch":
+            return
+        if self.metric is not None:
+            name, metric = self.metric.split("/", 1)
+            if learn.dl_name == name:
+                self.scheduler.step(self._metric_of(learn.metrics.get(name, {}), name, metric))
+        elif learn.dl_name == self._last_train and learn.n_steps > self._n_steps:
+            self._n_steps = learn.n_steps
+            # What torch wants to see before a first step: those of the optimizer may lie before a checkpoint.
+            vars(learn.opt)["_opt_called"] = True
+            self.scheduler.step()
+
+    def cleanup_fit(self, learn: Learner) -> None:
+        """Put back what the schedule has changed in the optimizer."""
+        if self._former_attributes is None:
+            return
+        opt: Any = learn.opt
+        for name in _REPLACED:
+            vars(opt).pop(name, None)
+        vars(opt).update(self._former_attributes)
+        for group, saved in zip(opt.param_groups, self._former_groups, strict=False):
+            # An `initial_lr` that stays would be the base of the next schedule.
+            for key in group.keys() - saved.keys() - {"params", "lr"}:
+                del group[key]
+            group.update(saved)
+        self._former_attributes, self._former_groups = None, []
+
+    def state_dict(self) -> dict[str, Any] | None:
+        """Return the schedule, and what is to be put back when the fit ends; None between two fits.
+
+        Raises:
+            TypeError: if the schedule has no `state_dict`.
+        """
+        if self._former_attributes is None:
+            return None
+        if not (hasattr(self.scheduler, "state_dict") and hasattr(self.scheduler, "load_state_dict")):
+            raise TypeError(
+                f"`make` must return a schedule with `state_dict` and `load_state_dict` for a checkpoint, got "
+                f"{type(self.scheduler).__name__}."
+            )
+        return {
+            "kind": self._kind(),
+            "made": self._made,
+            "former_groups": self._former_groups,
+            "n_steps": self._n_steps,
+            "scheduler": self.scheduler.state_dict(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any] | None) -> None:
+        """Take over what `state_dict` gave, in a fit."""
+        if self._former_attributes is None:
+            return
+        self._former_groups = [] if state is None else state["former_groups"]  # of a fit that is over: all is put back
+        if state is not None:
+            self._n_steps = state["n_steps"]
+            self.scheduler.load_state_dict(state["scheduler"])
+
+    def differences(self, state: dict[str, Any] | None) -> list[str]:
+        """Say what of the schedule is not as in a checkpoint of a fit; its settings are that one's."""
+        if self._former_attributes is None or state is None:
+            return []
+        for now, saved in ((self._kind(), state["kind"]), (plain(self._made), state["made"])):
+            unlike = [what for what in now if what in saved and not _is_same(now[what], saved[what])]
+            if unlike:  # what is of another kind has other settings as well
+                return [f"{what} is {now[what]} here, {saved[what]} saved" for what in unlike]
+        return []
+
+    def _settings(self, opt: Optimizer) -> dict[str, Any]:
+        """Return what the schedule keeps, and what it has put into the optimizer, but for rates."""
+        kept = self.scheduler.state_dict() if hasattr(self.scheduler, "state_dict") else {}
+        added = [
+            {key: value for key, value in group.items() if key not in ("params", "lr", "initial_lr", *former)}
+            for group, former in zip(opt.param_groups, self._former_groups, strict=True)
+        ]
+        settings = {f"`{name}` of the schedule": value for name, value in kept.items() if name not in _RATES}
+        return {**settings, "what the schedule has put into the optimizer": added}
+
+    def _kind(self) -> dict[str, Any]:
+        return {
+            "the schedule": _name_of(self.scheduler),
+            "the number of steps": self._counts.get(self._count_name or ""),
+            "`each`": self.each,
+            "`metric`": self.metric,
+        }
+
+    def _count_steps(self, learn: Learner) -> int:
+        """Return how many steps the schedule will make in this fit."""
+        if self.each == "epoch":
+            return max(1, learn.n_epochs)  # no schedule is made for 0 steps, and none will be made
+        n_steps = 0
+        for name, dl in learn.dls.items():
+            if role_of(name) == "train":
+                if (length := length_of(dl)) is None:
+                    raise LearnerError(
+                        f"`{self._count_name}` of the schedule must be given, since loader {name!r} has no length; do "
+                        f"`partial(..., {self._count_name}=n)`."
+                    )
+                n_steps += math.ceil(length / learn.batches_per_step)
+        return max(1, learn.n_epochs * n_steps)
+
+    def _metric_of(self, metrics: dict[str, float], name: str, metric: str) -> float:
+        if metric not in metrics:
+            there = ", ".join(f"{name}/{m}" for m in metrics) or "none"
+            raise LearnerError(f"`metric` must be one of those of loader {name!r} ({there}), got {self.metric!r}.")
+        return metrics[metric]
+
+
+def _is_same(mine: Any, saved: Any) -> bool:
+    if isinstance(mine, Tensor):
+        return isinstance(saved, Tensor) and torch.equal(mine.cpu(), saved)
+    if isinstance(mine, dict) and isinstance(saved, dict):
+        return mine.keys() == saved.keys() and all(_is_same(mine[key], saved[key]) for key in mine)
+    if isinstance(mine, list | tuple) and isinstance(saved, list | tuple):
+        return len(mine) == len(saved) and all(map(_is_same, mine, saved))
+    return bool(mine == saved)
+
+
+def _open_count(make: Callable[..., Any]) -> str | None:
+    """Return the parameter of `make` that wants the number of steps and has no value yet, or None."""
+    try:
+        signature = inspect.signature(make)
+    except ValueError:  # a builtin has none
+        return None
+    parameters = signature.parameters
+    has_value = {n for n, p in parameters.items() if p.default not in (inspect.Parameter.empty, None)}
+    is_counted = any(name in has_value for name in _OTHER_COUNTS)
+    count = next((n for n in _COUNTS if n in parameters and n not in has_value and not is_counted), None)
+    try:
+        signature.bind("opt", **({count: 1} if count else {}))
+    except TypeError as error:
+        raise TypeError(
+            f"`make` must be called as make(opt), got {getattr(make, '__name__', make)}{signature}: {error}; "
+            f"give the rest with functools.partial."
+        ) from None
+    return count
+
+
+def _check_scheduler(scheduler: Any, metric: str | None) -> None:
+    """Refuse what is no schedule, or one that needs a metric and has none, or the other way round."""
+    name = type(scheduler).__name__
+    if not callable(getattr(scheduler, "step", None)):
+        raise TypeError(f"`make` must return a scheduler with a `step` method, got {name}.")
+    takes_metric = any(p.default is p.empty for p in inspect.signature(scheduler.step).parameters.values())
+    if takes_metric and metric is None:
+        raise LearnerError(f"`metric` must be given for {name}, which watches one; do `metric='valid/loss'`.")
+    if not takes_metric and metric is not None:
+        raise LearnerError(f"`metric` must be left out for {name}, which watches none, got {metric!r}.")
+
+
+def _name_of(scheduler: Any) -> str:
+    """Return the class of a schedule, with those that it is made of."""
+    parts = ", ".join(_name_of(part) for part in getattr(scheduler, "_schedulers", ()))
+    return type(scheduler).__name__ + (f"({parts})" if parts else "")

@@ -1,0 +1,1 @@
+"""What goes on inside: activations, gradients, and where NaN came from."""

@@ -1,0 +1,283 @@
+"""Watch what comes out of each layer while a model trains: its mean, its spread, and how much of it is dead."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from callbacks.watch.blocks import next_row, read, room_after, taken
+from callbacks.watch.histogram import LARGEST, N_BINS, histogram
+from callbacks.watch.hooks import HooksCallback, checked_count, first_tensor
+from callbacks.watch.stats_plots import plot_dead, plot_histograms, plot_lines
+from learner import Learner, LearnerError
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.figure import Figure
+
+
+_ROW = (2 + N_BINS,)  # the mean, the sum of squared deviations from it, the counts
+
+
+class LayerStats(NamedTuple):
+    """What one layer gave, a row for each time it ran; float64, on the CPU.
+
+    Attributes:
+        mean, std: of all elements of the output; `std` with n - 1, as `torch.std`.
+        hist: counts of |output| in 40 bins over 0..10, as `output.abs().histc(40, 0, 10)`; NaN where not taken.
+        dead: fraction of the elements looked at that are in the first bin, |output| < 0.25 [0-1]; NaN where not taken,
+            and for outputs that hold a NaN.
+    """
+
+    mean: Tensor
+    std: Tensor
+    hist: Tensor
+    dead: Tensor
+
+
+class _Call(NamedTuple):
+    where: tuple[int, str | None, int]  # epoch, loader, batch
+    n: int  # elements
+    n_hist: int  # those that the histogram was taken from, or 0
+
+
+class ActivationStats(HooksCallback):
+    """Record mean, standard deviation and a histogram of |output| of each layer, batch by batch, of any model.
+
+    Of an output that holds several tensors (LSTM, attention) it is the first one. Half precision and whole numbers
+    are computed in float32, complex numbers by their absolute value. A layer that runs several times in a batch is
+    recorded each time, in order. All stays on the device until it is read, without waiting for it; a recorded
+    batch takes under half a kB a layer. What was recorded stays readable after the fit, until the next one.
+
+    Args:
+        modules: modules or dotted names, one or several; all leaves of the model if None.
+        mod_filter: a function of a module that says whether to keep it.
+        on_train: whether to look at passes that train, those over loaders named `train…`.
+        on_valid: whether to look at validation passes within the fit, over loaders named `valid…`.
+        every: how often to look, as any callback's: 10 is the tenth batch of these passes, the twentieth, …
+        hist_every: take a histogram, the dearest part, from the first batch looked at and each n-th after it [batches].
+        hist_rows: take it from the first rows of the output's first axis only; from all if None [samples].
+
+    Attributes:
+        never_run: names of the layers that gave no tensor yet, for there is nothing to draw of them.
+
+    Reads:
+        `model`, `role`, `i`, `epoch`, `dl_name`.
+
+    Raises:
+        TypeError, ValueError: as `HooksCallback`.
+        LearnerError: when read before a fit.
+
+    Source:
+        The statistics and pictures of the fast.ai course, part 2 (2022), lesson "Initializing".
+
+    Example:
+        >>> from torch.nn.functional import mse_loss
+        >>> from learner import Loaders
+        >>> x = torch.linspace(-1, 1, 32)[:, None]
+        >>> model = nn.Sequential(nn.Linear(1, 8), nn.ReLU(), nn.Linear(8, 1))
+        >>> stats = ActivationStats()
+        >>> Learner(model, Loaders.from_arrays(train=(x, x), batch_size=8), mse_loss, cbs=stats).fit(2)
+        >>> stats
+        ActivationStats: 3 layers, 8 batches
+        >>> stats.layer("1").hist.shape, stats.layer("1").mean.min() >= 0
+        (torch.Size([8, 40]), tensor(True))
+    """
+
+    def __init__(
+        self,
+        modules: nn.Module | str | Iterable[nn.Module | str] | None = None,
+        mod_filter: Callable[[nn.Module], object] | None = None,
+        on_train: bool = True,
+        on_valid: bool = False,
+        every: int | str | None = None,
+        *,
+        hist_every: int = 1,
+        hist_rows: int | None = None,
+    ) -> None:
+        super().__init__(self._measure, modules, mod_filter, on_train, on_valid, every)
+        self.hist_every = checked_count("hist_every", hist_every)
+        self.hist_rows = None if hist_rows is None else checked_count("hist_rows", hist_rows)
+        # By layer, plain lists, which a sandbox puts back: a call each, and its numbers in a row of one of the blocks.
+        self._calls: dict[str, list[_Call]] = {}
+        self._blocks: dict[str, list[Tensor]] = {}
+        self._where: tuple[int, str | None, int] = (0, None, 0)
+        self._n_looked_at = 0
+        self._takes_hist = True
+
+    # -- recording ---------------------------------------------------------------------------------------------
+
+    def before_fit(self, learn: Learner) -> None:
+        """Start clean, and put a hook on each layer."""
+        super().before_fit(learn)
+        self._calls = {name: [] for name in self.layers}
+        self._blocks = {name: [] for name in self.layers}
+        self._n_looked_at = 0
+        hook: Any
+        for hook, name in zip(self.hooks, self.layers, strict=True):
+            hook.calls, hook.blocks = self._calls[name], self._blocks[name]
+
+    def around_predict(self, learn: Learner, action: Callable[[], object]) -> None:
+        """Note which batch this is, and listen while the model runs."""
+        self._where = (learn.epoch, learn.dl_name, learn.i)
+        self._takes_hist = self._n_looked_at % self.hist_every == 0
+        self._n_looked_at += learn.role in self.roles
+        super().around_predict(learn, action)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what was recorded so far: numbers in a few tensors, since there may be many."""
+        loaders = list(dict.fromkeys(call.where[1] for calls in self._calls.values() for call in calls))
+        places = {loader: i for i, loader in enumerate(loaders)}
+        calls = {
+            name: torch.tensor(
+                [(e, places[loader], i, n, n_hist) for (e, loader, i), n, n_hist in calls], dtype=torch.int64
+            ).reshape(-1, 5)
+            for name, calls in self._calls.items()
+        }
+        blocks = {name: taken(self._blocks[name], len(calls)) for name, calls in self._calls.items()}
+        return {
+            "layers": dict(self.layers),
+            "loaders": loaders,
+            "calls": calls,
+            "blocks": blocks,
+            "n_looked_at": self._n_looked_at,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take over what `state_dict` gave, into the lists that the hooks hold."""
+        self.layers, self._n_looked_at, loaders = state["layers"], state["n_looked_at"], state["loaders"]
+        for name, calls in state["calls"].items():
+            self._calls.setdefault(name, [])[:] = [
+                _Call((e, loaders[place], i), n, n_hist) for e, place, i, n, n_hist in calls.tolist()
+            ]
+            self._blocks.setdefault(name, [])[:] = room_after(state["blocks"][name])
+
+    def _measure(self, hook: Any, module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
+        tensor = output if isinstance(output, Tensor) else first_tensor(output)
+        if tensor is None:
+            return
+        if tensor.is_nested:  # sequences of many lengths
+            tensor = torch.cat(tensor.unbind())
+        n = tensor.numel()
+        if not n:
+            return
+        flat = tensor.detach().reshape(-1)
+        if flat.dtype != torch.float32:
+            flat = _as_float(flat)
+        # From the mean, not from zero: of 1000.1² - 1000² little is left in float32.
+        mean = flat.mean()
+        deviations = flat - mean
+        row = next_row(hook.blocks, len(hook.calls), _ROW, flat.dtype, flat.device)
+        row[0] = mean
+        row[1] = torch.dot(deviations, deviations)
+        n_hist = 0
+        if self._takes_hist:
+            if self.hist_rows is not None and tensor.ndim:
+                flat = flat[: self.hist_rows * (n // len(tensor))]
+            row[2:] = histogram(flat)
+            n_hist = len(flat)
+        hook.calls.append(_Call(self._where, n, n_hist))
+
+    # -- reading: here the device is waited for ----------------------------------------------------------------
+
+    @property
+    def never_run(self) -> list[str]:
+        """Names of the layers that gave no tensor in any batch looked at."""
+        return [name for name, calls in self._calls.items() if not calls]
+
+    def layer(self, name: str, dl_name: str | None = None) -> LayerStats:
+        """Return what a layer gave, in the order of running.
+
+        Args:
+            name: a dotted name, one of `layers`.
+            dl_name: only passes over this loader; all if None.
+        """
+        if name not in self._calls_of(dl_name):
+            raise ValueError(f"`name` must be one of {', '.join(map(repr, self._calls))}, got {name!r}.")
+        kept = [(i, call) for i, call in enumerate(self._calls[name]) if dl_name in (None, call.where[1])]
+        rows = read(self._blocks[name], _ROW).double()[[i for i, _ in kept]]
+        mean, squares, hist = rows[:, 0], rows[:, 1], rows[:, 2:]
+        n, n_hist = torch.tensor([(call.n, call.n_hist) for _, call in kept], dtype=torch.float64).reshape(-1, 2).T
+        hist[n_hist == 0] = math.nan
+        dead = torch.where(mean.isnan(), math.nan, hist[:, 0] / n_hist)  # what is no number is not alive
+        return LayerStats(mean, (squares / (n - 1)).sqrt(), hist, dead)
+
+    def to_pandas(self, dl_name: str | None = None) -> pd.DataFrame:
+        """Return a row for each time a layer ran; needs pandas.
+
+        Columns are those of `LayerStats` and `layer`, `epoch`, `dl_name`, `batch`; `hist` is an array, or None where
+        not taken. Layers that never ran are in the frame's `attrs["never_run"]`.
+        """
+        try:
+            import pandas as pd
+        except ImportError:
+            raise ImportError("`to_pandas` needs pandas; do `pip install pandas`, or use `layer(name)`.") from None
+        rows = []
+        for name, calls in self._calls_of(dl_name).items():
+            stats = self.layer(name, dl_name)
+            hists = [hist if call.n_hist else None for hist, call in zip(stats.hist.numpy(), calls, strict=True)]
+            numbers = zip(stats.mean.tolist(), stats.std.tolist(), stats.dead.tolist(), hists, strict=True)
+            rows += [(name, *call.where, *row) for call, row in zip(calls, numbers, strict=True)]
+        columns = ["layer", "epoch", "dl_name", "batch", "mean", "std", "dead", "hist"]
+        frame = pd.DataFrame(rows, columns=columns)
+        frame.attrs["never_run"] = self.never_run
+        return frame
+
+    def plot_stats(self, dl_name: str | None = None) -> Figure:
+        """Draw mean and standard deviation of each layer over the batches; return the figure."""
+        return plot_lines(
+            {title: stats[:2] for title, stats in self._titled(dl_name).items()},
+            ("mean", "standard deviation"),
+            "recorded batch",
+        )
+
+    def color_dim(self, dl_name: str | None = None) -> Figure:
+        """Draw the histograms of each layer side by side, as log(1 + count), large |activations| on top."""
+        return plot_histograms(self._titled(dl_name), "|activation|", "recorded batch", (0, LARGEST))
+
+    def dead_chart(self, dl_name: str | None = None) -> Figure:
+        """Draw the fraction of activations near zero (|activation| < 0.25) of each layer over the batches."""
+        return plot_dead(self._titled(dl_name), "fraction near zero", "recorded batch")
+
+    def _calls_of(self, dl_name: str | None) -> dict[str, list[_Call]]:
+        if not self._calls:
+            raise LearnerError("`ActivationStats` must have watched a fit before it is read; call `learn.fit` first.")
+        known = {call.where[1] for calls in self._calls.values() for call in calls}
+        if dl_name is None:
+            return self._calls
+        if dl_name not in known:
+            raise ValueError(f"`dl_name` must be a loader that was watched, got {dl_name!r}; there is {known}.")
+        return {name: [call for call in calls if call.where[1] == dl_name] for name, calls in self._calls.items()}
+
+    def _titled(self, dl_name: str | None) -> dict[str, LayerStats]:
+        """Return what each layer gave by what to call it in a picture."""
+        layers = {name: self.layer(name, dl_name) for name in self._calls_of(dl_name)}
+        return {
+            f"{name} {self.layers[name]}".strip() + ("" if len(stats.mean) else " (never ran)"): stats
+            for name, stats in layers.items()
+        }
+
+    def figures(self) -> dict[str, Figure]:
+        """Return all pictures by name; none before a fit. A `RunCallback` keeps them."""
+        if not any(self._calls.values()):
+            return {}
+        return {
+            "activations": self.plot_stats(),
+            "activation_histograms": self.color_dim(),
+            "dead_activations": self.dead_chart(),
+        }
+
+    def __repr__(self) -> str:
+        n_batches = len({call.where for calls in self._calls.values() for call in calls})
+        never = f"; never run: {', '.join(self.never_run)}" if self.never_run else ""
+        return f"ActivationStats: {len(self.layers)} layers, {n_batches} batches{never}"
+
+
+def _as_float(flat: Tensor) -> Tensor:
+    if flat.is_complex():
+        flat = flat.abs()
+    return flat if flat.dtype in (torch.float32, torch.float64) else flat.float()

@@ -1,0 +1,156 @@
+"""A batch in a file, with all that it takes to run it again, as data that `torch.load(weights_only=True)` reads."""
+
+from __future__ import annotations
+
+import os
+import platform
+import reprlib
+from collections import namedtuple
+from collections.abc import Mapping
+from dataclasses import make_dataclass
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from callbacks.watch.nan_cause import listed
+from learner import Learner
+from learner.data.batch import fields_of
+from learner.data.moving import to_device
+from learner.interrogate.layers import named_layers
+
+_PLACE = ("epoch", "dl_name", "i", "role", "training", "batch_size")
+_MARK = "__made_of__"
+
+
+def weights_of(model: nn.Module) -> dict[str, Tensor]:
+    """Return parameters and all buffers by name, whatever wraps the model.
+
+    Example:
+        >>> list(weights_of(nn.DataParallel(nn.BatchNorm1d(2))))
+        ['weight', 'bias', 'running_mean', 'running_var', 'num_batches_tracked']
+    """
+    weights = {}
+    for layer, module in named_layers(model).items():
+        for name, tensor in chain(module.named_parameters(recurse=False), module.named_buffers(recurse=False)):
+            weights[f"{layer}.{name}".lstrip(".")] = tensor
+    return weights
+
+
+def batch_state(learn: Learner, xb: Any, rng: dict[str, Tensor]) -> dict[str, Any]:
+    """Return all that it takes to run the batch again, as plain data.
+
+    Args:
+        learn: in the batch, its model as before it.
+        xb: what went into the model.
+        rng: states of the random generators, by device.
+    """
+    lost: list[str] = []
+    return {
+        **{name: getattr(learn, name) for name in _PLACE},
+        "batch": plain(learn.batch, "batch", []),
+        "xb": plain(xb, "xb", lost),
+        "yb": plain(learn.yb, "yb", lost),
+        "lost": lost,
+        "weights": plain(weights_of(learn.model), "", []),
+        "modes": {name: module.training for name, module in named_layers(learn.model).items()},
+        "rng": rng,
+        "versions": {"torch": str(torch.__version__), "python": platform.python_version()},
+    }
+
+
+def load_batch_state(learn: Learner, saved: dict[str, Any]) -> None:
+    """Put a learner, but not the random generators, where that of a file was before its batch.
+
+    Raises:
+        ValueError: if its model is another one.
+    """
+    weights, old = weights_of(learn.model), saved["weights"]
+    if {name: w.shape for name, w in weights.items()} != {name: w.shape for name, w in old.items()}:
+        same = {name for name in weights.keys() & old.keys() if weights[name].shape == old[name].shape}
+        unlike = [name for name in {**weights, **old} if name not in same]
+        raise ValueError(f"`learn.model` must be such a model as the file's, got one that differs in {listed(unlike)}.")
+    with torch.no_grad():
+        for name, weight in weights.items():
+            weight.copy_(old[name])
+    for name, module in named_layers(learn.model).items():
+        module.training = saved["modes"].get(name, module.training)
+    device = next((weight.device for weight in weights.values()), torch.device("cpu"))
+    for name in ("batch", "xb", "yb"):
+        setattr(learn, name, to_device(rebuilt(saved[name]), device))
+    for name in _PLACE:
+        setattr(learn, name, saved[name])
+
+
+def plain(value: Any, name: str, lost: list[str]) -> Any:
+    """Return a nest as tensors, numbers, strings, tuples, lists and dicts alone; the tensors are copies.
+
+    Args:
+        value: the nest. Named tuples and dataclasses become dicts, which `rebuilt` knows again.
+        name: what to call it.
+        lost: takes the names of the parts that are none of these; of them only a description is kept.
+
+    Example:
+        >>> lost = []
+        >>> plain({"x": 1, "graph": slice(2)}, "batch", lost), lost
+        ({'x': 1, 'graph': 'slice(None, 2, None)'}, ['batch.graph'])
+    """
+    if value is None:
+        return None
+    if isinstance(value, Tensor):
+        # Not the rest of the memory that it may be a view of.
+        return value.detach().as_subclass(Tensor).to("cpu", copy=True)
+    for kind in (bool, int, float, str):  # and what NumPy derives from them
+        if isinstance(value, kind):
+            return kind(value)
+    if isinstance(value, Mapping) and all(isinstance(key, str | int) for key in value):
+        return {key: plain(item, f"{name}.{key}", lost) for key, item in value.items()}
+    fields = None if isinstance(value, Mapping) else fields_of(value)
+    if fields is not None:
+        kind_of = "named tuple" if isinstance(value, tuple) else "dataclass"
+        return {_MARK: [kind_of, type(value).__name__], **plain(dict(fields), name, lost)}
+    if isinstance(value, tuple | list):
+        items = [plain(item, f"{name}[{i}]", lost) for i, item in enumerate(value)]
+        return tuple(items) if isinstance(value, tuple) else items
+    lost.append(name)
+    return reprlib.repr(value)
+
+
+def rebuilt(value: Any) -> Any:
+    """Return a nest as it was before `plain`; named tuples and dataclasses have their fields, but not their methods.
+
+    Example:
+        >>> from collections import namedtuple
+        >>> Pair = namedtuple("Pair", "x y")
+        >>> rebuilt(plain([Pair(1, 2)], "batch", []))
+        [Pair(x=1, y=2)]
+    """
+    if isinstance(value, tuple | list):
+        return type(value)(map(rebuilt, value))
+    if not isinstance(value, dict):
+        return value
+    fields = {key: rebuilt(item) for key, item in value.items() if key != _MARK}
+    if _MARK not in value:
+        return fields
+    kind, name = value[_MARK]
+    made: Any = namedtuple(name, fields) if kind == "named tuple" else make_dataclass(name, fields)
+    return made(**fields)
+
+
+def write(path: Path, data: Any) -> None:
+    """Write a file; the old one is there until the new one is complete.
+
+    Raises:
+        OSError: if the file cannot be written.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path = path.resolve()  # of a link, replace what it points to
+    new = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    try:
+        with new.open("wb") as file:
+            torch.save(data, file)
+        os.replace(new, path)
+    finally:
+        new.unlink(missing_ok=True)

@@ -1,0 +1,1 @@
+from .file import read_checkpoint as read_checkpoint

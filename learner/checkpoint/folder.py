@@ -1,0 +1,277 @@
+"""A folder of checkpoints: the newest that is whole is found, and old ones go."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import itertools
+import os
+import re
+import socket
+import warnings
+from collections.abc import Mapping
+from io import FileIO
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from learner.checkpoint.file import is_whole, read_checkpoint, write_checkpoint
+from learner.errors import LearnerError
+
+try:
+    import fcntl
+except ImportError:  # Windows: two programs are not kept apart there
+    fcntl = None  # type: ignore[assignment]
+
+_NAME = re.compile(r"step-(\d{8,18})(\.best)?\.pt", re.ASCII)
+_TEMPORARY = re.compile(rf"{_NAME.pattern}\.(\d{{1,18}})-\d+\.tmp", re.ASCII)
+_LOCK = ".lock"
+_held: set[tuple[int, int]] = set()  # lock files that this process holds: the system would give them to it twice
+
+
+class CheckpointFolder:
+    """Keep the last few checkpoints of one run in a folder, and the best.
+
+    Files are `step-00000042.pt`, the best one is `step-00000042.best.pt`. Other files, links and damaged checkpoints
+    are never deleted, and an old checkpoint only when `keep` newer ones are known to be whole. A new run wants a new
+    folder, or `set_aside`.
+
+    Writing takes a lock, at the first `save` or at the beginning of a `with` block, until `close`. The system holds
+    it, so it is gone with the process, however that ends; reading needs none.
+
+    Args:
+        path: the folder, made when first written to.
+        keep: how many to keep besides the best.
+
+    Raises:
+        TypeError, ValueError: if `keep` is not a whole number of at least 1.
+
+    Example:
+        >>> import tempfile
+        >>> with CheckpointFolder(tempfile.mkdtemp(), keep=2) as folder:
+        ...     for step in range(5):
+        ...         _ = folder.save({"loss": 1 / (1 + step)}, step, is_best=step == 1)
+        >>> sorted(path.name for path in folder.path.glob("*.pt"))
+        ['step-00000001.best.pt', 'step-00000003.pt', 'step-00000004.pt']
+        >>> path, state = folder.newest()
+        >>> path.name, state
+        ('step-00000004.pt', {'loss': 0.2, 'step': 4})
+    """
+
+    def __init__(self, path: str | os.PathLike[str], keep: int = 3) -> None:
+        if type(keep) is not int:
+            raise TypeError(f"`keep` must be a whole number, got {keep!r}.")
+        if keep < 1:
+            raise ValueError(f"`keep` must be at least 1, got {keep}.")
+        self.path, self.keep = Path(path).absolute(), keep  # wherever the program goes next
+        self._lock: FileIO | None = None
+        self._is_verified = False
+        self._whole: set[Path] = set()  # written or read by this object
+
+    def save(self, state: Mapping[str, Any], step: int, is_best: bool = False) -> Path:
+        """Write a checkpoint, then delete what is too old; return its path.
+
+        Args:
+            state: plain data. The file has `step` as well.
+            step: how far the run is.
+            is_best: keep it until another one is the best.
+
+        Raises:
+            TypeError, ValueError: for a step that is none, or naming the place of what is not plain data.
+            LearnerError: if the file cannot be written, or another program writes to the folder. What was there
+                before still is.
+        """
+        if not isinstance(state, Mapping):
+            raise TypeError(f"`state` must be a dict, got {type(state).__name__}.")
+        if type(step) is not int:
+            raise TypeError(f"`step` must be a whole number, got {step!r}.")
+        if not 0 <= step < 10**18 or state.get("step", step) != step:
+            raise ValueError(f"`step` must be at least 0 and that of the state, got {step}.")
+        self.open()
+        path = self.path / f"step-{step:08d}{'.best' if is_best else ''}.pt"
+        # The first of many that are alike: to go through them all would cost more than to write them.
+        write_checkpoint(path, {**state, "step": step}, verify=not self._is_verified)
+        self._is_verified = True
+        self._whole.add(path)
+        try:
+            if is_best:
+                self._demote(path)
+            self._prune(path)
+        except OSError as error:
+            warnings.warn(f"Old checkpoints in `{self.path}` stay: {error}", RuntimeWarning, stacklevel=2)
+        return path
+
+    def newest(self) -> tuple[Path, dict[str, Any]] | None:
+        """Return path and state of the newest checkpoint that is whole, or None if there is none at all.
+
+        Each broken one that is newer is named in a `RuntimeWarning`, and left where it is.
+
+        Raises:
+            LearnerError: if all are broken, naming each, or if the folder cannot be read.
+        """
+        broken: list[str] = []
+        for path in reversed(self._files()):
+            try:
+                state = read_checkpoint(path)
+                if state.get("step") != _step(path):
+                    raise LearnerError(f"`{path}` cannot be used: by what it holds, it is step {state.get('step')!r}.")
+            except LearnerError as error:
+                broken.append(str(error))
+                continue
+            for reason in broken:
+                warnings.warn(f"{reason} `{path.name}` is used instead.", RuntimeWarning, stacklevel=2)
+            self._whole.add(path)
+            return path, state
+        if broken:
+            raise LearnerError(f"no checkpoint in `{self.path}` is whole:\n" + "\n".join(broken))
+        return None
+
+    def best(self) -> Path | None:
+        """Return the path of the best checkpoint, or None if there is none."""
+        return next((path for path in reversed(self._files()) if _is_best(path)), None)
+
+    def set_aside(self, after: int = -1) -> list[Path]:
+        """Rename all checkpoints of later steps, of a future that will not be; return their new paths.
+
+        They become `step-00000042.pt.old` and belong to nobody: neither `newest` nor `save` looks at them again.
+
+        Raises:
+            LearnerError: if a file cannot be renamed, or another program writes to the folder.
+        """
+        self.open()
+        aside = []
+        try:
+            for path in self._files():
+                if _step(path) > after:
+                    names = (path.with_name(f"{path.name}.old{n or ''}") for n in itertools.count())
+                    aside.append(path.rename(next(name for name in names if not name.exists())))
+        except OSError as error:
+            raise LearnerError(f"`{self.path}` must be a folder to write to: {error}") from error
+        return aside
+
+    def open(self) -> None:
+        """Take the lock, make the folder, and clear away what a killed process left half written.
+
+        Raises:
+            LearnerError: if another program writes to the folder, or nobody can.
+        """
+        if self._lock is not None:
+            return
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            self._lock = _locked(self.path / _LOCK)
+            for name in os.listdir(self.path):
+                match = _TEMPORARY.fullmatch(name)
+                if match and not _is_alive(int(match[3])):
+                    (self.path / name).unlink(missing_ok=True)
+        except OSError as error:
+            raise LearnerError(f"`{self.path}` must be a folder to write to: {error}") from error
+
+    def close(self) -> None:
+        """Give the lock back."""
+        if self._lock is not None:
+            _held.discard(_identity(os.fstat(self._lock.fileno())))
+            self._lock.close()
+            self._lock = None
+
+    def __enter__(self) -> Self:
+        self.open()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _files(self) -> list[Path]:
+        """Return the checkpoints, the newest last; a link is none."""
+        try:
+            with os.scandir(self.path) as entries:
+                names = [e.name for e in entries if _NAME.fullmatch(e.name) and e.is_file(follow_symlinks=False)]
+        except FileNotFoundError:
+            return []
+        except OSError as error:
+            raise LearnerError(f"`{self.path}` must be a folder to read from: {error}") from error
+        return sorted((self.path / name for name in names), key=lambda path: (_step(path), path.name))
+
+    def _demote(self, best: Path) -> None:
+        """Make what was the best before one among others; what there is of this step besides was written before."""
+        for path in self._files():
+            if path == best:
+                continue
+            if not _is_best(path):
+                if _step(path) == _step(best) and (path in self._whole or is_whole(path)):
+                    path.unlink()  # else it would be the newest
+                    self._whole.discard(path)
+            else:
+                other = path.with_name(f"step-{_step(path):08d}.pt")
+                if is_whole(other):  # the same step again, and later
+                    path.unlink()
+                else:
+                    path.replace(other)
+                    self._whole |= {other} if path in self._whole else set()
+
+    def _prune(self, newest: Path) -> None:
+        """Delete what is older than the last few that are whole."""
+        older = [path for path in self._files() if not _is_best(path) and _step(path) <= _step(newest)]
+        whole = [path for path in older if path in self._whole]
+        if len(whole) < self.keep:
+            return
+        for path in older[: older.index(whole[-self.keep])]:
+            if path in self._whole or is_whole(path):
+                path.unlink(missing_ok=True)
+                self._whole.discard(path)
+
+
+def _step(path: Path) -> int:
+    match = _NAME.fullmatch(path.name)
+    return int(match[1]) if match else -1
+
+
+def _is_best(path: Path) -> bool:
+    return path.name.endswith(".best.pt")
+
+
+def _locked(path: Path) -> FileIO:
+    """Lock a file for as long as it is open."""
+    with contextlib.suppress(FileNotFoundError):
+        if _identity(os.stat(path)) in _held:  # to open it again would give it back, at the next close
+            raise LearnerError(
+                f"`{path.parent}` is being written to by another part of this program; use one folder each."
+            )
+    file = open(path, "a+b", buffering=0)  # noqa: SIM115
+    try:
+        if fcntl is not None:
+            # Not `flock`: workers of a loader would inherit it, and hold it after the training was killed.
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno in (errno.EAGAIN, errno.EACCES):
+            file.seek(0)
+            owner = file.read(200).decode(errors="replace") or "another program"
+            file.close()
+            raise LearnerError(f"`{path.parent}` is being written to by {owner}; use one folder each.") from None
+        # Any other: this file system has no locks.
+    _held.add(_identity(os.fstat(file.fileno())))
+    with contextlib.suppress(OSError):  # a full disk; this is for people alone
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {socket.gethostname()}".encode())
+    return file
+
+
+def _identity(status: os.stat_result) -> tuple[int, int]:
+    return status.st_dev, status.st_ino
+
+
+def _is_alive(pid: int) -> bool:
+    """Tell whether another process on this machine may still write."""
+    if pid == os.getpid():  # of an earlier life: the lock is only being taken
+        return False
+    if os.name == "nt":  # asking would end it
+        return True
+    try:
+        os.kill(pid, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except OSError:
+        return True
+    return True

@@ -1,0 +1,260 @@
+"""The pickle in a file of `torch.save`, gone through with stand-ins for what it would make.
+
+Torch's own unpickler follows the same instructions with the real things. A container, and the memory of a tensor, is
+used once: then nothing holds itself, and nothing grows by being repeated.
+"""
+
+from __future__ import annotations
+
+import math
+import pickletools
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from learner.checkpoint.plain import CLASS_DTYPES, MAX_DEPTH, MAX_KEY, NAMED_DTYPES
+
+
+class RefusedError(Exception):
+    """A file claims what is not to be believed; the message says what, as the end of a sentence."""
+
+
+def check_pickle(data: bytes, sizes: Mapping[str, int]) -> None:
+    """Refuse a pickle that is not one that torch writes of a dict of plain data.
+
+    Args:
+        data: the pickle.
+        sizes: of the memories that its tensors are in, by `data/` and their key [bytes].
+
+    Raises:
+        RefusedError: for what is not to be believed.
+        Exception: of whatever kind, for what cannot be read.
+    """
+    scan, position = _Scan(sizes, len(data)), None
+    for instruction, argument, position in pickletools.genops(data):  # noqa: B007
+        name = instruction.name
+        if name in _ATOMS:
+            scan.stack.append(argument)
+        elif name in _CONSTANTS:
+            scan.stack.append(_CONSTANTS[name])
+        elif name in _INSTRUCTIONS:
+            _INSTRUCTIONS[name](scan, argument)
+        else:
+            raise RefusedError(f"has the instruction {name} in its pickle")
+    (top,) = scan.stack
+    if scan.stacks or position != len(data) - 1 or not isinstance(top, _Box) or top.kind != "dict" or not top.is_plain:
+        raise RefusedError("must hold a dict of plain data alone")
+
+
+class _Global(str):
+    """What an instruction names: a module and something in it."""
+
+
+class _Box:
+    """A list, tuple or dict of a pickle; keys and values of a dict in turn."""
+
+    __slots__ = ("depth", "is_plain", "items", "kind")
+
+    def __init__(self, kind: str, items: Iterable[Any] = ()) -> None:
+        self.kind, self.depth, self.is_plain = kind, 1, True
+        self.items: list[Any] = []
+        self.add(items)
+
+    def add(self, items: Iterable[Any]) -> None:
+        for item in items:
+            self.items.append(item)
+            if isinstance(item, _Box):
+                self.depth = max(self.depth, item.depth + 1)
+                self.is_plain &= item.is_plain
+            elif isinstance(item, _Global | _Storage | _Hooks):
+                self.is_plain = False
+        if self.depth > MAX_DEPTH:
+            raise RefusedError(f"nests more than {MAX_DEPTH} deep")
+
+
+class _Storage:
+    """The memory of a tensor, as a pickle tells of it."""
+
+    __slots__ = ("kind", "n_bytes")
+
+    def __init__(self, n_bytes: int, kind: str) -> None:
+        self.n_bytes, self.kind = n_bytes, kind
+
+
+class _Hooks:
+    """The hooks of a tensor, of which there are none."""
+
+
+class _Made:
+    """A tensor, or what else a call makes."""
+
+    __slots__ = ()
+
+
+_CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False}
+_ATOMS = {"BINUNICODE", "BININT", "BININT1", "BININT2", "LONG1", "BINFLOAT"}
+_BYTES = {
+    **{f"torch {name}": dtype.itemsize for name, dtype in CLASS_DTYPES.items()},
+    **{str(dtype).replace(".", " "): dtype.itemsize for dtype in NAMED_DTYPES},
+}
+_UNTYPED = "torch.storage UntypedStorage"
+
+
+class _Scan:
+    """Where an unpickler is, and what it has seen."""
+
+    def __init__(self, sizes: Mapping[str, int], budget: int) -> None:
+        self.sizes = sizes
+        self.stack: list[Any] = []  # since the last mark
+        self.stacks: list[list[Any]] = []  # those before it
+        self.memo: dict[int, Any] = {}
+        self.used: set[str] = set()
+        self.budget = budget  # [letters] that may become bytes
+
+    def mark(self) -> None:
+        self.stacks.append(self.stack)
+        self.stack = []
+
+    def since_mark(self) -> list[Any]:
+        items, self.stack = self.stack, self.stacks.pop()
+        return items
+
+    def proto(self, version: int) -> None:
+        if version != 2:
+            raise RefusedError(f"has a pickle of protocol {version} instead of 2")
+
+    def name(self, argument: str) -> None:
+        if argument not in _CALLS and argument not in _BYTES and argument != _UNTYPED:
+            raise RefusedError(f"names {argument.replace(' ', '.')!r:.100}, which is not plain data")
+        self.stack.append(_Global(argument))
+
+    def put(self, index: int) -> None:
+        self.memo[index] = self.stack[-1]
+
+    def get(self, index: int) -> None:
+        value = self.memo[index]
+        if isinstance(value, _Box | _Storage):
+            raise RefusedError("uses a container twice")
+        self.stack.append(value)
+
+    def box_of(self, items: list[Any]) -> None:
+        self.stack.append(_Box("tuple", items))
+
+    def last(self, n: int) -> list[Any]:
+        return [self.stack.pop() for _ in range(n)][::-1]
+
+    def append(self, items: list[Any]) -> None:
+        self.box("list").add(items)
+
+    def set_items(self, items: list[Any]) -> None:
+        if len(items) % 2:
+            raise RefusedError("has a key without a value")
+        for key in items[::2]:
+            _check_key(key)
+        self.box("dict").add(items)
+
+    def box(self, kind: str) -> _Box:
+        box = self.stack[-1]
+        if not isinstance(box, _Box) or box.kind != kind:
+            raise RefusedError(f"adds to what is no {kind}")
+        return box
+
+    def storage(self) -> None:
+        kind_of, kind, key, location, n = self.stack.pop().items
+        if kind_of != "storage" or location != "cpu" or type(key) is not str or key in self.used:
+            raise RefusedError(f"has tensors in an odd place {key!r:.40}")
+        size = self.sizes.get(f"data/{key}")
+        if type(n) is not int or not isinstance(kind, _Global) or n * _BYTES.get(kind, 1) != size:
+            raise RefusedError(f"claims {n!r:.40} numbers in {size} bytes")
+        self.used.add(key)
+        self.stack.append(_Storage(size, kind))
+
+    def call(self) -> None:
+        args, name = self.stack.pop(), self.stack.pop()
+        if not isinstance(name, _Global) or name not in _CALLS or not isinstance(args, _Box) or args.kind != "tuple":
+            raise RefusedError("calls what is no function")
+        self.stack.append(_CALLS[name](self, *args.items))
+
+    def tensor(self, storage: Any, *args: Any) -> _Made:
+        """Refuse a tensor that is not all of its memory; `args` are those of torch's own function."""
+        offset, size, stride, needs_grad, hooks, *dtype = args
+        if not isinstance(storage, _Storage) or (storage.kind == _UNTYPED) != bool(dtype):
+            raise RefusedError("has a tensor with an odd storage")
+        (kind,) = dtype or [storage.kind]
+        shape, steps = size.items, stride.items
+        if len(shape) > 64 or not all(type(n) is int and 0 <= n < 2**62 for n in (offset, *shape, *steps)):
+            raise RefusedError("has a tensor of an odd shape")
+        n = math.prod(shape)
+        end = 1 + offset + sum((length - 1) * step for length, step in zip(shape, steps, strict=True))
+        if n * _BYTES[kind] != storage.n_bytes or (n and end * _BYTES[kind] > storage.n_bytes):
+            raise RefusedError(f"claims a tensor of {n} numbers in {storage.n_bytes} bytes")
+        if needs_grad is not False or not isinstance(hooks, _Hooks):
+            raise RefusedError("has a tensor with gradients or hooks")
+        return _Made()
+
+    def encoded(self, text: Any, encoding: Any) -> _Made:
+        # A text may be used twice, but it takes a byte at least to say so: more letters than bytes are no true file's.
+        self.budget -= len(text)
+        if type(text) is not str or encoding != "latin1" or self.budget < 0:
+            raise RefusedError("has odd bytes")
+        return _Made()
+
+    def set_of(self, items: Any) -> _Made:
+        if not isinstance(items, _Box) or items.kind != "list":
+            raise RefusedError("has an odd set")
+        for item in items.items:
+            _check_key(item)
+        return _Made()
+
+    def counter(self, counts: Any) -> _Made:
+        if not isinstance(counts, _Box) or counts.kind != "dict" or not counts.is_plain:
+            raise RefusedError("has an odd Counter")
+        return _Made()
+
+    def complex_of(self, real: Any, imag: Any) -> _Made:
+        if type(real) is not float or type(imag) is not float:
+            raise RefusedError("has an odd complex number")
+        return _Made()
+
+    def hooks(self) -> _Hooks:
+        return _Hooks()
+
+
+def _check_key(key: Any) -> None:
+    """Refuse a key that would take long to hash."""
+    parts = key.items if isinstance(key, _Box) and key.kind == "tuple" else [key]
+    if len(parts) > MAX_KEY or not all(part is None or type(part) in (bool, int, float, str) for part in parts):
+        raise RefusedError("has a key that is not plain data")
+
+
+_INSTRUCTIONS: dict[str, Callable[[_Scan, Any], None]] = {
+    "PROTO": _Scan.proto,
+    "GLOBAL": _Scan.name,
+    "MARK": lambda scan, _: scan.mark(),
+    "EMPTY_LIST": lambda scan, _: scan.stack.append(_Box("list")),
+    "EMPTY_DICT": lambda scan, _: scan.stack.append(_Box("dict")),
+    "EMPTY_TUPLE": lambda scan, _: scan.stack.append(_Box("tuple")),
+    "TUPLE": lambda scan, _: scan.box_of(scan.since_mark()),
+    "TUPLE1": lambda scan, _: scan.box_of(scan.last(1)),
+    "TUPLE2": lambda scan, _: scan.box_of(scan.last(2)),
+    "TUPLE3": lambda scan, _: scan.box_of(scan.last(3)),
+    "APPEND": lambda scan, _: scan.append(scan.last(1)),
+    "APPENDS": lambda scan, _: scan.append(scan.since_mark()),
+    "SETITEM": lambda scan, _: scan.set_items(scan.last(2)),
+    "SETITEMS": lambda scan, _: scan.set_items(scan.since_mark()),
+    "BINPUT": _Scan.put,
+    "LONG_BINPUT": _Scan.put,
+    "BINGET": _Scan.get,
+    "LONG_BINGET": _Scan.get,
+    "BINPERSID": lambda scan, _: scan.storage(),
+    "REDUCE": lambda scan, _: scan.call(),
+    "STOP": lambda scan, _: None,
+}
+_CALLS: dict[str, Callable[..., Any]] = {
+    "torch._utils _rebuild_tensor_v2": _Scan.tensor,
+    "torch._utils _rebuild_tensor_v3": _Scan.tensor,
+    "collections OrderedDict": _Scan.hooks,
+    "collections Counter": _Scan.counter,
+    "__builtin__ set": _Scan.set_of,
+    "__builtin__ complex": _Scan.complex_of,
+    "_codecs encode": _Scan.encoded,
+}

@@ -1,0 +1,306 @@
+"""A fit in the middle of it, as plain data, and how it goes on from there.
+
+That is a snapshot (`learner.checkpoint.snapshot`) and, under `fit`, what there is only while a fit runs:
+
+    n_done, loader, i   where it is: whole epochs, the name of the pass, batches of it that are done
+    is_over             whether a callback has ended it
+    n_epochs, lr        what was asked for
+    loaders             what each loader must be like for the position to mean the same
+    callbacks           their names, and which of them are called every so often or for some loaders
+    options             those of the optimizer when the fit began, which a schedule may have changed since
+    machine             what changes the last bits of a sum
+    rng, modes          the random generators, and the train/eval flags, when this pass began
+    gradients           of the parameters, None where there is none
+    averages            of this pass
+    paces               how far callbacks are that are called every so often
+"""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from operator import index
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch.utils.data import DataLoader
+
+from learner.checkpoint.snapshot import (
+    all_or_nothing,
+    counters,
+    differences,
+    put_back,
+    put_back_counters,
+    put_back_rng,
+    put_back_training,
+    refuse,
+    snapshot,
+    told_as_one,
+)
+from learner.data.loaders import Loaders, length_of
+from learner.errors import CancelFitException, LearnerError
+from learner.history import Averages
+from learner.interrogate.layers import inside
+from learner.loop.types import Learner
+
+_OF_FIT = ("params", "lr")  # what a fit leaves in an optimizer's group, or sets anew
+
+
+class Position(NamedTuple):
+    """A place between two batches of a fit: epochs that are whole, the pass, batches of it that are done."""
+
+    n_done: int
+    loader: str
+    i: int
+
+
+def options_of(opt: torch.optim.Optimizer) -> list[dict[str, Any]]:
+    """Return what an optimizer does with each group of parameters, but for the learning rate."""
+    return [{key: value for key, value in group.items() if key not in _OF_FIT} for group in opt.param_groups]
+
+
+def fit_state(
+    learn: Learner, i: int, rng: Mapping[str, Any], options: Sequence[Mapping[str, Any]], *, is_over: bool = False
+) -> dict[str, Any]:
+    """Return all that the rest of a fit depends on, as plain data; tensors are the live ones, not copies.
+
+    Args:
+        learn: a learner in a fit, between two batches.
+        i: how many batches of this pass are done; 0 before and after it.
+        rng: of `rng_state`, when this pass began.
+        options: of `options_of`, when the fit began.
+        is_over: whether a callback has ended the fit.
+    """
+    names = {module: name for name, module in inside(learn.model).named_modules()}
+    modes = learn._modes if learn._n_passes else ()  # after a pass they are what they are
+    return {
+        **snapshot(learn),
+        "fit": {
+            **Position(learn._n_done, learn.dl_name if i else next(iter(learn.dls)), i)._asdict(),
+            "is_over": is_over,
+            "n_epochs": learn.n_epochs,
+            "lr": learn._lr_of_fit,
+            "loaders": {name: _kind_of(dl) for name, dl in Loaders.of(learn.dls).items()},
+            "callbacks": _callbacks_of(learn),
+            "options": list(options),
+            "machine": _machine(learn),
+            "rng": dict(rng),
+            "modes": {names[module]: is_training for module, is_training in modes if module in names},
+            "gradients": {name: p.grad for name, p in inside(learn.model).named_parameters()},
+            "averages": learn._averages.state_dict(),
+            "paces": learn._dispatch.state_dict(),
+        },
+    }
+
+
+def between_fits(state: dict[str, Any]) -> dict[str, Any]:
+    """Return the snapshot in a checkpoint of a fit, for a learner that begins another one.
+
+    Raises:
+        LearnerError: if it is none.
+    """
+    if "fit" not in state:
+        return state
+    with told_as_one():
+        fit, model, optimizer = state["fit"], state["model"], state["optimizer"]
+        groups = list(optimizer["state"]["param_groups"])
+        # An `initial_lr` that stays would be the base of the next schedule; a momentum, where a cycle was at.
+        groups[: len(fit["options"])] = [
+            {**{key: value for key, value in group.items() if key in _OF_FIT}, **options}
+            for group, options in zip(groups, fit["options"], strict=False)
+        ]
+        return {
+            **state,
+            "model": {**model, "training": {**model["training"], **fit["modes"]}},
+            "optimizer": {**optimizer, "state": {**optimizer["state"], "param_groups": groups}},
+        }
+
+
+class Resumption:
+    """Put a checkpoint back while a fit begins, each part when what it goes into is there.
+
+    Callbacks get their state when they have heard `before_fit`, and once more, in the middle of a pass, when they have
+    heard `before_epoch`; so both may reset what they like.
+
+    Args:
+        path: of the checkpoint, to be named.
+        state: what it holds.
+
+    Raises:
+        LearnerError: if it is of no fit.
+    """
+
+    def __init__(self, path: Path, state: dict[str, Any]) -> None:
+        if "fit" not in state:
+            raise LearnerError(
+                f"`resume` must be a checkpoint of a fit, got {str(path)!r}, which `learn.save` wrote between two; do "
+                f"`learn.load(path)`, then `fit`."
+            )
+        self._path, self._state, self._fit = path, state, state["fit"]
+        with told_as_one():
+            self._at = Position(index(self._fit["n_done"]), str(self._fit["loader"]), index(self._fit["i"]))
+
+    @contextmanager
+    def put_back_around(self, learn: Learner) -> Iterator[None]:
+        """Put back what callbacks look at when a fit begins, have them begin, put back the rest.
+
+        Raises:
+            LearnerError: if learner and checkpoint do not fit; lists what differs. Then nothing was changed but what
+                callbacks did.
+            CancelFitException: if a callback had ended the fit.
+        """
+        former, options = counters(learn), options_of(learn.opt)  # type: ignore[arg-type]  # there is one in a fit
+        try:
+            with told_as_one():
+                put_back_counters(learn, self._state["loop"])
+            yield
+            with told_as_one():
+                refuse([*differences(learn, learn.opt, self._state), *self._differences(learn)])
+                unlike, words = self._unlike(learn), [*self._taken_over(learn, options), *self._words(learn)]
+            if unlike:
+                warnings.warn(
+                    f"results may differ in the last bits from those of the run that goes on: {', '.join(unlike)}.",
+                    RuntimeWarning,
+                    stacklevel=4,
+                )
+            with all_or_nothing(learn):
+                self._put_back(learn)
+                put_back_training(learn.model, self._fit["modes"])
+                Averages().load_state_dict(self._fit["averages"])  # which comes later, and has to go well
+                put_back_rng(learn, self._state["rng"])
+                if self._at.i:
+                    put_back_rng(learn, self._fit["rng"])
+        except BaseException:
+            put_back_counters(learn, former)
+            raise
+        sys.stdout.writelines(f"resume: {line}\n" for line in words)
+        if self._fit["is_over"]:
+            raise CancelFitException
+
+    def is_at(self, learn: Learner, name: str) -> bool:
+        """Tell whether the fit goes on with this pass."""
+        return (learn._n_done, name) == self._at[:2]
+
+    def enter_pass(self, learn: Learner) -> Iterable[tuple[int, Any]]:
+        """Put back what belongs to the pass; return its batches that are left, numbered."""
+        if not self._at.i:
+            return enumerate(learn.dl)
+        self._put_back(learn)
+        learn._averages.load_state_dict(self._fit["averages"], _device(learn))
+        batches = iter(learn.dl)  # which may draw, or read again what is done
+        put_back_rng(learn, self._state["rng"])
+        return enumerate(batches, self._at.i)
+
+    @property
+    def i(self) -> int:
+        """The batch that comes next in its pass, from 0."""
+        return self._at.i
+
+    def _put_back(self, learn: Learner) -> None:
+        put_back(learn, learn.opt, self._state)
+        for name, p in inside(learn.model).named_parameters():
+            grad = self._fit["gradients"][name]
+            p.grad = None if grad is None else grad.to(p.device, copy=True)
+        learn._dispatch.load_state_dict(self._fit["paces"])
+
+    def _differences(self, learn: Learner) -> list[str]:
+        """Say what of the loaders and of what was asked for is not as it was."""
+        fit, found = self._fit, []
+        here, saved = ({name: _kind_of(dl) for name, dl in Loaders.of(learn.dls).items()}, fit["loaders"])
+        if list(here) != list(saved):
+            found.append(f"the loaders are {list(here)} here, {list(saved)} saved")
+        for name in here.keys() & saved.keys():
+            for what in here[name].keys() | saved[name].keys():
+                mine, theirs = here[name].get(what), saved[name].get(what)
+                may_differ = what == "the number of batches" and None in (mine, theirs)  # known from the first pass on
+                if mine != theirs and not may_differ:
+                    found.append(f"{what} of loader {name!r} is {mine} here, {theirs} saved")
+        if learn._lr_of_fit != fit["lr"]:
+            found.append(f"the learning rate is {learn._lr_of_fit} here, {fit['lr']} saved")
+        mine, theirs = _callbacks_of(learn)["some"], fit["callbacks"]["some"]
+        if mine != theirs:
+            found.append(f"callbacks that are not always called are {mine} here, {theirs} saved")
+        return found
+
+    def _unlike(self, learn: Learner) -> list[str]:
+        """Say what may change the last bits."""
+        here, saved = _machine(learn), self._fit["machine"]
+        return [f"{what} {here[what]} here, {saved[what]} saved" for what in here if here[what] != saved[what]]
+
+    def _taken_over(self, learn: Learner, options: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+        """Yield what will be as in the checkpoint, though a person may have meant to change it."""
+        saved = self._state["model"]["requires_grad"]
+        if names := [name for name, p in inside(learn.model).named_parameters() if p.requires_grad != saved[name]]:
+            more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+            yield f"`requires_grad` of {', '.join(names[:3])}{more} is as in the checkpoint, not as it was here."
+        for i, (mine, theirs) in enumerate(zip(options, self._fit["options"], strict=False)):
+            for name, value in mine.items():
+                if name in theirs and not isinstance(value, torch.Tensor) and value != theirs[name]:
+                    yield f"`{name}` of the optimizer's group {i} is {theirs[name]} as in the checkpoint, not {value}."
+
+    def _words(self, learn: Learner) -> Iterator[str]:
+        """Yield what a person should read: what is not as before and may be so, and where the fit goes on."""
+        mine, theirs = (Counter(names["all"]) for names in (_callbacks_of(learn), self._fit["callbacks"]))
+        # Those that keep something were compared; of others nobody knows whether they matter.
+        for word, names in (("without", theirs - mine), ("with", mine - theirs)):
+            if names:
+                yield f"{word} {', '.join(names.elements())}, unlike before."
+        at, before = self._at, self._fit["n_epochs"]
+        n_epochs = length_of(learn.epochs)  # a callback may have its own
+        of = "" if n_epochs is None else f" of {n_epochs}"
+        then = "" if learn.n_epochs == before else f", where {before} were asked for before"
+        if self._fit["is_over"]:
+            yield (
+                f"{self._path} is of a fit that a callback has ended in epoch {at.n_done}; nothing is left. To train "
+                f"on, do `learn.load(path)`, then `fit`."
+            )
+        elif n_epochs is not None and (at.n_done, at.i) > (n_epochs, 0):
+            yield (
+                f"{self._path} is further than the {n_epochs} epochs asked for{then}: its weights are those of epoch "
+                f"{at.n_done}, and nothing is trained. Was it written by another fit? Give each a folder of its own."
+            )
+        elif n_epochs is not None and at.n_done >= n_epochs:
+            yield f"{self._path} has {at.n_done} epochs done{of}{then}; nothing is left to train."
+        else:
+            where = f"batch {at.i} of loader {at.loader!r} in " if at.i else ""
+            yield f"goes on with {where}epoch {at.n_done}{of}{then} ({self._path})."
+
+
+def _callbacks_of(learn: Learner) -> dict[str, list[str]]:
+    """Return the names of callbacks, and which of them are called every so often or for some loaders alone."""
+    gates = [(type(cb).__name__, learn._dispatch.gates.get(id(cb))) for cb in learn._dispatch.cbs]
+    return {
+        "all": [type(cb).__name__ for cb in learn.cbs],
+        "some": [
+            f"{name} every {gate.every.n} {gate.every.unit} of {', '.join(gate.patterns) or 'all'}"
+            for name, gate in gates
+            if gate
+        ],
+    }
+
+
+def _kind_of(loader: Any) -> dict[str, Any]:
+    """Return what a position in a loader depends on; not how it is read, as workers."""
+    kind: dict[str, Any] = {"the number of batches": length_of(loader)}
+    if isinstance(loader, DataLoader):
+        kind["the number of samples"] = length_of(loader.dataset)
+        kind["the batch size"] = getattr(loader.batch_sampler, "batch_size", loader.batch_size)
+        kind["the sampler"] = type(getattr(loader.batch_sampler, "sampler", loader.sampler)).__name__
+    return kind
+
+
+def _device(learn: Learner) -> torch.device | None:
+    return next((p.device for p in learn.model.parameters()), None)
+
+
+def _machine(learn: Learner) -> dict[str, Any]:
+    device = _device(learn)
+    return {
+        "torch": str(torch.__version__),
+        "threads": torch.get_num_threads(),
+        "device": None if device is None else device.type,
+    }

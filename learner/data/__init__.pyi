@@ -1,0 +1,2 @@
+from .order import ordered as ordered
+from .order import seeded as seeded

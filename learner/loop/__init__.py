@@ -1,0 +1,1 @@
+"""What the loop stands on: who is called when, checks, modes, interrupts."""

@@ -1,0 +1,174 @@
+"""Checks of what a person passes in, and the errors that say what to change."""
+
+from __future__ import annotations
+
+import inspect
+import math
+import operator
+import warnings
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from learner.data.batch import describe
+from learner.data.signature import ForwardSignature
+from learner.errors import LearnerError
+from learner.loop.types import Learner
+
+
+def checked_epochs(n_epochs: Any) -> int:
+    """Return a number of epochs as an int, or say why it is none."""
+    try:
+        if isinstance(n_epochs, bool):
+            raise TypeError
+        n_epochs = operator.index(n_epochs)
+    except TypeError:
+        raise TypeError(f"`n_epochs` must be a whole number, got {n_epochs!r}.") from None
+    if n_epochs < 0:
+        raise ValueError(f"`n_epochs` must be at least 0, got {n_epochs}.")
+    return int(n_epochs)
+
+
+def checked_lr(lr: Any) -> float:
+    """Return a learning rate as a float, or say why it is none."""
+    if isinstance(lr, str | bool) or not hasattr(lr, "__float__"):
+        raise TypeError(f"`lr` must be a number, got {lr!r}.")
+    if not math.isfinite(lr) or lr < 0:
+        raise ValueError(f"`lr` must be a finite number of at least 0, got {float(lr)}.")
+    return float(lr)
+
+
+def checked_functions(loss_f: Any, opt_func: Any) -> None:
+    """Refuse a loss or an optimizer function that is the wrong kind of thing."""
+    if loss_f is not None and (not callable(loss_f) or isinstance(loss_f, type)):
+        hint = f"; pass {loss_f.__name__}()" if isinstance(loss_f, type) else ""
+        raise TypeError(f"`loss_f` must be a function of (preds, target), got {loss_f!r}{hint}.")
+    if not callable(opt_func):
+        raise TypeError(
+            f"`opt_func` must be called as opt_func(params, lr=lr), got an object of {type(opt_func).__name__}; "
+            f"pass the class, or `lambda params, lr: optimizer`."
+        )
+
+
+def checked_trainable(model: nn.Module) -> list[nn.Parameter]:
+    """Return the parameters that training changes, or say that there are none."""
+    parameters = list(model.parameters())
+    trainable = [p for p in parameters if p.requires_grad]
+    if not trainable:
+        reason = "all are frozen; unfreeze one" if parameters else "it has no parameters at all; is it the right one?"
+        raise LearnerError(f"`model` must have a parameter that can be trained, got {type(model).__name__}: {reason}")
+    return trainable
+
+
+def checked_scalar(name: str, value: Any) -> Any:
+    """Return a value that can be averaged, detached, or say why it cannot."""
+    if name == "loss":
+        raise ValueError("`log` must be given another name than 'loss', which is averaged anyway.")
+    if isinstance(value, Tensor):
+        if value.numel() != 1:
+            raise ValueError(f"`{name}` must be a scalar, got {describe(value)}; reduce it, as by `.mean()`.")
+        return value.detach()
+    if not hasattr(value, "__float__") or getattr(value, "size", 1) != 1:
+        raise ValueError(f"`{name}` must be a scalar, got {describe(value)}.")
+    return float(value)
+
+
+def unusual_loss(learn: Learner) -> Any:
+    """Return the loss where there is no loss function, no target, or a target that is no tensor.
+
+    A tuple of targets goes in whole, or one by one where `loss_f` takes that many; a mapping of them by name where
+    `loss_f` has those names, else whole.
+    """
+    if learn.loss_f is None:
+        return _loss_of_output(learn)
+    loss_f, preds, yb = learn.loss_f, learn.preds, learn.yb
+    try:
+        signature = inspect.signature(loss_f.forward if isinstance(loss_f, nn.Module) else loss_f)
+    except ValueError:  # of a builtin there is none to be had
+        signature = inspect.Signature([inspect.Parameter(n, inspect.Parameter.POSITIONAL_ONLY) for n in ("p", "y")])
+    if yb is None:
+        if not _fits(signature, preds):
+            raise LearnerError(
+                f"a batch of {learn.dl_name!r} must hold a target for `loss_f`, got {describe(learn.batch)}; let the "
+                f"loader give (x, y), say `Predictor(model, target_key=...)`, or pass a `loss_f` that takes the "
+                f"predictions alone."
+            )
+        return loss_f(preds)
+    if type(yb) in (tuple, list) and not _fits(signature, preds, yb) and _fits(signature, preds, *yb):
+        return loss_f(preds, *yb)
+    if isinstance(yb, Mapping) and yb.keys() <= signature.parameters.keys():
+        return loss_f(preds, **yb)
+    return loss_f(preds, yb)
+
+
+def _fits(signature: inspect.Signature, *args: Any) -> bool:
+    try:
+        signature.bind(*args)
+    except TypeError:
+        return False
+    return True
+
+
+def _loss_of_output(learn: Learner) -> Any:
+    output = learn.output
+    loss = output.get("loss") if isinstance(output, Mapping) else getattr(output, "loss", None)
+    if loss is None:
+        raise LearnerError(
+            f"the model's output must carry a `loss` when `loss_f` is None, got {describe(output)}; pass a `loss_f`, "
+            f"or give the model the target as well. What went in is {describe(learn.xb)}, of {describe(learn.batch)}; "
+            f"forward takes {ForwardSignature(learn.model)}."
+        )
+    return loss
+
+
+def bad_loss(loss: Any) -> LearnerError:
+    """Return the error that says what is wrong with a loss."""
+    if not isinstance(loss, Tensor):
+        return LearnerError(f"the loss must be a scalar tensor with a gradient, got {describe(loss)}.")
+    if loss.numel() != 1:
+        return LearnerError(f"the loss must be a scalar, got shape {tuple(loss.shape)}; reduce it, as by `.mean()`.")
+    return LearnerError(
+        "the loss must have a gradient while training, got one without; is it detached, or made under `no_grad`?"
+    )
+
+
+def no_batches(learn: Learner) -> LearnerError:
+    """Return the error that says why a loader may have given nothing."""
+    dataset: Any = getattr(learn.dl, "dataset", None)
+    if iter(learn.dl) is learn.dl:
+        reason = "it is an iterator that is used up; pass something that can be looped over again, a list or a loader"
+    elif hasattr(dataset, "__len__"):
+        reason = (
+            f"its dataset has {len(dataset)} samples, its batch size is {getattr(learn.dl, 'batch_size', None)} and "
+            f"`drop_last` {getattr(learn.dl, 'drop_last', None)}"
+        )
+    else:
+        reason = "it is empty; leave it out, or fill it"
+    return LearnerError(
+        f"loader {learn.dl_name!r} must give at least one batch, got none in epoch {learn.epoch}: {reason}."
+    )
+
+
+def checked_optimizer(opt: Any, trainable: list[nn.Parameter]) -> torch.optim.Optimizer:
+    """Return an optimizer that holds something of the model, or say what is wrong with it."""
+    if not isinstance(opt, torch.optim.Optimizer):
+        raise TypeError(f"`opt_func` must return an optimizer, got {type(opt).__name__}.")
+    held = {id(p) for group in opt.param_groups for p in group["params"]}
+    if not any(id(p) in held for p in trainable):
+        raise LearnerError(
+            "`opt` must hold parameters of the model, got none of them; if the model was replaced, set "
+            "`learn.opt = None` to have a new optimizer made."
+        )
+    return opt
+
+
+def warn_of_length(learn: Learner) -> None:
+    """Say that a loader gave another number of batches than it said it has."""
+    warnings.warn(
+        f"loader {learn.dl_name!r} must give as many batches as its length says, {learn.n_batches}, got {learn.i + 1}; "
+        f"what was given counts. Does every worker give the whole of a stream?",
+        RuntimeWarning,
+        stacklevel=2,
+    )

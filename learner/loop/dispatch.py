@@ -1,0 +1,116 @@
+"""Who is called for each signal and action, and in what order: resolved once, when the callbacks change."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+from learner.callback import SIGNALS
+from learner.loop.callbacks import method_of, sort_callbacks
+from learner.loop.frequency import Gate, Guard
+from learner.loop.naming import ACTIONS, AROUND, HANDLERS, STAGES
+from learner.loop.types import Handler, Learner
+
+
+class Dispatch:
+    """Who is called for each signal and action: resolved once, read at every batch.
+
+    Args:
+        cbs: callbacks in any order.
+        extra_signals: what a subclass of Learner has besides.
+        former: what this one takes the place of; who stays goes on counting.
+
+    Attributes:
+        cbs: the callbacks in running order.
+        gates: by the `id` of a callback that is not always called, what decides when it is.
+        listeners: for each signal a tuple of bound methods in the order in which they are called.
+        turns: for each stage its `before_` and `cleanup_` methods side by side, callback by callback.
+        actions: for an action that is taken over, its owner or None, and its wrappers, the outermost first.
+    """
+
+    def __init__(self, cbs: Iterable[Any], extra_signals: Iterable[str] = (), former: Dispatch | None = None) -> None:
+        self.cbs = sort_callbacks(cbs)
+        self.gates = {id(cb): gate for cb in self.cbs if not (gate := Gate(cb)).is_always_open}
+        for key, gate in former.gates.items() if former else ():
+            if gate.means_the_same(self.gates.get(key)):
+                self.gates[key] = gate
+        signals = dict.fromkeys((*SIGNALS, *extra_signals))
+        for cb in self.cbs:
+            for name in HANDLERS.keys() - signals.keys() - set(ACTIONS) - set(AROUND):
+                if method_of(cb, name):
+                    raise ValueError(
+                        f"`{type(cb).__name__}.{name}` must be a signal of this learner, which has none of "
+                        f"that name; declare it in the `signals` of its class."
+                    )
+        self.listeners: dict[str, tuple[Handler, ...]] = {
+            signal: tuple(self._in_order(signal, reverse=signal.startswith("cleanup_"))) for signal in signals
+        }
+        self.turns: dict[str, tuple[tuple[Handler | None, Handler | None], ...]] = {}
+        for stage in STAGES:
+            pairs = [(self._handler(cb, f"before_{stage}"), self._handler(cb, f"cleanup_{stage}")) for cb in self.cbs]
+            self.turns[stage] = tuple(pair for pair in pairs if any(pair))
+        self.actions: dict[str, tuple[Any, list[Any]]] = {}
+        for action in ACTIONS:
+            owner = self._owner_of(action)
+            wrappers = [cb for cb in self.cbs if method_of(cb, f"around_{action}")]
+            if owner is not None or wrappers:
+                self.actions[action] = (owner, wrappers)
+
+    def _owner_of(self, action: str) -> Any:
+        """Return the callback that has an action, or None if it is the learner's own."""
+        owners = [cb for cb in self.cbs if method_of(cb, action)]
+        if len(owners) > 1:
+            names = " and ".join(type(cb).__name__ for cb in owners)
+            raise ValueError(
+                f"`{action}` must have one owner, got {names}; take one out, or let it wrap the other "
+                f"with `around_{action}(self, learn, action)`."
+            )
+        if owners and id(owners[0]) in self.gates:
+            raise ValueError(
+                f"`{type(owners[0]).__name__}` must not set `every` or `loaders`, for it owns `{action}`, which each "
+                f"batch needs; let it wrap the action with `around_{action}(self, learn, action)`."
+            )
+        return owners[0] if owners else None
+
+    def _in_order(self, signal: str, *, reverse: bool) -> Iterator[Handler]:
+        for cb in reversed(self.cbs) if reverse else self.cbs:
+            if handler := self._handler(cb, signal):
+                yield handler
+
+    def _handler(self, cb: Any, signal: str) -> Handler | None:
+        """Return what to call for a signal: a method, guarded where the callback asked for it."""
+        method, gate = method_of(cb, signal), self.gates.get(id(cb))
+        if method is None or gate is None or signal.endswith("_fit") or signal not in SIGNALS:
+            return method
+        return gate.guard(method, is_of_epoch=signal.endswith("_epoch"))
+
+    def wrapper(self, cb: Any, action: str) -> Callable[[Learner, Callable[[], object]], object]:
+        """Return what to call around an action, with the learner and the action."""
+        method: Any = getattr(cb, f"around_{action}")
+        guarded = self.gates[id(cb)].guard(method) if id(cb) in self.gates else method
+        return guarded.around if isinstance(guarded, Guard) else guarded
+
+    def restart(self) -> None:
+        """Let each callback that is called every so often count from here."""
+        for gate in self.gates.values():
+            gate.pace.restart()
+
+    def check_loaders(self, names: Iterable[str]) -> None:
+        """Refuse a callback that asks for a loader that is none of these."""
+        for gate in self.gates.values():
+            gate.check_loaders(names)
+
+    def state_dict(self) -> list[dict[str, float]]:
+        """Return how far each callback that counts is, so that a sandbox can put it back."""
+        return [gate.pace.state_dict() for gate in self.gates.values()]
+
+    def load_state_dict(self, state: list[dict[str, float]]) -> None:
+        """Count on from a state."""
+        for gate, its in zip(self.gates.values(), state, strict=True):
+            gate.pace.load_state_dict(its)
+
+    def name_of(self, handler: Handler, signal: str) -> str:
+        """Return `Class.signal` of a handler, for an error's note."""
+        method = handler.method if isinstance(handler, Guard) else handler
+        owners = [type(cb).__name__ for cb in self.cbs if method_of(cb, signal) == method]
+        return f"{owners[0] if owners else repr(method)}.{signal}"

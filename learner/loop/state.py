@@ -1,0 +1,214 @@
+"""Snapshot and restore: what a pass must not disturb, and what a sandbox puts back.
+
+`preserved_rng` and `pass_mode` guard a pass; `remember` and `remember_training` take a snapshot and return the
+function that puts it back.
+"""
+
+from __future__ import annotations
+
+import copy
+import random
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from functools import partial, singledispatch
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from learner.data.generators import preserved_rng, remember_rng
+from learner.data.loaders import Loaders
+from learner.loop.types import Learner
+
+Restore = Callable[[], Any]
+
+
+def put_back_modes(flags: Iterable[tuple[nn.Module, bool]]) -> None:
+    """Set the train/eval flag of each module."""
+    for module, training in flags:
+        module.training = training
+
+
+@contextmanager
+def pass_mode(model: nn.Module, loader: Any, *, training: bool) -> Iterator[list[tuple[nn.Module, bool]]]:
+    """Run a pass in the right mode and leave no trace of it; give the flags as they are outside of it.
+
+    Training: gradients on; flags as the user set them, unless the whole model is in eval mode, which is then
+    lifted for the pass (a frozen batch norm stays frozen). Else: no gradients, eval mode, and the flags and
+    every random generator are put back, so that looking at a model never changes what is trained.
+    """
+    flags = [(module, module.training) for module in model.modules()]
+    if training and any(is_training for _, is_training in flags):
+        with torch.enable_grad():
+            yield flags
+        return
+    try:
+        if training:
+            model.train()
+            with torch.enable_grad():
+                yield flags
+        else:
+            model.eval()
+            with torch.no_grad(), preserved_rng([loader]):
+                yield flags
+    finally:
+        put_back_modes(flags)
+
+
+@singledispatch
+def remember(value: Any) -> Restore:
+    """Take down plain containers, tensors, generators and things with a state dict; return what gives it back.
+
+    Containers and tensors are put back *in place*, so whoever else holds them sees the old content too.
+    Anything else is given back as the same object.
+    """
+    if hasattr(value, "bit_generator"):  # NumPy's; to name its class would import numpy.random, 5 ms
+        state = copy.deepcopy(value.bit_generator.state)
+        return _after(lambda: setattr(value.bit_generator, "state", state), value)
+    if hasattr(value, "load_state_dict") and hasattr(value, "state_dict") and not isinstance(value, type):
+        state = copy.deepcopy(value.state_dict())
+        return _after(lambda: value.load_state_dict(copy.deepcopy(state)), value)
+    return lambda: value
+
+
+def _after(put_back: Callable[[], object], value: Any) -> Restore:
+    def restore() -> Any:
+        put_back()
+        return value
+
+    return restore
+
+
+@remember.register
+def _(value: Tensor) -> Restore:
+    data = value.detach().clone()
+    if any(stride == 0 and size > 1 for stride, size in zip(value.stride(), value.shape, strict=True)):
+        return lambda: data  # an expanded view cannot be written to
+
+    def put_back() -> None:
+        with torch.no_grad():
+            value.copy_(data)
+
+    return _after(put_back, value)
+
+
+@remember.register
+def _(value: np.ndarray) -> Restore:
+    return _after(partial(np.copyto, value, value.copy()), value)
+
+
+@remember.register(list)
+@remember.register(deque)
+def _(value: Any) -> Restore:
+    items = [remember(item) for item in value]
+
+    def put_back() -> None:
+        old = [item() for item in items]
+        value.clear()
+        value.extend(old)
+
+    return _after(put_back, value)
+
+
+@remember.register(dict)
+def _(value: dict[Any, Any]) -> Restore:
+    items = {key: remember(item) for key, item in value.items()}
+
+    def put_back() -> None:
+        old = {key: item() for key, item in items.items()}
+        value.clear()
+        value.update(old)
+
+    return _after(put_back, value)
+
+
+@remember.register(set)
+def _(value: set[Any]) -> Restore:
+    members = set(value)
+
+    def put_back() -> None:
+        value.clear()
+        value.update(members)
+
+    return _after(put_back, value)
+
+
+@remember.register(tuple)
+def _(value: tuple[Any, ...]) -> Restore:
+    if type(value) is not tuple:
+        return lambda: value
+    items = [remember(item) for item in value]
+    return lambda: tuple(item() for item in items)
+
+
+@remember.register
+def _(value: torch.Generator) -> Restore:
+    return _after(partial(value.set_state, value.get_state()), value)
+
+
+@remember.register
+def _(value: random.Random) -> Restore:
+    return _after(partial(value.setstate, value.getstate()), value)
+
+
+def remember_model(model: nn.Module) -> Restore:
+    """Take down parameters, all buffers, gradients, `requires_grad` and modes; return what puts them back."""
+    modes = [(module, module.training) for module in model.modules()]
+    parameters = [(p, remember(p), p.requires_grad, p.grad, remember(p.grad)) for p in model.parameters()]
+    # Buffers may be rebound in forward, so they go back by name; the persistent ones and the others alike.
+    buffers = [(m, n, remember(b)) for m in model.modules() for n, b in m._buffers.items()]
+
+    def restore() -> None:
+        put_back_modes(modes)
+        for parameter, data, requires_grad, grad, old_grad in parameters:
+            data()
+            parameter.requires_grad_(requires_grad)
+            parameter.grad = grad
+            old_grad()
+        for module, name, buffer in buffers:
+            module._buffers[name] = buffer()
+
+    return restore
+
+
+def remember_optimizer(opt: torch.optim.Optimizer) -> Restore:
+    """Take down an optimizer's state and groups exactly, casting nothing; return what puts them back."""
+    state = {p: {k: remember(v) for k, v in values.items()} for p, values in opt.state.items()}
+    groups = [{k: remember(v) for k, v in g.items() if k != "params"} for g in opt.param_groups]
+
+    def restore() -> None:
+        opt.state.clear()
+        opt.state.update({p: {k: v() for k, v in values.items()} for p, values in state.items()})
+        del opt.param_groups[len(groups) :]
+        for group, saved in zip(opt.param_groups, groups, strict=True):
+            for key in group.keys() - saved.keys() - {"params"}:
+                del group[key]
+            group.update({key: value() for key, value in saved.items()})
+
+    return restore
+
+
+def remember_learner(learn: Learner, by_reference: Iterable[str]) -> Restore:
+    """Take down all that training touches; return what puts it back.
+
+    Args:
+        learn: the learner.
+        by_reference: attributes that training replaces and never changes in place.
+    """
+    whole = dict(vars(learn))
+    apart = {"model", "opt", "dls", "loss_f", "opt_func", "predictor", *by_reference}
+    kept = {name: remember(value) for name, value in whole.items() if name not in apart}
+    parts = [remember_rng(Loaders.of(learn.dls).values()), remember_model(learn.model)]
+    parts += [remember_optimizer(learn.opt)] if learn.opt else []
+    parts += [remember(vars(cb)) for cb in learn.cbs if hasattr(cb, "__dict__")]
+
+    def restore() -> None:
+        vars(learn).clear()
+        vars(learn).update(whole)
+        vars(learn).update({name: give() for name, give in kept.items()})
+        for part in reversed(parts):
+            part()
+
+    return restore
