@@ -6,25 +6,20 @@ import os
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
-from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from learner.data.batch import describe
 from learner.data.feed import preds_of
-from learner.data.limit import describe_limits, limited
 from learner.data.loaders import Loaders, length_of, role_of
 from learner.errors import (
-    ERROR,
     CancelBatchException,
     CancelEpochException,
     CancelException,
     CancelFitException,
     CancelStepException,
     LearnerError,
-    severity,
 )
 from learner.history import Averages, History
 from learner.interrogate.predictor import Predictor
@@ -34,12 +29,7 @@ from learner.loop.checks import (
     checked_epochs,
     checked_functions,
     checked_lr,
-    checked_optimizer,
-    checked_scalar,
-    checked_trainable,
-    no_batches,
     unusual_loss,
-    warn_of_length,
 )
 from learner.loop.diagnose import annotate
 from learner.loop.dispatch import Dispatch
@@ -48,7 +38,9 @@ from learner.loop.frequency import Decision, Gate
 from learner.loop.gather import Gather
 from learner.loop.interrupts import Pending, deferred_interrupts, stop_if_interrupted
 from learner.loop.naming import declare_signals
+from learner.loop.passes import PASS_STATE, close_pass, count_batch, log_values, one_batch_each, open_pass
 from learner.loop.plan import plan_html, plan_text
+from learner.loop.prepare import prepare_training
 from learner.loop.rates import BaseRates
 from learner.loop.state import pass_mode, remember_learner
 from learner.loop.summary import Summary, summarize
@@ -59,15 +51,13 @@ if TYPE_CHECKING:
 
 OptFunc = Callable[..., torch.optim.Optimizer]
 
-_CANCEL_OF = {"batch": CancelBatchException, "epoch": CancelEpochException, "fit": CancelFitException}
-
-# What belongs to one pass: a pass within a pass (a validation in the middle of an epoch) gives it back.
-_PASS = (
-    *("dl", "dl_name", "role", "training", "is_side_pass", "i", "n_batches"),
-    *("_needs_target", "_averages", "_has_means", "_modes"),
-    *("is_in_batch", "batch", "batch_size", "xb", "yb", "output", "preds", "loss"),
-    *("_is_counting", "_logged", "_decisions"),
-)
+# What the batch before leaves is forgotten when one begins, so that nothing stale is ever read.
+_NEW_BATCH = {
+    **dict.fromkeys(("xb", "yb", "output", "preds", "loss")),
+    "batch_size": 0,
+    "is_in_batch": True,
+    "_is_counting": True,
+}
 
 
 class Learner:
@@ -137,7 +127,9 @@ class Learner:
     dl: Any
     dl_name: str
     role: str
+    training: bool
     is_side_pass: bool
+    i: int
     n_batches: int | None
     batch: Any
     batch_size: int | None
@@ -155,6 +147,9 @@ class Learner:
     interrupt: BaseException | None
     _pending: Pending  # a signal that has come; it is in `interrupt` from the next clean-up on
     _averages: Averages
+    _needs_target: bool  # whether a batch of this pass without a target is an error
+    _has_means: bool  # whether the pass went well and its means were read
+    _is_counting: bool  # whether a batch is worked on whose values count when it went well
     _decisions: dict[Gate, Decision]  # of callbacks that are not always called, in this pass
     _logged: list[tuple[str, Tensor | float]]  # of this batch, while it is counting
     _modes: list[tuple[nn.Module, bool]]  # train/eval flags as they are outside of this pass
@@ -194,8 +189,8 @@ class Learner:
         self.resume, self.is_resumed = False, False
         self.ended_by, self.interrupt, self._pending = None, None, Pending()
         self.in_sandbox, self._is_fitting, self._n_passes, self._n_done = False, False, 0, 0
-        self._open_pass("", (), "train")
-        self.cbs, self._dispatch, self._bound = (), Dispatch(()), set[str]()
+        open_pass(self, "", (), "train")
+        self.cbs, self._dispatch, self._bound = (), Dispatch(()), dict[str, Callable[[], None]]()
         self._set_callbacks(flattened(cbs))
 
     # -- the loop ------------------------------------------------------------------------------------------
@@ -232,16 +227,16 @@ class Learner:
         if self._is_fitting or self._n_passes:
             raise LearnerError("`fit` must not be called while this learner runs; use `validate`, or a learner more.")
         n_epochs = checked_epochs(n_epochs)
-        with self.added(cbs), self._limited(overfit), deferred_interrupts(self):
+        with self.added(cbs), one_batch_each(self, overfit), deferred_interrupts(self):
             start = self._resumption(resume)
-            self._prepare(self.lr if lr is None else checked_lr(lr))
+            prepare_training(self, self.lr if lr is None else checked_lr(lr))
             self.n_epochs, self.epochs, self.epoch = n_epochs, range(n_epochs), 0
             self.resume, self.is_resumed, self._n_done = resume, start is not None, 0
             owed: list[Handler] = []
             self._is_fitting = True
             try:
                 with start.put_back_around(self) if start else nullcontext():
-                    self._enter("fit", owed)
+                    self._dispatch.enter(self, "fit", owed)
                 for name, dl, begin in self._passes(start):
                     try:
                         self._epoch(name, dl, role_of(name), start=begin)
@@ -250,17 +245,17 @@ class Learner:
                             self.history.record(self.epoch, name, self.metrics[name])
                 self.callback("after_fit")
             except CancelFitException as cancel:
-                self._leave("fit", owed, cancel)
+                self._dispatch.leave(self, "fit", owed, cancel)
             except BaseException as error:
                 annotate(error, self, "fit")
-                self._leave("fit", owed, error)
+                self._dispatch.leave(self, "fit", owed, error)
                 raise
             else:
-                self._leave("fit", owed)
+                self._dispatch.leave(self, "fit", owed)
             finally:
                 self._is_fitting = False
                 self._clear_gradients()
-        self._open_pass("", (), "train")  # lets go of the last batch
+        open_pass(self, "", (), "train")  # lets go of the last batch
 
     def _passes(self, start: Resumption | None) -> Iterator[tuple[str, Any, Resumption | None]]:
         """Yield the passes of a fit, epoch after epoch; from where a checkpoint was taken, if it goes on from one."""
@@ -271,25 +266,11 @@ class Learner:
                     start = None
             self._n_done += 1
 
-    @contextmanager
-    def _limited(self, is_limited: bool) -> Iterator[None]:
-        """Have one batch of each loader for a block of code."""
-        whole = self.dls = Loaders.of(self.dls)
-        if is_limited:
-            self.dls = limited(whole, {})
-            if not self.in_sandbox:
-                sys.stdout.write(describe_limits(self.dls) + "\n")
-        try:
-            yield
-        finally:
-            if is_limited:
-                self.dls = whole
-
     def _epoch(
         self, name: str, dl: Any, role: str, is_side_pass: bool = False, start: Resumption | None = None
     ) -> None:
         """Run one pass over one loader, or what is left of one."""
-        self._open_pass(name, dl, role, is_side_pass)
+        open_pass(self, name, dl, role, is_side_pass)
         self.i = start.i if start else 0
         self.metrics.pop(name, None)
         self._tell_predictor()
@@ -297,34 +278,33 @@ class Learner:
         owed: list[Handler] = []
         with pass_mode(self.model, dl, training=self.training) as self._modes:
             try:
-                self._enter("epoch", owed)
+                self._dispatch.enter(self, "epoch", owed)
                 self.n_batches = length_of(self.dl)
                 for self.i, self.batch in start.enter_pass(self) if start else enumerate(self.dl):
                     self._batch()
                     if self.interrupt is not None:
                         stop_if_interrupted(self)
-                self._close_pass()
+                close_pass(self)
                 self.callback("after_epoch")
             except CancelEpochException as cancel:
-                self._leave("epoch", owed, cancel)
+                self._dispatch.leave(self, "epoch", owed, cancel)
             except BaseException as error:
                 if not isinstance(error, CancelException):
                     annotate(error, self, f"the loader, batch {self.i + (self.batch is not None)}")
-                self._leave("epoch", owed, error)
+                self._dispatch.leave(self, "epoch", owed, error)
                 raise
             else:
-                self._leave("epoch", owed)
+                self._dispatch.leave(self, "epoch", owed)
             finally:
                 self._n_passes -= 1
 
     def _batch(self) -> None:
         """Run one batch: the whole of a training step, from top to bottom."""
-        self._clear_batch()
-        self.is_in_batch = self._is_counting = True
+        vars(self).update(_NEW_BATCH, _logged=[])
         owed: list[Handler] = []
         try:
             try:
-                self._enter("batch", owed)
+                self._dispatch.enter(self, "batch", owed)
                 split = self.predictor.split(self.batch, self.loss_f is None, self._needs_target)
                 self.xb, self.yb, self.batch_size = split
                 self.predict()
@@ -338,19 +318,19 @@ class Learner:
             except CancelStepException:
                 pass
             self.callback("after_batch")
-            self._count_batch()
+            count_batch(self)
         except CancelException as cancel:
             if self.training:
                 self._clear_gradients()
-            self._leave("batch", owed, cancel)
+            self._dispatch.leave(self, "batch", owed, cancel)
             if not isinstance(cancel, CancelBatchException):
                 raise
         except BaseException as error:
             annotate(error, self, "the batch")
-            self._leave("batch", owed, error)
+            self._dispatch.leave(self, "batch", owed, error)
             raise
         else:
-            self._leave("batch", owed)
+            self._dispatch.leave(self, "batch", owed)
         self.is_in_batch = False
 
     def update(self) -> None:
@@ -413,46 +393,6 @@ class Learner:
                 annotate(error, self, self._dispatch.name_of(handler, signal))
                 raise
 
-    def _enter(self, stage: str, owed: list[Handler]) -> None:
-        """Emit `before_<stage>`; put down in `owed` the clean-up of each callback whose turn came and did not fail."""
-        for before, cleanup in self._dispatch.turns[stage]:
-            try:
-                if before:
-                    before(self)
-            except CancelException:  # a decision, not a failure
-                if cleanup:
-                    owed.append(cleanup)
-                raise
-            except BaseException as error:
-                annotate(error, self, self._dispatch.name_of(before, f"before_{stage}"))  # type: ignore[arg-type]
-                raise
-            if cleanup:
-                owed.append(cleanup)
-
-    def _leave(self, stage: str, owed: list[Handler], reason: BaseException | None = None) -> None:
-        """Emit `cleanup_<stage>` to those it is owed to, last first, whatever happens on the way.
-
-        A failing clean-up never hides the error that ended the stage, it becomes a note on it. Where none did, or
-        only a Cancel, the first failure is raised when all clean-ups have run; of Cancels, the one that ends more.
-        """
-        worst, outer, self.ended_by = reason, self.ended_by, reason
-        if self._pending.interrupt is not None:  # not later: who writes the last checkpoint in a clean-up has to see it
-            self.interrupt = self._pending.interrupt
-        while owed:
-            cleanup = owed.pop()
-            try:
-                cleanup(self)
-            except BaseException as failure:
-                if not isinstance(failure, CancelException):
-                    annotate(failure, self, self._dispatch.name_of(cleanup, f"cleanup_{stage}"))
-                if severity(failure) > severity(worst):
-                    worst = failure
-                elif worst is not None and severity(failure) == ERROR:
-                    worst.add_note(f"and in cleanup_{stage}: {type(failure).__name__}: {failure}")
-        self.ended_by = outer
-        if worst is not reason and worst is not None and not isinstance(worst, _CANCEL_OF[stage]):
-            raise worst
-
     # -- callbacks ---------------------------------------------------------------------------------------------
 
     def add_cb(self, cbs: Any) -> None:
@@ -493,31 +433,8 @@ class Learner:
         self.cbs = tuple(cbs)
         for action in self._bound:
             delattr(self, action)
-        self._bound = set()
-        for action, (owner, wrappers) in self._dispatch.actions.items():
-            own: Callable[[], object] = getattr(self, action)
-            is_owned = owner is not None
-            act = self._named(
-                owner if is_owned else self, action, partial(getattr(owner, action), self) if is_owned else own
-            )
-            for cb in reversed(wrappers):
-                act = self._named(cb, f"around_{action}", partial(self._dispatch.wrapper(cb, action), self, act))
-            setattr(self, action, act)
-            self._bound.add(action)
-
-    def _named(self, owner: Any, action: str, function: Callable[[], object]) -> Callable[[], None]:
-        """Return a function that says whose it is when it fails."""
-
-        def act() -> None:
-            try:
-                function()
-            except CancelException:
-                raise
-            except BaseException as error:
-                annotate(error, self, f"{type(owner).__name__}.{action}")
-                raise
-
-        return act
+        self._bound = self._dispatch.bind_actions(self)
+        vars(self).update(self._bound)
 
     def plan(self, cbs: Any = None) -> None:
         """Print who is called at each signal and action, in the order in which they run; `cbs` are added for it."""
@@ -577,7 +494,7 @@ class Learner:
             cbs: callbacks for this pass only.
         """
         is_inside = self._is_fitting or self._n_passes > 0
-        outer = {key: getattr(self, key) for key in _PASS}
+        outer = {key: getattr(self, key) for key in PASS_STATE}
         if not is_inside:
             self._dispatch.restart()
         try:
@@ -602,7 +519,7 @@ class Learner:
         train/eval flags, and what callbacks keep in plain containers, tensors and things with a state dict. Not
         files: callbacks that write look at `learn.in_sandbox`.
         """
-        restore = remember_learner(self, by_reference=_PASS)
+        restore = remember_learner(self, by_reference=PASS_STATE)
         self.in_sandbox = True
         try:
             yield
@@ -697,16 +614,7 @@ class Learner:
             LearnerError: if no pass is running.
             ValueError: if a value is no scalar, or is named `loss`.
         """
-        if not self._n_passes:
-            raise LearnerError("`log` must be called while a pass runs, and none does; there is nothing to average.")
-        for name, value in values.items():
-            value = checked_scalar(name, value)
-            if self._is_counting:
-                self._logged.append((name, value))
-                continue
-            self._averages.add(name, value, self.batch_size or 1)
-            if self._has_means:  # they have been read already
-                self.metrics[self.dl_name][name] = self._averages.means()[name]
+        log_values(self, values)
 
     def _resumption(self, resume: bool | str | os.PathLike[str]) -> Resumption | None:
         """Find the checkpoint to go on from; None to begin anew."""
@@ -725,72 +633,9 @@ class Learner:
         found = keepers[0].find_checkpoint(None if resume is True else resume)
         return None if found is None else Resumption(*found)
 
-    def _prepare(self, lr: float) -> None:
-        """Be ready to train: callbacks, optimizer, learning rate."""
-        self._open_pass("", (), "train")  # forgets what an error has left to be looked at
-        self._lr_of_fit = lr
-        self._set_callbacks(list(self.cbs))  # `every` and the like may have been set since they were added
-        self._dispatch.check_loaders(self.dls)
-        self._dispatch.restart()
-        if not any(role_of(name) == "train" for name in self.dls):
-            raise LearnerError(
-                f"`dls` must hold a loader whose name starts with 'train', got {list(self.dls)}; add one."
-            )
-        trainable = checked_trainable(self.model)
-        if self.opt is None:
-            self.opt = checked_optimizer(self.opt_func(list(self.model.parameters()), lr=lr), trainable)
-            self.rates = BaseRates(self.opt, lr)
-        checked_optimizer(self.opt, trainable)
-        if self.rates is None or self.rates.opt is not self.opt:  # somebody's own
-            self.rates = BaseRates(self.opt, float(self.opt.param_groups[0]["lr"]))
-        self.rates.start_from(lr)
-        self.history.begin_fit()
-
     def _tell_predictor(self) -> None:
         """Let the predictor know the model and whether it makes its loss itself; both may have been replaced."""
         self.predictor.model, self.predictor.takes_target = self.model, self.loss_f is None
-
-    def _open_pass(self, name: str, dl: Any, role: str, is_side_pass: bool = False) -> None:
-        self.dl_name, self.dl, self.role, self.training = name, dl, role, role == "train"
-        self.is_side_pass = is_side_pass
-        self._needs_target = not name.startswith("infer")
-        self.i, self.n_batches, self.batch = 0, length_of(dl), None
-        self._averages, self._has_means, self._decisions, self._modes = Averages(), False, {}, []
-        self._logged = []  # not cleared: the pass around this one may hold it
-        self._clear_batch()
-        self.is_in_batch = self._is_counting = False
-
-    def _close_pass(self) -> None:
-        """Read the means of a pass that went well."""
-        if self.batch is None and not self.i:
-            raise no_batches(self)
-        if self.batch is not None and self.n_batches not in (None, self.i + 1):
-            warn_of_length(self)
-        self._is_counting = False
-        self.metrics[self.dl_name] = self._averages.means()
-        self._has_means = True
-
-    def _clear_batch(self) -> None:
-        """Forget the last batch, so that nothing stale is ever read."""
-        self.xb = self.yb = self.output = self.preds = self.loss = None
-        self.batch_size = 0
-        if self._logged:
-            self._logged = []
-
-    def _count_batch(self) -> None:
-        """Take a batch that went well into the counts and averages."""
-        if self.batch_size is None:
-            raise LearnerError(
-                f"the number of samples in a batch must be known, got {describe(self.batch)}, which holds no tensor "
-                f"with a first axis; set `learn.batch_size` in `predict` or a callback."
-            )
-        if self.loss is not None:
-            self._averages.add("loss", self.loss.detach(), self.batch_size)
-        for name, value in self._logged:
-            self._averages.add(name, value, self.batch_size or 1)
-        self._is_counting = False
-        if self.training:
-            self.n_samples += self.batch_size
 
     def _clear_gradients(self) -> None:
         """Let no stale gradient meet the next step."""

@@ -10,7 +10,7 @@ CELLS = [line.rsplit("|", 2)[1] for line in (TESTS / "faults.md").read_text().sp
 
 
 def test_there_is_a_table():
-    assert len(CELLS) == 75
+    assert len(CELLS) >= 75
 
 
 @pytest.mark.parametrize("cell", CELLS)

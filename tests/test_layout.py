@@ -16,7 +16,10 @@ from learner import Callback
 ROOT = Path(__file__).parents[1]
 PACKAGES = {"learner": learner, "callbacks": callbacks}
 MODULES = sorted(
-    file.relative_to(ROOT) for package in PACKAGES for file in (ROOT / package).rglob("*.py") if file.stem != "__init__"
+    file.relative_to(ROOT)
+    for package in PACKAGES
+    for file in (ROOT / package).rglob("*.py")
+    if file.name not in ("__init__.py", "types.py")  # a door; a name for annotations
 )
 
 
@@ -44,14 +47,18 @@ def test_every_module_has_a_test_file_of_its_name(file):
     assert (ROOT / "tests" / file.parent / f"test_{file.stem.strip('_')}.py").is_file()
 
 
-@pytest.mark.parametrize("package", [*PACKAGES, "learner/interrogate"])
+DOORS = [*PACKAGES, "learner/checkpoint", "learner/data", "learner/interrogate", "learner/records"]
+
+
+@pytest.mark.parametrize("package", DOORS)
 def test_the_door_is_sorted_complete_and_real(package):
     door = importlib.import_module(package.replace("/", "."))
     assert door.__all__ == sorted(door.__all__)
-    assert len(set(door.__all__)) == len(door.__all__)
-    tree = ast.parse((ROOT / package / "__init__.py").read_text())
-    imported = {a.asname or a.name for node in tree.body if isinstance(node, ast.ImportFrom) for a in node.names}
-    assert set(door.__all__) == imported
+    stub = ast.parse((ROOT / package / "__init__.pyi").read_text())
+    named = [alias.name for node in stub.body for alias in node.names]
+    assert sorted(named) == door.__all__
+    assert all(alias.asname == alias.name for node in stub.body for alias in node.names)  # for type checkers: exported
+    assert all(hasattr(door, name) for name in named)
 
 
 def test_every_callback_there_is_can_be_imported_from_callbacks():
@@ -63,7 +70,7 @@ def test_every_callback_there_is_can_be_imported_from_callbacks():
         if inspect.isclass(value) and issubclass(value, Callback) and value.__module__.startswith("callbacks.")
         if not name.startswith("_")
     }
-    assert defined <= set(callbacks.__all__)
+    assert defined - {"Monitor"} <= set(callbacks.__all__)  # a base of those that follow a metric
 
 
 @pytest.mark.parametrize("file", [file for file in MODULES if file.parts[0] == "learner"], ids=str)
@@ -74,7 +81,7 @@ def test_the_learner_knows_no_concrete_callback(file):
 
 @pytest.mark.parametrize("file", [*MODULES, *(Path(package, "__init__.py") for package in PACKAGES)], ids=str)
 def test_what_is_always_imported_is_always_installed(file):
-    allowed = {"torch", "numpy", "fastcore", "tqdm", "learner", "callbacks", *sys.stdlib_module_names}
+    allowed = {"torch", "numpy", "fastcore", "tqdm", "lazy_loader", "learner", "callbacks", *sys.stdlib_module_names}
     assert top_level_imports(file) <= allowed
 
 

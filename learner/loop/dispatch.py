@@ -3,13 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from typing import Any
 
 from learner.callback import SIGNALS
+from learner.errors import (
+    ERROR,
+    CancelBatchException,
+    CancelEpochException,
+    CancelException,
+    CancelFitException,
+    severity,
+)
 from learner.loop.callbacks import method_of, sort_callbacks
+from learner.loop.diagnose import annotate
 from learner.loop.frequency import Gate, Guard
 from learner.loop.naming import ACTIONS, AROUND, HANDLERS, STAGES
 from learner.loop.types import Handler, Learner
+
+_CANCEL_OF = {"batch": CancelBatchException, "epoch": CancelEpochException, "fit": CancelFitException}
 
 
 class Dispatch:
@@ -84,6 +96,62 @@ class Dispatch:
             return method
         return gate.guard(method, is_of_epoch=signal.endswith("_epoch"))
 
+    def enter(self, learn: Learner, stage: str, owed: list[Handler]) -> None:
+        """Emit `before_<stage>`; put down in `owed` the clean-up of each callback whose turn came and did not fail."""
+        for before, cleanup in self.turns[stage]:
+            try:
+                if before:
+                    before(learn)
+            except CancelException:  # a decision, not a failure
+                if cleanup:
+                    owed.append(cleanup)
+                raise
+            except BaseException as error:
+                annotate(error, learn, self.name_of(before, f"before_{stage}"))  # type: ignore[arg-type]
+                raise
+            if cleanup:
+                owed.append(cleanup)
+
+    def leave(self, learn: Learner, stage: str, owed: list[Handler], reason: BaseException | None = None) -> None:
+        """Emit `cleanup_<stage>` to those it is owed to, last first, whatever happens on the way.
+
+        A failing clean-up never hides the error that ended the stage, it becomes a note on it. Where none did, or
+        only a Cancel, the first failure is raised when all clean-ups have run; of Cancels, the one that ends more.
+        """
+        worst, outer, learn.ended_by = reason, learn.ended_by, reason
+        if (
+            learn._pending.interrupt is not None
+        ):  # not later: who writes the last checkpoint in a clean-up has to see it
+            learn.interrupt = learn._pending.interrupt
+        while owed:
+            cleanup = owed.pop()
+            try:
+                cleanup(learn)
+            except BaseException as failure:
+                if not isinstance(failure, CancelException):
+                    annotate(failure, learn, self.name_of(cleanup, f"cleanup_{stage}"))
+                if severity(failure) > severity(worst):
+                    worst = failure
+                elif worst is not None and severity(failure) == ERROR:
+                    worst.add_note(f"and in cleanup_{stage}: {type(failure).__name__}: {failure}")
+        learn.ended_by = outer
+        if worst is not reason and worst is not None and not isinstance(worst, _CANCEL_OF[stage]):
+            raise worst
+
+    def bind_actions(self, learn: Learner) -> dict[str, Callable[[], None]]:
+        """Return for each action that is taken over what the learner calls in its place: the owner, in its wrappers."""
+        bound = {}
+        for action, (owner, wrappers) in self.actions.items():
+            act: Callable[[], object] = getattr(learn, action)
+            if owner is not None:
+                act = partial(getattr(owner, action), learn)
+            act = _named(learn, f"{type(learn if owner is None else owner).__name__}.{action}", act)
+            for cb in reversed(wrappers):
+                around = partial(self.wrapper(cb, action), learn, act)
+                act = _named(learn, f"{type(cb).__name__}.around_{action}", around)
+            bound[action] = act
+        return bound
+
     def wrapper(self, cb: Any, action: str) -> Callable[[Learner, Callable[[], object]], object]:
         """Return what to call around an action, with the learner and the action."""
         method: Any = getattr(cb, f"around_{action}")
@@ -114,3 +182,18 @@ class Dispatch:
         method = handler.method if isinstance(handler, Guard) else handler
         owners = [type(cb).__name__ for cb in self.cbs if method_of(cb, signal) == method]
         return f"{owners[0] if owners else repr(method)}.{signal}"
+
+
+def _named(learn: Learner, place: str, function: Callable[[], object]) -> Callable[[], None]:
+    """Return a function that says whose it is when it fails."""
+
+    def act() -> None:
+        try:
+            function()
+        except CancelException:
+            raise
+        except BaseException as error:
+            annotate(error, learn, place)
+            raise
+
+    return act

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from callbacks import BestModelCallback, LambdaCallback, LRFinderCallback, MetricsCallback, accuracy
-from callbacks.keep.monitor import Best, _Monitor
+from callbacks.keep.monitor import Best, Monitor
 from learner import (
     Callback,
     CancelBatchException,
@@ -26,7 +26,7 @@ from tests.resuming import (
 BATCHES = [(torch.ones(4, 2), torch.tensor([0, 1, 1, 0]))]
 
 
-class Watch(_Monitor):
+class Watch(Monitor):
     """Keep what was handed on."""
 
     def __init__(self, metric="loss", loader="valid", mode="min"):
@@ -286,7 +286,7 @@ def test_names_are_strings(name):
 # -- going on from a checkpoint ----------------------------------------------------------------------------------------
 
 
-class Follow(_Monitor):
+class Follow(Monitor):
     """Keep the best, and all that was handed on."""
 
     def __init__(self, metric="loss", loader="valid", mode="min"):

@@ -8,7 +8,6 @@ import pytest
 import torch
 import torchmetrics
 from sklearn.metrics import accuracy_score, balanced_accuracy_score, f1_score, log_loss
-from tests.callbacks.test_metric_objects import Fields, InModule, Kept
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score
@@ -22,6 +21,7 @@ from learner import (
     Learner,
     LearnerError,
 )
+from tests.callbacks.measure.test_metric_objects import Fields, InModule, Kept
 from tests.resuming import (
     StopAt,
     assert_equal_runs,

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from callbacks import collection
+from callbacks.samples import collection
 from callbacks.samples.collection import Collection, checked_collectors, layers_of, log_means, schemas_of
 from callbacks.samples.collectors import (
     ClassificationMetricsCollector,

@@ -19,7 +19,8 @@ import torch
 from matplotlib.axes import Axes
 from torch import Tensor
 
-from callbacks import CheckpointCallback, ProgressCallback, progress, progress_notebook
+from callbacks import CheckpointCallback, ProgressCallback
+from callbacks.show import progress, progress_notebook
 from learner import Callback, CancelEpochException, CancelFitException
 from tests.resuming import StopAt, resumed, seed_all, stopped, tiny_learner, uninterrupted
 

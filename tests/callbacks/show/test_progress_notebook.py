@@ -4,7 +4,7 @@ import pytest
 import torch
 from matplotlib.axes import Axes
 
-from callbacks import progress_notebook
+from callbacks.show import progress_notebook
 from callbacks.show.progress_notebook import Curve, Notebook, line_of
 
 

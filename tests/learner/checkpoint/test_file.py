@@ -392,7 +392,7 @@ def test_a_killed_program_leaves_the_old_file_or_the_new_one(tmp_path):
     script = """
         import os, signal, sys, torch
         from pathlib import Path
-        from learner import checkpoint
+        from learner.checkpoint import file as checkpoint
 
         path = Path(sys.argv[1]) / "a.pt"
         state = {"weight": torch.arange(64.0), "epoch": 2}

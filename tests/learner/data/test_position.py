@@ -371,7 +371,7 @@ class Keeps(Noisy):
         (lambda: loader(in_order=False, **WORKERS), r"it gives batches in the order .* \(in_order=False\)"),
         (
             lambda: BeginsTwice(num_workers=1),
-            r"what its workers draw at random is not in its state \(`learner.data.order.seed",
+            "what its workers draw at random is not in its state; `learner.data.seeded` makes it",
         ),
         (lambda: loader(Keeps(rng=np.random.default_rng(0))), "its dataset.rng is a random generator that nobody can"),
         (lambda: loader(Keeps(rng=torch.Generator()), **WORKERS), "its dataset.rng is"),

@@ -12,11 +12,11 @@ import pytest
 import torch
 from matplotlib import pyplot as plt
 from pyarrow import parquet
-from tests.learner.records.test_report_page import EVIL, Tags
 
 from learner import LearnerError
 from learner.records import CategoricalLabel, Run, Table
 from learner.records.report.report import write_report
+from tests.learner.records.report.test_page import EVIL, Tags
 
 CLASSES = ["cat", "dog", EVIL]
 N_EPOCHS = 3

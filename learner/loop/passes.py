@@ -1,0 +1,95 @@
+"""One pass over a loader: how it begins and ends, and what of its batches is counted and averaged."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from torch import Tensor
+
+from learner.data.batch import describe
+from learner.data.limit import describe_limits, limited
+from learner.data.loaders import Loaders, length_of
+from learner.errors import LearnerError
+from learner.history import Averages
+from learner.loop.checks import checked_scalar, no_batches, warn_of_length
+from learner.loop.types import Learner
+
+# What belongs to one pass: a pass within a pass (a validation in the middle of an epoch) gives it back.
+PASS_STATE = (
+    *("dl", "dl_name", "role", "training", "is_side_pass", "i", "n_batches"),
+    *("_needs_target", "_averages", "_has_means", "_modes"),
+    *("is_in_batch", "batch", "batch_size", "xb", "yb", "output", "preds", "loss"),
+    *("_is_counting", "_logged", "_decisions"),
+)
+
+
+def open_pass(learn: Learner, name: str, dl: Any, role: str, is_side_pass: bool = False) -> None:
+    """Begin a pass: say which it is, and forget the one before."""
+    learn.dl_name, learn.dl, learn.role, learn.training = name, dl, role, role == "train"
+    learn.is_side_pass = is_side_pass
+    learn._needs_target = not name.startswith("infer")
+    learn.i, learn.n_batches, learn.batch = 0, length_of(dl), None
+    learn._averages, learn._has_means, learn._decisions, learn._modes = Averages(), False, {}, []
+    learn._logged = []  # not cleared: the pass around this one may hold it
+    learn.xb = learn.yb = learn.output = learn.preds = learn.loss = None
+    learn.batch_size = 0
+    learn.is_in_batch = learn._is_counting = False
+
+
+def close_pass(learn: Learner) -> None:
+    """Read the means of a pass that went well."""
+    if learn.batch is None and not learn.i:
+        raise no_batches(learn)
+    if learn.batch is not None and learn.n_batches not in (None, learn.i + 1):
+        warn_of_length(learn)
+    learn._is_counting = False
+    learn.metrics[learn.dl_name] = learn._averages.means()
+    learn._has_means = True
+
+
+def count_batch(learn: Learner) -> None:
+    """Take a batch that went well into the counts and averages."""
+    if learn.batch_size is None:
+        raise LearnerError(
+            f"the number of samples in a batch must be known, got {describe(learn.batch)}, which holds no tensor "
+            f"with a first axis; set `learn.batch_size` in `predict` or a callback."
+        )
+    if learn.loss is not None:
+        learn._averages.add("loss", learn.loss.detach(), learn.batch_size)
+    for name, value in learn._logged:
+        learn._averages.add(name, value, learn.batch_size or 1)
+    learn._is_counting = False
+    if learn.training:
+        learn.n_samples += learn.batch_size
+
+
+def log_values(learn: Learner, values: dict[str, Tensor | float]) -> None:
+    """Average values over the pass, as `Learner.log` says."""
+    if not learn._n_passes:
+        raise LearnerError("`log` must be called while a pass runs, and none does; there is nothing to average.")
+    for name, value in values.items():
+        value = checked_scalar(name, value)
+        if learn._is_counting:
+            learn._logged.append((name, value))
+            continue
+        learn._averages.add(name, value, learn.batch_size or 1)
+        if learn._has_means:  # they have been read already
+            learn.metrics[learn.dl_name][name] = learn._averages.means()[name]
+
+
+@contextmanager
+def one_batch_each(learn: Learner, is_limited: bool) -> Iterator[None]:
+    """Have one batch of each loader for a block of code."""
+    whole = learn.dls = Loaders.of(learn.dls)
+    if is_limited:
+        learn.dls = limited(whole, {})
+        if not learn.in_sandbox:
+            sys.stdout.write(describe_limits(learn.dls) + "\n")
+    try:
+        yield
+    finally:
+        if is_limited:
+            learn.dls = whole
