@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score
 
-from callbacks import CheckpointCallback, MetricsCallback, accuracy, mean_over_samples, metrics, top_k_accuracy
+from callbacks import CheckpointCallback, MetricsCallback, accuracy, mean_over_samples, top_k_accuracy
+from callbacks.measure import metrics
 from learner import (
     Callback,
     CancelBatchException,

@@ -33,8 +33,8 @@ from callbacks import (
     ValidateCallback,
     accuracy,
     collect_metrics,
-    collection,
 )
+from callbacks.samples import collection
 from learner import (
     BatchLimit,
     Callback,
