@@ -58,7 +58,12 @@ class DeviceCallback(Callback):
 
     def before_batch(self, learn: Learner) -> None:
         """Move the batch."""
-        learn.batch = to_device(learn.batch, self.device)
+        batch = learn.batch
+        if type(batch) is tuple and len(batch) == 2:  # nearly every batch there is, often where it should be
+            x, y = batch
+            if type(x) is Tensor and type(y) is Tensor and x.device == self.device and y.device == self.device:
+                return
+        learn.batch = to_device(batch, self.device)
 
     def _move_modules(self, learn: Learner) -> None:
         for module in (learn.model, learn.loss_f):
