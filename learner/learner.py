@@ -6,11 +6,14 @@ import os
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
+from learner.checkpoint.file import read_checkpoint, write_checkpoint
+from learner.checkpoint.resume import Resumption, between_fits, find_resumption
+from learner.checkpoint.snapshot import export_weights, load_snapshot, snapshot
 from learner.data.feed import preds_of
 from learner.data.loaders import Loaders, length_of, role_of
 from learner.errors import (
@@ -45,9 +48,6 @@ from learner.loop.rates import BaseRates
 from learner.loop.state import pass_mode, remember_learner
 from learner.loop.summary import Summary, summarize
 from learner.loop.types import Handler
-
-if TYPE_CHECKING:
-    from learner.checkpoint.resume import Resumption
 
 OptFunc = Callable[..., torch.optim.Optimizer]
 
@@ -228,7 +228,7 @@ class Learner:
             raise LearnerError("`fit` must not be called while this learner runs; use `validate`, or a learner more.")
         n_epochs = checked_epochs(n_epochs)
         with self.added(cbs), one_batch_each(self, overfit), deferred_interrupts(self):
-            start = self._resumption(resume)
+            start = find_resumption(self, resume)
             prepare_training(self, self.lr if lr is None else checked_lr(lr))
             self.n_epochs, self.epochs, self.epoch = n_epochs, range(n_epochs), 0
             self.resume, self.is_resumed, self._n_done = resume, start is not None, 0
@@ -566,9 +566,6 @@ class Learner:
             >>> torch.equal(learn.model.weight, other.model.weight), len(other.history)
             (True, 2)
         """
-        from learner.checkpoint.file import write_checkpoint
-        from learner.checkpoint.snapshot import snapshot
-
         self._refuse_while_running("save")
         write_checkpoint(path, snapshot(self))
 
@@ -579,10 +576,6 @@ class Learner:
             LearnerError: if the file is broken, of a newer version, or of another model, optimizer or callbacks; then
                 nothing was changed.
         """
-        from learner.checkpoint.file import read_checkpoint
-        from learner.checkpoint.resume import between_fits
-        from learner.checkpoint.snapshot import load_snapshot
-
         self._refuse_while_running("load")
         load_snapshot(self, between_fits(read_checkpoint(path)))
 
@@ -595,8 +588,6 @@ class Learner:
             ImportError: if the name ends in `.safetensors` and the library is not installed.
             LearnerError: if the file cannot be written.
         """
-        from learner.checkpoint.snapshot import export_weights
-
         export_weights(self.model, path)
 
     def _refuse_while_running(self, what: str) -> None:
@@ -615,23 +606,6 @@ class Learner:
             ValueError: if a value is no scalar, or is named `loss`.
         """
         log_values(self, values)
-
-    def _resumption(self, resume: bool | str | os.PathLike[str]) -> Resumption | None:
-        """Find the checkpoint to go on from; None to begin anew."""
-        if not isinstance(resume, bool | str | os.PathLike):
-            raise TypeError(f"`resume` must be True, False or the path of a checkpoint, got {resume!r}.")
-        if resume is False:
-            return None
-        keepers = [cb for cb in self.cbs if hasattr(cb, "find_checkpoint")]
-        if not keepers or (resume is True and len(keepers) > 1):
-            raise LearnerError(
-                f"`resume` must have one callback that knows where the checkpoints are, got {len(keepers)} in `cbs`; "
-                + ("say which by `resume=path`." if keepers else "add a CheckpointCallback.")
-            )
-        from learner.checkpoint.resume import Resumption
-
-        found = keepers[0].find_checkpoint(None if resume is True else resume)
-        return None if found is None else Resumption(*found)
 
     def _tell_predictor(self) -> None:
         """Let the predictor know the model and whether it makes its loss itself; both may have been replaced."""

@@ -17,6 +17,7 @@ That is a snapshot (`learner.checkpoint.snapshot`) and, under `fit`, what there 
 
 from __future__ import annotations
 
+import os
 import sys
 import warnings
 from collections import Counter
@@ -268,6 +269,27 @@ class Resumption:
         else:
             where = f"batch {at.i} of loader {at.loader!r} in " if at.i else ""
             yield f"goes on with {where}epoch {at.n_done}{of}{then} ({self._path})."
+
+
+def find_resumption(learn: Learner, resume: bool | str | os.PathLike[str]) -> Resumption | None:
+    """Return the checkpoint that a fit goes on from; None to begin anew.
+
+    Raises:
+        TypeError: if `resume` is neither a bool nor a path.
+        LearnerError: if no callback of the learner, or more than one, knows where the checkpoints are.
+    """
+    if not isinstance(resume, bool | str | os.PathLike):
+        raise TypeError(f"`resume` must be True, False or the path of a checkpoint, got {resume!r}.")
+    if resume is False:
+        return None
+    keepers = [cb for cb in learn.cbs if hasattr(cb, "find_checkpoint")]
+    if not keepers or (resume is True and len(keepers) > 1):
+        raise LearnerError(
+            f"`resume` must have one callback that knows where the checkpoints are, got {len(keepers)} in `cbs`; "
+            + ("say which by `resume=path`." if keepers else "add a CheckpointCallback.")
+        )
+    found = keepers[0].find_checkpoint(None if resume is True else resume)
+    return None if found is None else Resumption(*found)
 
 
 def _callbacks_of(learn: Learner) -> dict[str, list[str]]:
