@@ -99,6 +99,7 @@ class _Sum:
 class History:
     """A row per epoch: `epoch` and `loader/metric`, over all the fits of a learner.
 
+    A pass that a Cancel ended is there with the means of the batches that it saw, and `cut_short` says why.
     `epoch` counts on from fit to fit. A metric that an epoch lacks is None in `to_dict` and NaN in `to_pandas`.
 
     Example:
@@ -117,10 +118,11 @@ class History:
         """Count the epochs of the coming fit on from the last row."""
         self._start = self.rows[-1]["epoch"] + 1 if self.rows else 0
 
-    def record(self, epoch: int, name: str, metrics: dict[str, float]) -> None:
+    def record(self, epoch: int, name: str, metrics: dict[str, float], cut_short: str | None = None) -> None:
         """Put the metrics of a pass over loader `name` into the row of `epoch`, counted from this fit's start.
 
-        A pass that measured nothing leaves no trace.
+        A pass that measured nothing leaves no trace. Where a Cancel ended the pass, `cut_short` is the reason, and the
+        row says so.
         """
         if not metrics:
             return
@@ -128,6 +130,8 @@ class History:
         if not self.rows or self.rows[-1]["epoch"] != number:
             self.rows.append({"epoch": number})
         self.rows[-1].update({f"{name}/{metric}": value for metric, value in metrics.items()})
+        if cut_short is not None:
+            self.rows[-1]["cut_short"] = f"{name}: {cut_short}"
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -165,6 +169,7 @@ class History:
 
         columns = self.to_dict()
         epochs = columns.pop("epoch", [])
+        columns.pop("cut_short", None)
         panels = dict.fromkeys(name.split("/", 1)[1] for name in columns) or {"loss": None}
         figure, axes = plt.subplots(1, len(panels), figsize=(4.5 * len(panels), 3.2), squeeze=False, layout="tight")
         for ax, panel in zip(axes[0], panels, strict=True):

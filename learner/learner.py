@@ -41,7 +41,7 @@ from learner.loop.frequency import Decision, Gate
 from learner.loop.gather import Gather
 from learner.loop.interrupts import Pending, deferred_interrupts, stop_if_interrupted
 from learner.loop.naming import declare_signals
-from learner.loop.passes import PASS_STATE, close_pass, count_batch, log_values, one_batch_each, open_pass
+from learner.loop.passes import PASS_STATE, close_pass, count_batch, end_early, log_values, one_batch_each, open_pass
 from learner.loop.plan import plan_html, plan_text
 from learner.loop.prepare import prepare_training
 from learner.loop.rates import BaseRates
@@ -148,7 +148,8 @@ class Learner:
     _pending: Pending  # a signal that has come; it is in `interrupt` from the next clean-up on
     _averages: Averages
     _needs_target: bool  # whether a batch of this pass without a target is an error
-    _has_means: bool  # whether the pass went well and its means were read
+    _has_means: bool  # whether the pass has ended and its means were read
+    _cut_short: str | None  # why a Cancel ended the pass, if one did
     _is_counting: bool  # whether a batch is worked on whose values count when it went well
     _decisions: dict[Gate, Decision]  # of callbacks that are not always called, in this pass
     _logged: list[tuple[str, Tensor | float]]  # of this batch, while it is counting
@@ -240,9 +241,9 @@ class Learner:
                 for name, dl, begin in self._passes(start):
                     try:
                         self._epoch(name, dl, role_of(name), start=begin)
-                    finally:  # a pass that went well is on record, also if a callback then ended the fit
+                    finally:  # what was measured is on record, also if a callback has ended the pass or the fit
                         if self._has_means:
-                            self.history.record(self.epoch, name, self.metrics[name])
+                            self.history.record(self.epoch, name, self.metrics[name], self._cut_short)
                 self.callback("after_fit")
             except CancelFitException as cancel:
                 self._dispatch.leave(self, "fit", owed, cancel)
@@ -287,9 +288,12 @@ class Learner:
                 close_pass(self)
                 self.callback("after_epoch")
             except CancelEpochException as cancel:
+                end_early(self, cancel)
                 self._dispatch.leave(self, "epoch", owed, cancel)
             except BaseException as error:
-                if not isinstance(error, CancelException):
+                if isinstance(error, CancelException):
+                    end_early(self, error)
+                else:
                     annotate(error, self, f"the loader, batch {self.i + (self.batch is not None)}")
                 self._dispatch.leave(self, "epoch", owed, error)
                 raise

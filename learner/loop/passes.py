@@ -12,7 +12,7 @@ from torch import Tensor
 from learner.data.batch import describe
 from learner.data.limit import describe_limits, limited
 from learner.data.loaders import Loaders, length_of
-from learner.errors import LearnerError
+from learner.errors import CancelException, LearnerError
 from learner.history import Averages
 from learner.loop.checks import checked_scalar, no_batches, warn_of_length
 from learner.loop.types import Learner
@@ -20,7 +20,7 @@ from learner.loop.types import Learner
 # What belongs to one pass: a pass within a pass (a validation in the middle of an epoch) gives it back.
 PASS_STATE = (
     *("dl", "dl_name", "role", "training", "is_side_pass", "i", "n_batches"),
-    *("_needs_target", "_averages", "_has_means", "_modes"),
+    *("_needs_target", "_averages", "_has_means", "_cut_short", "_modes"),
     *("is_in_batch", "batch", "batch_size", "xb", "yb", "output", "preds", "loss"),
     *("_is_counting", "_logged", "_decisions"),
 )
@@ -32,7 +32,8 @@ def open_pass(learn: Learner, name: str, dl: Any, role: str, is_side_pass: bool 
     learn.is_side_pass = is_side_pass
     learn._needs_target = not name.startswith("infer")
     learn.i, learn.n_batches, learn.batch = 0, length_of(dl), None
-    learn._averages, learn._has_means, learn._decisions, learn._modes = Averages(), False, {}, []
+    learn._averages, learn._has_means, learn._cut_short = Averages(), False, None
+    learn._decisions, learn._modes = {}, []
     learn._logged = []  # not cleared: the pass around this one may hold it
     learn.xb = learn.yb = learn.output = learn.preds = learn.loss = None
     learn.batch_size = 0
@@ -48,6 +49,15 @@ def close_pass(learn: Learner) -> None:
     learn._is_counting = False
     learn.metrics[learn.dl_name] = learn._averages.means()
     learn._has_means = True
+
+
+def end_early(learn: Learner, cancel: CancelException) -> None:
+    """Keep the means of the batches that a pass has seen when a Cancel ends it, and the reason that it gives."""
+    learn._is_counting = False
+    means = {} if learn._has_means else learn._averages.means()
+    if means:
+        learn.metrics[learn.dl_name] = means
+        learn._has_means, learn._cut_short = True, str(cancel) or type(cancel).__name__
 
 
 def count_batch(learn: Learner) -> None:

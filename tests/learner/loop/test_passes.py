@@ -2,7 +2,7 @@
 
 import pytest
 
-from learner import Callback, CancelBatchException, LearnerError
+from learner import Callback, CancelBatchException, CancelEpochException, CancelFitException, LearnerError
 from learner.loop.passes import PASS_STATE
 
 
@@ -33,3 +33,45 @@ def test_means_are_weighted_by_samples_and_leave_out_what_was_cancelled(make_lea
 def test_values_outside_of_a_pass_are_refused(make_learner):
     with pytest.raises(LearnerError, match="`log` must be called while a pass runs, and none does"):
         make_learner().log(a=1.0)
+
+
+@pytest.mark.parametrize("cancel", [CancelEpochException, CancelFitException])
+@pytest.mark.parametrize(("reason", "said"), [("seen enough", "seen enough"), (None, None)])
+def test_a_pass_that_a_cancel_ended_keeps_the_means_of_what_it_saw_and_says_why(make_learner, cancel, reason, said):
+    losses = []
+
+    class Stops(Callback):
+        def after_batch(self, learn):
+            if learn.training:
+                losses.append((learn.loss.item(), learn.batch_size))
+            if learn.training and learn.i == 1:
+                raise cancel(*([reason] if reason else []))
+
+    learn = make_learner(Stops())
+    learn.fit(1)
+    (first, _), _ = losses  # the batch in which the Cancel came does not count
+    assert learn.metrics["train"] == {"loss": pytest.approx(first)}
+    assert learn.history.rows[0]["train/loss"] == pytest.approx(first)
+    assert learn.history.rows[0]["cut_short"] == f"train: {said or cancel.__name__}"
+    assert "cut_short" in repr(learn.history)
+    learn.history.plot()
+
+
+def test_a_pass_that_saw_nothing_before_a_cancel_leaves_no_trace(make_learner):
+    class Stops(Callback):
+        def before_batch(self, learn):
+            raise CancelFitException
+
+    learn = make_learner(Stops())
+    learn.fit(1)
+    assert (learn.metrics, learn.history.to_dict()) == ({}, {})
+
+
+def test_a_fit_that_is_ended_between_two_passes_is_not_cut_short(make_learner):
+    class Stops(Callback):
+        def after_epoch(self, learn):
+            raise CancelFitException
+
+    learn = make_learner(Stops())
+    learn.fit(1)
+    assert list(learn.history.rows[0]) == ["epoch", "train/loss"]
