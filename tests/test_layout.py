@@ -12,6 +12,7 @@ import pytest
 import callbacks
 import learner
 from learner import Callback
+from tests.imports import Import, Tree
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = {"learner": learner, "callbacks": callbacks}
@@ -110,3 +111,124 @@ def test_every_public_thing_says_what_it_does(file):
 @pytest.mark.parametrize("package", PACKAGES)
 def test_it_is_typed(package):
     assert (ROOT / package / "py.typed").is_file()
+
+
+# What may import what inside `learner`: each file or room, and those that it stands on. A room may import itself.
+FLOORS = {
+    "errors": (),
+    "history": ("errors",),
+    "data": ("errors",),
+    "optim": ("data", "errors"),
+    "interrogate": ("data", "errors"),
+    "callback": ("loop.naming", "loop.types"),
+    "loop": ("callback", "interrogate", "optim", "data", "history", "errors"),
+    "checkpoint": ("loop", "callback", "interrogate", "optim", "data", "history", "errors"),
+    "records": ("checkpoint.file", "data", "history", "errors"),
+    "learner": ("checkpoint", "loop", "callback", "interrogate", "optim", "data", "history", "errors"),
+}
+FRONT_DOORS = ("learner", "learner.__main__")  # the names that users import; the demo
+
+
+def is_inside(module: str, rooms: tuple[str, ...]) -> bool:
+    return any(module == room or module.startswith(room + ".") for room in rooms)
+
+
+def rises(one: Import, floors: dict[str, tuple[str, ...]]) -> bool:
+    """Return whether an import goes against the floors, annotations included: those have `learner.loop.types`."""
+    if one.source in FRONT_DOORS:
+        return False
+    room = one.source.split(".")[1]
+    below = tuple(f"learner.{each}" for each in (room, *floors[room]))
+    names_the_class = one.source == "learner.loop.types" and one.target == "learner.learner" and not one.at_run_time
+    return not is_inside(one.target, below) and not names_the_class
+
+
+@pytest.fixture(scope="module")
+def tree() -> Tree:
+    return Tree(ROOT, tuple(PACKAGES))
+
+
+def test_every_room_of_the_learner_has_a_floor(tree):
+    rooms = {module.split(".")[1] for module in tree.files if is_inside(module, ("learner",)) and "." in module}
+    assert rooms - {"__main__"} <= set(FLOORS)
+
+
+def test_no_import_rises(tree):
+    inside = [one for one in tree.imports if is_inside(one.source, ("learner",))]
+    assert len(inside) > 100
+    assert [str(one) for one in inside if rises(one, FLOORS)] == []
+
+
+def test_no_modules_import_one_another_in_a_circle(tree):
+    assert tree.circle() == []
+
+
+def test_private_names_do_not_cross_files(tree):
+    assert tree.private_names() == []
+
+
+@pytest.fixture
+def made_up(tmp_path):
+    """Make a tree of files, `learner/` and a path to its text."""
+
+    def make(**texts: str) -> Tree:
+        for file in ("__init__", "data/__init__", "loop/__init__", "data/batch", "loop/types", "learner"):
+            path = tmp_path / "learner" / f"{file}.py"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(texts.get(file.replace("/", "_"), ""))
+        return Tree(tmp_path, ("learner",))
+
+    return make
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "from learner.loop.types import Learner",
+        "from learner.loop import types",
+        "import learner.loop.types",
+        "def f():\n    from learner.loop.types import Learner",
+        "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from learner.learner import Learner",
+        "from learner import Learner",
+    ],
+)
+def test_an_import_that_rises_is_found(made_up, text):
+    (one,) = made_up(data_batch=text).imports
+    assert str(one).startswith(f"learner/data/batch.py:{len(text.splitlines())}: learner.data.batch imports learner")
+    assert rises(one, FLOORS)
+
+
+def test_only_the_types_of_the_loop_name_the_class_above_and_not_at_run_time(made_up):
+    for_annotations = "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from learner.learner import Learner"
+    assert [rises(one, FLOORS) for one in made_up(loop_types=for_annotations).imports] == [False]
+    assert [rises(one, FLOORS) for one in made_up(loop_types="from learner.learner import Learner").imports] == [True]
+
+
+def test_a_circle_is_found(made_up):
+    down = "from learner.data.batch import x"
+    assert made_up(learner=down).circle() == []
+    circle = made_up(learner=down, data_batch="def f():\n    import learner.learner as l").circle()
+    assert set(circle) == {"learner.learner", "learner.data.batch"}
+    annotation = "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import learner.learner"
+    assert made_up(learner=down, data_batch=annotation).circle() == []
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "from learner.data.batch import _x",
+        "from learner.data.batch import _x as x",
+        "import learner.data.batch\nlearner.data.batch._x",
+        "import learner.data.batch as b\nb._x()",
+        "from learner.data import batch\ndef f():\n    return batch._x",
+    ],
+)
+def test_a_private_name_that_crosses_files_is_found(made_up, text):
+    (found,) = made_up(learner=text).private_names()
+    assert found.startswith(f"learner/learner.py:{len(text.splitlines())}: learner.learner ")
+    assert "_x" in found
+
+
+def test_own_private_names_and_those_of_objects_are_no_ones_business(made_up):
+    text = "from learner.data import batch\nbatch.__name__, batch.x._y, self._z, _own"
+    assert made_up(learner=text).private_names() == []
