@@ -6,11 +6,31 @@ import matplotlib
 import pytest
 import torch
 from torch import nn
+from xdist.scheduler import LoadGroupScheduling
 
 from learner import Learner, Loaders
 
 matplotlib.use("Agg")
 torch.set_num_threads(1)  # the tests are many and small, and machines are shared
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Have tests marked `serial` run in one process, one after the other."""
+    for item in items:
+        if item.get_closest_marker("serial"):
+            item.add_marker(pytest.mark.xdist_group("serial"))
+
+
+class ByGroupOrFile(LoadGroupScheduling):
+    """Run the tests of a group in one process, and those of a file too, which share fixtures and caches."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        group = super()._split_scope(nodeid)
+        return nodeid.partition("::")[0] if group == nodeid else group
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> LoadGroupScheduling | None:
+    return ByGroupOrFile(config, log) if config.getvalue("dist") == "loadgroup" else None
 
 
 @pytest.fixture(autouse=True)

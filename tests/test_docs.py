@@ -80,6 +80,21 @@ def test_links_lead_somewhere(document):
         assert (ROOT / target).exists(), target
 
 
+def test_the_map_in_contributing_shows_every_room_and_names_files_that_exist():
+    text = (ROOT / "CONTRIBUTING.md").read_text()
+    drawing = re.search(r"## Where things are\n+```\n(.*?)```", text, flags=re.DOTALL).group(1)
+    drawn, package = set(), ""
+    for indent, name in re.findall(r"^( *)([\w./]+) ", drawing, flags=re.MULTILINE):
+        package = package if indent else name
+        drawn.add(f"{package}{name}" if indent else name)
+    rooms = {
+        f"{top}/{door.parent.name}/" for top in ("learner", "callbacks") for door in ROOT.glob(f"{top}/*/__init__.py")
+    }
+    assert rooms <= drawn
+    for path in drawn | set(re.findall(r"`((?:learner|callbacks|tests)/[\w./]*)`", text)):
+        assert (ROOT / path).exists(), path
+
+
 def test_ci_runs_the_test_command_of_the_readme():
     commands = [line for block in blocks("bash") for line in block.splitlines() if "pytest" in line]
     assert len(commands) == 1

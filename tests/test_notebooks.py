@@ -29,6 +29,7 @@ def test_there_are_notebooks():
 
 
 @pytest.mark.notebook
+@pytest.mark.serial  # kernels that start at the same time may choose the same port
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of the machinery that runs notebooks, not of ours
 def test_it_runs(notebook, tmp_path, monkeypatch):
     paths = [str(ROOT), os.environ.get("PYTHONPATH", "")]

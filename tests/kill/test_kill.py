@@ -10,6 +10,7 @@ import pytest
 from tests.kill.harness import SETTINGS, Case, at_each_batch, examine, pool, sample
 from tests.kill.training import Kill, Setting
 
+pytestmark = pytest.mark.serial  # starts many processes of its own, which all cases share
 SEEDS = range(10)
 
 

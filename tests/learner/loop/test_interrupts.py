@@ -611,6 +611,7 @@ learn.fit(2)
 """
 
 
+@pytest.mark.serial  # starts a kernel, as the notebooks do
 def test_interrupting_the_kernel_of_a_notebook_stops_the_fit_and_the_next_cell_goes_on(tmp_path):
     manager = KernelManager(kernel_name="python3")
     manager.start_kernel(cwd=str(tmp_path))
