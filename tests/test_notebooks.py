@@ -37,7 +37,7 @@ def test_it_runs(notebook, tmp_path, monkeypatch):
     monkeypatch.setenv("JUPYTER_PLATFORM_DIRS", "1")
     monkeypatch.setenv("OMP_NUM_THREADS", "1")  # as in the other tests: small networks, shared machines
     monkeypatch.delenv("MPLBACKEND", raising=False)  # pictures go into the notebook
-    NotebookClient(notebook, timeout=120, kernel_name="python3", resources={"metadata": {"path": tmp_path}}).execute()
+    NotebookClient(notebook, timeout=600, kernel_name="python3", resources={"metadata": {"path": tmp_path}}).execute()
 
 
 def test_it_is_committed_as_it_ran(notebook):

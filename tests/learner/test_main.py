@@ -35,17 +35,13 @@ def test_it_learns_the_digits_and_leaves_what_it_says(tmp_path, monkeypatch, cap
     assert (folder / "report.html").is_file()
 
 
-def test_every_sample_is_on_record_in_every_epoch(tmp_path):
+def test_the_folder_can_be_chosen_and_every_sample_is_on_record_in_every_epoch(tmp_path, capsys):
     main(["--epochs", "2", "--out", str(tmp_path / "here")])
+    assert (tmp_path / "here" / "run.json").is_file()
+    assert capsys.readouterr().out.rstrip().endswith(str(tmp_path / "here" / "report.html"))
     samples = Run.open(tmp_path / "here").samples
     assert [len(samples.where(split=split, epoch=1)) for split in ("train", "valid")] == [1437, 360]
     assert sorted(samples.where(split="train", epoch=0).numpy("example_id")) == list(range(1437))
-
-
-def test_the_folder_can_be_chosen(tmp_path, capsys):
-    main(["--epochs", "1", "--out", str(tmp_path / "here")])
-    assert (tmp_path / "here" / "run.json").is_file()
-    assert capsys.readouterr().out.rstrip().endswith(str(tmp_path / "here" / "report.html"))
 
 
 def test_without_scikit_learn_it_says_what_to_install(tmp_path, monkeypatch):
