@@ -49,7 +49,7 @@ from callbacks import (
 )
 from learner import Callback, Learner
 from learner.__main__ import digits, make_model
-from learner.data.order import ordered
+from learner.data import ordered
 from learner.records import Run
 
 N_EPOCHS = 13  # a run of one contestant

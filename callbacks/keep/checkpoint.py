@@ -15,9 +15,10 @@ from learner.checkpoint.file import BackgroundWriter, read_checkpoint
 from learner.checkpoint.folder import CheckpointFolder
 from learner.checkpoint.resume import fit_state, options_of
 from learner.checkpoint.snapshot import rng_state
+from learner.data.exact import why_not_exact
 from learner.data.loaders import Loaders
 from learner.data.order import OrderedLoader
-from learner.data.position import Places, Rest, why_not_exact
+from learner.data.position import ResumableLoader, SkipLoader
 from learner.loop.frequency import Every, Pace
 
 
@@ -111,7 +112,7 @@ class CheckpointCallback(Callback):
         self._is_on = self._has_begun = False
         self._n_batches = self._n_done = 0  # batches that train, ever; epochs of this fit
         self._seeds: dict[str, int] = {}
-        self._places: dict[str, Places] = {}
+        self._resumable: dict[str, ResumableLoader] = {}
         self._loader_states: dict[str, Any] = {}  # to be given to loaders when a fit begins
         self._rng: dict[str, Any] = {}  # when this pass began
         self._options: list[dict[str, Any]] = []  # of the optimizer, when this fit began
@@ -139,7 +140,7 @@ class CheckpointCallback(Callback):
                 warnings.warn(f"{problem}; the rest of a pass may differ.", RuntimeWarning, stacklevel=2)
         self._folder.open()
         self._options = options_of(learn.opt)  # type: ignore[arg-type]  # there is one in a fit
-        self._has_begun, self._n_done, self._places, self._seeds = False, 0, {}, {}
+        self._has_begun, self._n_done, self._resumable, self._seeds = False, 0, {}, {}
         self._pace.restart()
         self._is_on = True
 
@@ -197,14 +198,14 @@ class CheckpointCallback(Callback):
         for name, loader in Loaders.of(learn.dls).items():  # each now, since others may use it before its turn
             self._know(name, loader)
 
-    def _know(self, name: str, loader: Any) -> Places:
+    def _know(self, name: str, loader: Any) -> ResumableLoader:
         """Return where the passes over a loader can begin; let the loader go on from its state, if it has one."""
-        if name not in self._places or self._places[name].loader is not loader:
-            places = self._places[name] = Places(name, loader, self._seeds.get(name))
-            self._seeds[name] = places.seed
+        if name not in self._resumable or self._resumable[name].loader is not loader:
+            resumable = self._resumable[name] = ResumableLoader(name, loader, self._seeds.get(name))
+            self._seeds[name] = resumable.seed
             if name in self._loader_states:
-                places.loader.load_state_dict(self._loader_states.pop(name))
-        return self._places[name]
+                resumable.loader.load_state_dict(self._loader_states.pop(name))
+        return self._resumable[name]
 
     def _end_epoch(self, learn: Learner, is_last: bool = False) -> None:
         self._n_done += 1
@@ -232,12 +233,12 @@ class CheckpointCallback(Callback):
     def _placed(self, learn: Learner) -> Any:
         """Return the loader of this pass, from where it is to begin."""
         name = learn.dl_name
-        if learn.dl is not Loaders.of(learn.dls)[name] and isinstance(learn.dl, OrderedLoader | Rest):
+        if learn.dl is not Loaders.of(learn.dls)[name] and isinstance(learn.dl, OrderedLoader | SkipLoader):
             return learn.dl  # another callback of this kind has done it
-        places = self._know(name, learn.dl)
-        if learn.i and (why := places.why_read_again):
+        resumable = self._know(name, learn.dl)
+        if learn.i and (why := resumable.why_read_again):
             sys.stdout.write(f"resume: reads {learn.i} batches of loader {name!r} again, since {why}.\n")
-        return places.at(learn.history.state_dict()["start"] + self._n_done, learn.i)
+        return resumable.at(learn.history.state_dict()["start"] + self._n_done, learn.i)
 
     def _save(self, learn: Learner, i: int, *, is_best: bool = False, is_over: bool = False) -> None:
         if any(p.isnan().any() for p in learn.model.parameters()):
@@ -302,7 +303,7 @@ class CheckpointCallback(Callback):
             "seeds": dict(self._seeds),
             "loaders": {
                 **self._loader_states,  # of those whose turn has not come since the fit went on
-                **{name: p.loader.state_dict() for name, p in self._places.items() if p.has_state},
+                **{name: p.loader.state_dict() for name, p in self._resumable.items() if p.has_state},
             },
             "pass_within": self._pass_within,
         }

@@ -1,2 +1,2 @@
 from .order import ordered as ordered
-from .order import seeded as seeded
+from .seeded_dataset import seeded as seeded

@@ -10,8 +10,8 @@ import numpy as np
 from torch.utils.data import DataLoader, IterableDataset
 
 from learner.data.limit import BatchLimit
-from learner.data.order import PositionSampler
-from learner.data.position import Begun, Rest
+from learner.data.position import SkipLoader, StatefulLoader
+from learner.data.sampler import PositionSampler
 from learner.errors import LearnerError
 
 
@@ -23,7 +23,7 @@ class SampleIds:
     others over the same loader may come in the middle of it.
 
     Args:
-        loader: a `DataLoader` over a dataset with numbered samples, or the `Rest` of one.
+        loader: a `DataLoader` over a dataset with numbered samples, or the `SkipLoader` of one.
         start: the first batch of the pass, where it begins in the middle.
 
     Raises:
@@ -37,7 +37,7 @@ class SampleIds:
     """
 
     def __init__(self, loader: Any, start: int = 0) -> None:
-        is_read_again = isinstance(loader, Rest)  # so its sampler hands out the whole pass
+        is_read_again = isinstance(loader, SkipLoader)  # so its sampler hands out the whole pass
         loader = loader.loader if is_read_again else loader
         if reason := _why_not(loader, goes_on=start > 0 and not is_read_again):
             raise ValueError(
@@ -139,7 +139,7 @@ def _inner(sampler: Any) -> Any:
 
 def _why_not(loader: Any, goes_on: bool) -> str | None:
     """Say why a loader, which may go on in the middle of a pass, cannot tell which samples a batch holds."""
-    if isinstance(loader, Begun):  # now, not when it goes on
+    if isinstance(loader, StatefulLoader):  # now, not when it goes on
         return f"a {type(loader.loader).__name__} goes on from a state of its own, and cannot tell with which batch"
     if isinstance(loader, BatchLimit):
         return "it gives batches that were fetched before"

@@ -1,105 +1,50 @@
 """Order and noise as functions of position, bit for bit: where a pass begins and who reads makes no difference."""
 
-import copy
 import multiprocessing
 import os
 import pickle
 import random
 import subprocess
 import sys
-from collections import Counter
 from itertools import product
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from torch import nn
 from torch.utils.data import (
-    BatchSampler,
     DataLoader,
     Dataset,
-    IterableDataset,
     MapDataPipe,
     RandomSampler,
-    Sampler,
-    SequentialSampler,
     Subset,
-    SubsetRandomSampler,
     TensorDataset,
-    WeightedRandomSampler,
     get_worker_info,
 )
 
 import learner.data.order
 from learner import Learner, Loaders
 from learner.data.limit import BatchLimit
-from learner.data.order import PositionSampler, drawing_apart, ordered, position_seed, seeded, why_not_ordered
+from learner.data.order import ordered, why_not_ordered
+from learner.data.sampler import PositionSampler
+from learner.data.seeded_dataset import seeded
+from learner.data.seeding import position_seed
 from learner.records.ids import SampleIds
-
-N, SIZE = 11, 3  # an uneven last batch
-
-
-def noise():
-    """Draw from all three generators, also the normal numbers of which two are made at once and one is kept."""
-    python, numpy, cpu = (random.random(), random.gauss(0, 1)), np.random.rand(), torch.rand(1, dtype=torch.float64)
-    return torch.cat([torch.tensor([*python, numpy, np.random.randn()]), cpu, torch.randn(1, dtype=torch.float64)])
-
-
-class Noisy(Dataset):
-    """Sample i: its number, then six random ones."""
-
-    classes = ("cat", "dog")
-
-    def __len__(self):
-        return N
-
-    def __getitem__(self, i):
-        return torch.cat([torch.tensor([float(i)]), noise()]).double()
-
-
-class NoisyTogether(Noisy):
-    def __getitems__(self, indices):
-        assert type(indices) is list
-        return [torch.cat([torch.tensor([float(i)]), noise()]).double() for i in indices]
-
-
-def noisy_collate(samples):
-    return torch.stack([*samples, torch.cat([torch.zeros(1), noise()])])
-
-
-KINDS = {
-    "shuffle": lambda: {"batch_size": SIZE, "shuffle": True},
-    "sequential": lambda: {"batch_size": SIZE},
-    "drop_last": lambda: {"batch_size": SIZE, "shuffle": True, "drop_last": True},
-    "weighted": lambda: {"batch_size": SIZE, "sampler": WeightedRandomSampler(range(1, N + 1), N + 2)},
-    "weighted once": lambda: {"batch_size": SIZE, "sampler": WeightedRandomSampler(range(1, N + 1), 7, False)},
-    "subset": lambda: {"batch_size": SIZE, "sampler": SubsetRandomSampler([8, 1, 5, 9, 2, 0, 3])},
-    "replacement": lambda: {"batch_size": SIZE, "sampler": RandomSampler(range(N), True, 40)},
-    "twice": lambda: {"batch_size": SIZE, "sampler": RandomSampler(range(N), num_samples=2 * N + 1)},
-    "batch sampler": lambda: {"batch_sampler": BatchSampler(SequentialSampler(range(N)), SIZE, False)},
-}
-
-
-def make(kind="shuffle", dataset=None, seed=7, **options):
-    options = {"collate_fn": noisy_collate, **KINDS[kind](), **options}
-    return ordered(DataLoader(Noisy() if dataset is None else dataset, **options), seed)
-
-
-def one_pass(loader, epoch=0, start=0):
-    loader.batch_sampler.set_position(epoch, start)
-    return list(loader)
-
-
-def same(batches, others):
-    return len(batches) == len(others) and all(map(torch.equal, batches, others))
-
-
-def generator_states():
-    python, (_, keys, *rest) = random.getstate(), np.random.get_state()
-    return python, keys.tolist(), rest, torch.get_rng_state().tolist()
+from tests.noise import (
+    KINDS,
+    SIZE,
+    N,
+    Noisy,
+    NoisyTogether,
+    Stream,
+    generator_states,
+    make,
+    noise,
+    noisy_collate,
+    one_pass,
+    same,
+)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -128,61 +73,6 @@ def test_a_pass_that_was_left_early_leaves_nothing_behind(persistent):
     loader.batch_sampler.set_position(0)
     next(iter(loader))
     assert same(one_pass(loader, 1, 1), one_pass(make(), 1, 1))
-
-
-def test_a_position_set_during_a_pass_is_for_the_next():
-    loader = make()
-    whole, next_epoch = one_pass(loader, 0), one_pass(loader, 1)
-    loader.batch_sampler.set_position(0)
-    batches = iter(loader)  # before the first batch, too: nothing is drawn yet
-    loader.batch_sampler.set_position(1)
-    assert same(list(batches), whole)
-    assert same(list(loader), next_epoch)
-    assert same(list(loader), next_epoch)  # stays where it is set
-
-
-@given(st.integers(1, 40), st.integers(1, 9), st.booleans(), st.integers(0, 10**9), st.data())
-@settings(max_examples=60, deadline=None)
-def test_indices_are_those_of_the_sampler_cut_into_batches(n, size, drop_last, epoch, data):
-    replacement, num_samples = data.draw(st.booleans()), data.draw(st.none() | st.integers(1, 90))
-    sampler = RandomSampler(range(n), replacement, num_samples)
-    batches = PositionSampler(BatchSampler(sampler, size, drop_last), seed=-1)
-    batches.set_position(epoch)
-    whole = list(batches)
-    generator = torch.Generator().manual_seed(position_seed(-1, epoch, "order"))
-    drawn = BatchSampler(RandomSampler(range(n), replacement, num_samples, generator), size, drop_last)
-    assert whole == list(drawn)
-    assert len(batches) == len(whole) == len(drawn)
-    start = data.draw(st.integers(0, len(whole)))
-    batches.set_position(epoch, start)
-    assert list(batches) == whole[start:]
-
-
-def test_order_is_drawn_from_seed_and_epoch_alone():
-    def order(kind, epoch, seed=7):
-        return [int(i) for batch in one_pass(make(kind, seed=seed, collate_fn=torch.stack), epoch) for i in batch[:, 0]]
-
-    def generator(epoch):
-        return torch.Generator().manual_seed(position_seed(7, epoch, "order"))
-
-    assert order("shuffle", 5) == torch.randperm(N, generator=generator(5)).tolist()
-    weights = torch.arange(1, N + 1, dtype=torch.float64)
-    assert order("weighted", 5) == torch.multinomial(weights, N + 2, True, generator=generator(5)).tolist()
-    assert order("sequential", 5) == list(range(N))
-    orders = {tuple(order("shuffle", epoch, seed)) for epoch, seed in product(range(10), range(10))}
-    assert len(orders) == 100
-    assert all(sorted(each) == list(range(N)) for each in orders)
-    firsts = Counter(each[0] for each in orders)  # 9 times each on average; 25 is over 5 standard deviations
-    assert len(firsts) == N
-    assert max(firsts.values()) < 25
-
-
-def test_a_weighted_sampler_keeps_its_weights():
-    dataset = TensorDataset(torch.arange(3))
-    loader = ordered(DataLoader(dataset, 50, sampler=WeightedRandomSampler([0.0, 1.0, 3.0], 400)), 0)
-    counts = Counter(int(i) for epoch in range(10) for (batch,) in one_pass(loader, epoch) for i in batch)
-    assert counts[0] == 0
-    assert abs(counts[2] / 4000 - 0.75) < 5 * (0.75 * 0.25 / 4000) ** 0.5
 
 
 def test_noise_differs_with_position_epoch_and_seed_and_not_with_the_sample_or_the_size_of_the_batch():
@@ -324,21 +214,6 @@ def test_samples_on_record_know_their_numbers(workers):
             assert ids.of_batch(i, len(batch) - 1).tolist() == batch[:-1, 0].tolist()
 
 
-class Backwards(Sampler):
-    """A sampler of one's own."""
-
-    def __len__(self):
-        return N
-
-    def __iter__(self):
-        yield from reversed(range(N))
-
-
-class Stream(IterableDataset):
-    def __iter__(self):
-        yield 1
-
-
 class MyLoader(DataLoader):
     def __iter__(self):
         return super().__iter__()
@@ -373,27 +248,6 @@ def test_a_loader_that_cannot_be_ordered_is_refused_with_the_reason(loader, reas
         ordered(loader, 0)
 
 
-@pytest.mark.parametrize(
-    ("options", "whole"),
-    [
-        ({"batch_size": SIZE, "sampler": Backwards()}, [[10, 9, 8], [7, 6, 5], [4, 3, 2], [1, 0]]),
-        ({"batch_size": SIZE, "sampler": Backwards(), "drop_last": True}, [[10, 9, 8], [7, 6, 5], [4, 3, 2]]),
-        ({"batch_size": 2, "sampler": [3, 1, 4]}, [[3, 1], [4]]),
-        ({"batch_sampler": [[3, 1], [4], [1, 5, 9]]}, [[3, 1], [4], [1, 5, 9]]),
-    ],
-)
-def test_the_batches_of_any_sampler_are_kept_and_its_noise_depends_on_the_position(options, whole):
-    loader = make("sequential", **{"batch_size": 1, **options})
-    assert [[int(i) for i in batch[:-1, 0]] for batch in one_pass(loader)] == whole
-    batches = one_pass(loader, 2)
-    noises = torch.cat([batch[:, 1:] for batch in batches])
-    assert noises.unique().numel() == noises.numel()
-    for start in range(len(whole) + 1):
-        for workers in (0, 2) if start == 1 else (0,):
-            again = make("sequential", **{"batch_size": 1, "num_workers": workers, **options})
-            assert same(one_pass(again, 2, start), batches[start:])
-
-
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_sample_that_is_a_batch_by_itself_has_a_position_too(workers):
     options = {"batch_size": None, "shuffle": True, "collate_fn": lambda x: torch.cat([x, noise()])}
@@ -412,42 +266,9 @@ def test_a_sample_that_is_a_batch_by_itself_has_a_position_too(workers):
     assert [x for (x,) in ordered(tensors, 0)] == [0, 1, 2, 3]
 
 
-def test_a_sampler_without_a_length_is_taken_as_it_is():
-    loader = ordered(DataLoader(Noisy(), batch_sampler=map(list, [[1], [2]]), collate_fn=torch.stack), 0)
-    loader.batch_sampler.set_position(0, 1)
-    assert [int(batch[0, 0]) for batch in loader] == [2]
-
-
 def test_a_class_that_reads_as_any_dataloader_can_be_ordered():
     loader = ordered(Renamed(Noisy()), 7)
     assert same(one_pass(loader, 1), one_pass(ordered(DataLoader(Noisy(), SIZE, shuffle=True), 7), 1))
-
-
-class Draws:
-    """Draws from all global generators and its own, at each step."""
-
-    def __init__(self):
-        self.generator = torch.Generator().manual_seed(3)
-
-    def __iter__(self):
-        for _ in range(4):
-            yield torch.cat([noise(), torch.rand(1, generator=self.generator)])
-
-
-def test_what_draws_apart_neither_disturbs_nor_is_disturbed():
-    source = Draws()
-    seed, other = position_seed(1), position_seed(2)
-    whole = torch.stack(list(drawing_apart(source, seed)))
-    own, drawn = source.generator.get_state(), []
-    random.seed(5), np.random.seed(5), torch.manual_seed(5)
-    expected = [noise() for _ in range(4)]
-    random.seed(5), np.random.seed(5), torch.manual_seed(5)
-    for step, noises in zip(drawing_apart(source, seed), expected, strict=True):
-        drawn.append(step)
-        assert torch.equal(noise(), noises)
-        assert torch.equal(source.generator.get_state(), own)
-    assert torch.equal(torch.stack(drawn), whole)
-    assert torch.cat([whole, torch.stack(list(drawing_apart(source, other)))]).unique().numel() == 2 * whole.numel()
 
 
 class Told(Noisy):
@@ -473,24 +294,6 @@ def test_a_loader_whose_only_worker_is_the_main_process_may_be_out_of_order():
     assert why_not_ordered(DataLoader(range(4), in_order=False)) is None
 
 
-@pytest.mark.parametrize(
-    ("position", "error", "message"),
-    [
-        ((-1,), ValueError, "`epoch` must be at least 0, got -1; do"),
-        ((1.5,), TypeError, "`epoch` must be a whole number, got 1.5; do"),
-        ((0, -1), ValueError, "`start` must be a batch of the pass, from 0 to 4, got -1; if"),
-        ((0, 5), ValueError, "`start` must be a batch of the pass, from 0 to 4, got 5; if"),
-        ((0, "1"), TypeError, "`start` must be a whole number, got '1'; do"),
-    ],
-)
-def test_a_position_that_is_none_is_refused_and_changes_nothing(position, error, message):
-    sampler = make().batch_sampler
-    sampler.set_position(np.int64(2), np.int64(1))
-    with pytest.raises(error, match=message):
-        sampler.set_position(*position)
-    assert (sampler.epoch, sampler.start) == (2, 1)
-
-
 def test_numbers_of_any_kind_are_the_same_seed_and_position():
     loader = make(seed=np.int64(7))
     assert same(one_pass(loader, np.int64(1), np.int64(2)), one_pass(make(seed=7), 1, 2))
@@ -504,7 +307,7 @@ SCRIPT = """
 import pickle, random, sys
 import numpy as np, torch
 from torch.utils.data import DataLoader, Dataset
-from learner.data.order import ordered, seeded
+from learner.data import ordered, seeded
 
 class Noisy(Dataset):
     def __len__(self):
@@ -534,46 +337,3 @@ def test_a_new_process_with_new_workers_goes_on_as_if_nothing_had_happened(tmp_p
     environment = {**os.environ, "PYTHONPATH": str(Path(learner.__file__).parents[1])}
     done = subprocess.run([sys.executable, str(script)], stdout=subprocess.PIPE, check=True, env=environment)
     assert pickle.loads(done.stdout) == here["batches"](0)[2:]
-
-
-@pytest.mark.parametrize("dataset", [Noisy(), NoisyTogether()], ids=["one", "all"])
-@pytest.mark.parametrize("persistent", [False, True])
-def test_a_seeded_dataset_draws_by_epoch_and_sample_in_any_worker(dataset, persistent):
-    one, other = seeded(dataset, 3), seeded(dataset, 3)
-    alone = DataLoader(one, SIZE)
-    loader = DataLoader(other, SIZE, num_workers=2, persistent_workers=persistent)
-    passes = []
-    for epoch in (0, 1, 0):
-        one.set_epoch(epoch)
-        other.set_epoch(epoch)
-        passes.append(list(alone))
-        assert same(list(loader), passes[-1])
-    assert same(passes[0], passes[2])
-    numbers = torch.cat([*passes[0], *passes[1], *DataLoader(seeded(dataset, 4), SIZE)])[:, 1:]
-    assert numbers.unique().numel() == numbers.numel()
-
-
-def test_the_noise_of_a_seeded_sample_does_not_depend_on_who_asks_and_when():
-    dataset = seeded(Noisy(), 0)
-    sample = dataset[4]
-    before = generator_states()
-    assert torch.equal(dataset[4], sample)
-    assert torch.equal(dataset[torch.tensor(4)], sample)
-    assert torch.equal(dataset[np.int64(4)], sample)
-    assert generator_states() == before
-    shuffled = torch.cat(list(DataLoader(dataset, SIZE, shuffle=True)))
-    assert torch.equal(shuffled[shuffled[:, 0] == 4][0], sample)
-
-
-def test_a_seeded_dataset_shows_what_the_dataset_has():
-    one, together = seeded(Noisy(), 0), seeded(NoisyTogether(), 0)
-    assert one.classes == ("cat", "dog")
-    assert len(one) == N
-    assert not hasattr(one, "__getitems__")
-    assert len(together.__getitems__([1, 2])) == 2
-    with pytest.raises(AttributeError, match="'Noisy' object has no attribute 'nothing'"):
-        one.nothing
-    assert torch.equal(copy.deepcopy(one)[3], one[3])
-    assert seeded({"a": 1}, 0)["a"] == 1
-    with pytest.raises(TypeError, match=r"`dataset` must be one with numbered samples .* got Stream; seed a stream"):
-        seeded(Stream(), 0)

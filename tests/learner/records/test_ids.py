@@ -17,7 +17,7 @@ from torch.utils.data import (
 
 from learner import BatchLimit, LearnerError
 from learner.data.order import ordered
-from learner.data.position import Places, Rest
+from learner.data.position import ResumableLoader, SkipLoader
 from learner.records.ids import SampleIds
 
 N = 23
@@ -197,7 +197,7 @@ def test_two_may_listen_to_the_rest_of_a_pass():
 @pytest.mark.parametrize("start", [0, 3, 6])
 def test_what_reads_again_and_drops_says_it_too(start, n_workers):
     loader = DataLoader(DATA, batch_size=4, sampler=OwnSampler(), num_workers=n_workers)
-    assert check_rest(Rest(loader, start), start) == 6 - start
+    assert check_rest(SkipLoader(loader, start), start) == 6 - start
 
 
 @pytest.mark.parametrize("start", [0, 2])
@@ -211,7 +211,7 @@ def test_what_reads_again_and_drops_says_it_too(start, n_workers):
     ],
 )
 def test_whatever_begins_a_pass_in_the_middle(loader, start):
-    assert check_rest(Places("train", loader, seed=0).at(epoch=1, start=start), start) == len(loader) - start
+    assert check_rest(ResumableLoader("train", loader, seed=0).at(epoch=1, start=start), start) == len(loader) - start
 
 
 class Stateful(DataLoader):
@@ -230,7 +230,7 @@ def test_refused_where_a_loader_goes_on_by_itself():
     with pytest.raises(
         ValueError, match=r"but a Stateful goes on from a state of its own, and cannot tell .*; give each"
     ):
-        SampleIds(Places("train", loader, seed=0).at(epoch=0))
+        SampleIds(ResumableLoader("train", loader, seed=0).at(epoch=0))
 
 
 def test_refused_where_a_loader_has_taken_the_place_of_the_rest_of_a_pass():

@@ -1,0 +1,86 @@
+"""Whether the rest of a pass is, bit for bit, what it would have been; and if it may not be, why."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterable, Iterator
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, IterableDataset, TensorDataset
+
+from learner.data.generators import generators_of
+from learner.data.limit import BatchLimit
+from learner.data.loaders import ArrayDataset
+from learner.data.position import has_state, why_read_again
+from learner.data.seeded_dataset import SeededDataset
+
+_SEALED = (type, ModuleType, torch.nn.Module, torch.Tensor)  # not looked into for random generators
+_N_LISTED, _N_LOOKED_AT = 32, 1000  # a list of transforms or datasets, not one of samples
+
+
+def why_not_exact(loader: Any) -> str | None:
+    """Say why the rest of a pass may be another than it would have been; None if it is the same.
+
+    It is where nothing has to be read again, or what is read again draws from generators that are known.
+
+    Example:
+        >>> why_not_exact(DataLoader(range(6), shuffle=True))
+        >>> why_not_exact(iter([1, 2]))
+        'it is an iterator, which is used up by one pass'
+    """
+    if isinstance(loader, BatchLimit):
+        is_anew = loader.is_kept_by_position is not False
+        return why_not_exact(loader.loader) if is_anew else "its batches were fetched before the fit began"
+    if isinstance(loader, DataLoader) and not has_state(loader) and (name := _own_generator(loader)):
+        return f"its {name} is a random generator that nobody can put back"
+    if has_state(loader) and getattr(loader, "num_workers", False) and _may_draw(loader.dataset):
+        return (
+            "what its workers draw at random is not in its state; `learner.data.seeded` makes it depend on the sample"
+        )
+    if why_read_again(loader) is None:
+        return None
+    if isinstance(loader, Iterator):
+        return "it is an iterator, which is used up by one pass"
+    if not isinstance(loader, DataLoader):
+        return f"nobody can tell whether a {type(loader).__name__} gives the same batches again"
+    if isinstance(loader.dataset, IterableDataset):
+        return "its dataset is a stream, of which nobody can tell whether it gives the same samples again"
+    if loader.num_workers and loader.persistent_workers:
+        return "its workers persist, and have drawn random numbers that a new process has not"
+    if loader.num_workers and not loader.in_order:
+        return "it gives batches in the order in which workers are done (in_order=False)"
+    return None
+
+
+def _may_draw(dataset: Any) -> bool:
+    """Tell whether the samples of a dataset, if they have numbers, may hold random ones."""
+    is_known = isinstance(dataset, SeededDataset) or type(dataset) in (ArrayDataset, TensorDataset)
+    return not (is_known or isinstance(dataset, IterableDataset))
+
+
+def _own_generator(loader: Any) -> str | None:
+    """Return where a dataset, a sampler or a collate function holds a random generator of its own; None if nowhere."""
+    known = generators_of(loader)
+    for part in ("dataset", "sampler", "batch_sampler", "collate_fn"):
+        for name, value in _held_by(getattr(loader, part, None), part):
+            is_generator = isinstance(value, np.random.Generator | np.random.RandomState | random.Random)
+            if is_generator or (isinstance(value, torch.Generator) and all(value is not one for one in known)):
+                return name
+    return None
+
+
+def _held_by(value: Any, name: str) -> Iterable[tuple[str, Any]]:
+    """Give a thing and what it holds in attributes and short lists, with names; the first of what may be many."""
+    found, seen = [(name, value)], set[int]()
+    for where, thing in found:
+        if id(thing) in seen or isinstance(thing, _SEALED):
+            continue
+        seen.add(id(thing))
+        yield where, thing
+        found += [(f"{where}.{key}", item) for key, item in getattr(thing, "__dict__", {}).items()]
+        if isinstance(thing, list | tuple) and len(thing) <= _N_LISTED:
+            found += [(f"{where}[{i}]", item) for i, item in enumerate(thing)]
+        del found[_N_LOOKED_AT:]
