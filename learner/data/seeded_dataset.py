@@ -29,6 +29,7 @@ def seeded(dataset: Any, seed: int) -> SeededDataset:
         TypeError: if `dataset` is a stream, or `seed` no whole number.
 
     Example:
+        >>> import random
         >>> class Noisy(Dataset):
         ...     def __getitem__(self, i):
         ...         return i + random.random()
