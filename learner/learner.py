@@ -181,7 +181,6 @@ class Learner:
         checked_functions(loss_f, opt_func)
         self.model, self.loss_f, self.opt_func = model, loss_f, opt_func
         self.dls, self.lr = Loaders.of(dls), checked_lr(lr)
-        self._tell_predictor()
         self.opt = None
         self.rates = None
         self.n_epochs, self.epochs, self.epoch = 0, (), 0
@@ -191,6 +190,7 @@ class Learner:
         self.ended_by, self.interrupt, self._pending = None, None, Pending()
         self.in_sandbox, self._is_fitting, self._n_passes, self._n_done = False, False, 0, 0
         open_pass(self, "", (), "train")
+        self._tell_predictor()
         self.cbs, self._dispatch, self._bound = (), Dispatch(()), dict[str, Callable[[], None]]()
         self._set_callbacks(flattened(cbs))
 
@@ -514,6 +514,8 @@ class Learner:
             raise
         else:
             vars(self).update(outer)
+        finally:
+            self._tell_predictor()  # of the pass around this one
 
     @contextmanager
     def sandbox(self) -> Iterator[None]:
@@ -613,7 +615,7 @@ class Learner:
 
     def _tell_predictor(self) -> None:
         """Let the predictor know the model and whether it makes its loss itself; both may have been replaced."""
-        self.predictor.model, self.predictor.takes_target = self.model, self.loss_f is None
+        self.predictor.begin_pass(self.model, takes_target=self.loss_f is None, is_training=self.training)
 
     def _clear_gradients(self) -> None:
         """Let no stale gradient meet the next step."""

@@ -9,14 +9,20 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from torch import Tensor
+from torch.nn.utils.rnn import PackedSequence
 
 from learner.errors import LearnerError
 
 
 def fields_of(batch: Any) -> Mapping[str, Any] | None:
-    """Return a mapping, a dataclass or a named tuple as a mapping from name to value; None for anything else."""
+    """Return a mapping, a dataclass or a named tuple as a mapping from name to value; None for anything else.
+
+    A `PackedSequence` is a named tuple in form, but one value in meaning.
+    """
     if isinstance(batch, Mapping):
         return batch
+    if isinstance(batch, PackedSequence):
+        return None
     if isinstance(batch, tuple) and (names := getattr(batch, "_fields", None)):
         return dict(zip(names, batch, strict=True))
     if dataclasses.is_dataclass(batch) and not isinstance(batch, type):
@@ -25,31 +31,85 @@ def fields_of(batch: Any) -> Mapping[str, Any] | None:
 
 
 def batch_size_of(xb: Any, yb: Any = None) -> int | None:
-    """Return the number of samples: of the first tensor among inputs and targets, else of lists; None if none tells.
+    """Return the number of samples; None where it cannot be told.
 
-    A list of tensors may be a batch of samples or several inputs; another list of that length decides, or their shapes.
+    The first axis of the target decides; a target without axes belongs to one sample. A list or tuple may hold one
+    sample in each place, or several inputs or targets side by side: then the inputs must agree with one of the two.
+    Tensors among them are looked at first, then lists, then what is nested.
+
+    Args:
+        xb: what goes into the model; a tuple stands for several arguments, a dict for named ones.
+        yb: the target, or None.
 
     Example:
         >>> import torch
         >>> images = [torch.zeros(3, 8, 8), torch.zeros(3, 9, 9)]
-        >>> batch_size_of(images, torch.tensor([0, 1])), batch_size_of(images, [{}, {}]), batch_size_of("what")
+        >>> batch_size_of(images, torch.tensor([0, 1])), batch_size_of((images,), ({}, {})), batch_size_of("what")
         (2, 2, None)
+        >>> nodes, class_of_each_graph = torch.zeros(30, 4), torch.tensor([0, 1])
+        >>> batch_size_of(({"nodes": nodes},), class_of_each_graph)
+        2
     """
-    parts = (*_parts(xb), *_parts(yb))
-    for part in parts:
-        if len(getattr(part, "shape", None) or ()):
-            return int(part.shape[0])
-    lists = [part for part in parts if isinstance(part, list) and part]
-    if lists and len({len(part) for part in lists}) == 1 and (len(lists) > 1 or _is_of_samples(lists[0])):
-        return len(lists[0])
-    nested = [part for part in parts if not isinstance(part, Tensor) and fields_of(part) is not None]
-    return next((size for part in nested if (size := batch_size_of(part)) is not None), None)
+    if _is_array(yb):
+        return int(yb.shape[0]) if len(yb.shape) else 1
+    parts = _parts(xb)
+    tensors = [part for part in parts if _is_array(part)]
+    lists = [part for part in parts if _is_list(part)]
+    others = [part for part in parts if not (_is_array(part) or _is_list(part))]
+    sizes = _possible_sizes(yb)
+    for group in (tensors, lists, others):
+        for possible in filter(None, map(_possible_sizes, group)):
+            sizes = sizes & possible if sizes else possible
+            if not sizes:
+                return None
+        if group and len(sizes) == 1:
+            break
+    if len(sizes) > 1:
+        of_samples = [part for part in (yb, *lists) if _is_list(part) and _is_of_samples(part)]
+        return len(of_samples[0]) if of_samples else None
+    return next(iter(sizes), None)
 
 
-def _is_of_samples(values: list[Any]) -> bool:
-    """Tell whether a list holds a sample in each place: tensors of one shape may be several inputs instead."""
+def _is_array(value: Any) -> bool:
+    return isinstance(value, Tensor) or isinstance(getattr(value, "shape", None), tuple)
+
+
+def has_places(value: Any) -> bool:
+    """Tell whether a value is a tuple or list, whose elements are told apart by their places."""
+    return isinstance(value, tuple | list) and not isinstance(value, PackedSequence)
+
+
+def _is_list(value: Any) -> bool:
+    return has_places(value) and fields_of(value) is None
+
+
+def _possible_sizes(value: Any) -> set[int]:
+    """Return the numbers of samples that a value may hold: none if it does not tell, two if it may be either."""
+    if _is_array(value):
+        return {int(value.shape[0])} if len(value.shape) else set()
+    if isinstance(value, PackedSequence):
+        return {int(value.batch_sizes[0])}
+    if _is_list(value):
+        return {len(value)} | _common_sizes(value) if value else set()
+    fields = fields_of(value)
+    size = batch_size_of(tuple(fields.values())) if fields else None
+    return set() if size is None else {size}
+
+
+def _common_sizes(values: list[Any] | tuple[Any, ...]) -> set[int]:
+    """Return the numbers of samples that all of these may hold, as inputs or targets side by side do."""
+    common = _possible_sizes(values[0])
+    for value in values[1:]:
+        if not common:  # so a long list of numbers or texts costs nothing
+            break
+        common &= _possible_sizes(value)
+    return common
+
+
+def _is_of_samples(values: list[Any] | tuple[Any, ...]) -> bool:
+    """Tell whether a list holds a sample in each place: no tensors, or pictures that differ in height and width."""
     shapes = [getattr(value, "shape", None) for value in values]
-    return None in shapes or len(set(shapes)) > 1
+    return None in shapes or (len(set(shapes)) > 1 and {len(shape) for shape in shapes if shape is not None} == {3})
 
 
 def common_length(xb: Any, yb: Any) -> int | None:
@@ -85,7 +145,7 @@ def _parts(value: Any) -> tuple[Any, ...]:
     fields = fields_of(value)
     if fields is not None:
         return tuple(fields.values())
-    return value if isinstance(value, tuple) else (value,)
+    return value if isinstance(value, tuple) and not isinstance(value, PackedSequence) else (value,)
 
 
 def describe(value: Any) -> str:

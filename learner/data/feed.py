@@ -7,8 +7,15 @@ from typing import Any
 
 from torch import nn
 
-from learner.data.batch import batch_size_of, check_lengths, common_length, describe, fields_of
-from learner.data.fields import TARGET_NAMES, FieldPlan, as_argument, no_target_key, plan_fields
+from learner.data.batch import batch_size_of, check_lengths, common_length, describe, fields_of, has_places
+from learner.data.fields import (
+    TARGET_NAMES,
+    FieldPlan,
+    as_argument,
+    no_target_key,
+    no_trained_target,
+    plan_fields,
+)
 from learner.data.signature import ForwardSignature, checked_model
 from learner.errors import LearnerError
 
@@ -56,6 +63,8 @@ class Feed:
             bool(preprocess_fn or disable_preprocess) or unpack_dicts is not None or unpack_lists is not None
         )
         self.takes_target = False  # a Learner without `loss_f` says otherwise
+        self._is_training = False
+        self._trained_on: str | None = None  # the field that was the target in this fit's training, or the last one's
         self._is_plain = not (self._is_told or n_inp or target_key or target_fn)
         # What was found out of one model, the last that was called; it may be swapped, for an average of it say.
         self._known_model, self._takes = self.model, ForwardSignature(self.model)
@@ -99,7 +108,7 @@ class Feed:
                 )
             return made
         is_kept = self.disable_preprocess or self.unpack_lists or self.unpack_dicts
-        if is_kept or not isinstance(batch, tuple | list):
+        if is_kept or not has_places(batch):
             return batch
         self._require_elements(batch, self.n_inp or 1)
         return batch[0] if self.n_inp in (None, 1) else tuple(batch[: self.n_inp])
@@ -118,7 +127,7 @@ class Feed:
                 f"`unpack_dicts=True` must have a mapping to unpack, got {describe(value)}; leave it out, use "
                 f"`unpack_lists`, or make a mapping by `preprocess_fn`."
             )
-        if self.unpack_lists and not isinstance(value, tuple | list):
+        if self.unpack_lists and not has_places(value):
             raise LearnerError(
                 f"`unpack_lists=True` must have a tuple or list to unpack, got {describe(value)}; leave it out, use "
                 f"`unpack_dicts`, or make a tuple by `preprocess_fn`."
@@ -131,6 +140,17 @@ class Feed:
         return model(*args, **kwargs)
 
     # -- in a Learner --------------------------------------------------------------------------------------------
+
+    def begin_fit(self) -> None:
+        """Forget which field was the target: the first training batch of the fit decides that for all loaders."""
+        self._trained_on = None
+        self._plans.clear()
+
+    def begin_pass(self, model: nn.Module, *, takes_target: bool, is_training: bool) -> None:
+        """Take over the model, whether it makes its loss itself, and whether it trains; all may have changed."""
+        self.model, self.takes_target, self._is_training = model, takes_target, is_training
+        if is_training and self._trained_on is None:
+            self._plans.clear()  # made for loaders that ran before; the training is to decide
 
     def split(self, batch: Any, takes_target: bool = False, needs_target: bool = True) -> Split:
         """Take a batch apart: what goes in, the target or None, the number of samples or None if unknown.
@@ -169,7 +189,7 @@ class Feed:
         if self._is_told:
             return self.preprocess(batch), self._told_target(batch, needs_target)
         takes, fields = self._signature(self.model), fields_of(batch)
-        if isinstance(batch, tuple | list) and not (fields and takes.asks_for(fields)):
+        if has_places(batch) and not (fields and takes.asks_for(fields)):
             return self._parted_by_position(batch, takes_target, needs_target)
         if self.n_inp is not None:
             raise LearnerError(f"`n_inp` must be left out where a batch is no tuple or list, got {describe(batch)}.")
@@ -179,7 +199,16 @@ class Feed:
         if key not in self._plans:
             target = self.target_key if needs_target or self.target_key in fields else None
             is_needed = needs_target and not self.target_fn
-            self._plans[key] = plan_fields(takes, fields, target, takes_target=takes_target, needs_target=is_needed)
+            plan = plan_fields(
+                takes,
+                fields,
+                target,
+                takes_target=takes_target,
+                needs_target=is_needed,
+                trained_on=self._trained_on,
+            )
+            self._remember_target(plan.target)
+            self._plans[key] = plan
         xb, yb = self._plans[key].take(batch, fields)
         return xb, self.target_fn(batch) if self.target_fn and needs_target else yb
 
@@ -205,7 +234,7 @@ class Feed:
         xb = batch[0]
         if isinstance(xb, Mapping) and takes.takes_by_name(xb):
             return dict(xb), yb
-        if isinstance(xb, tuple | list) and not takes.fits((xb,)) and takes.fits(xb):
+        if has_places(xb) and not takes.fits((xb,)) and takes.fits(xb):
             return tuple(xb), yb
         return as_argument(xb), yb
 
@@ -220,10 +249,24 @@ class Feed:
             if self.target_key not in (fields or {}) and needs_target:
                 raise no_target_key(self.target_key, batch)
             return (fields or {}).get(self.target_key)
-        if isinstance(batch, tuple | list):
+        if has_places(batch):
             return batch[-1] if len(batch) > (self.n_inp or 1) else None
-        named = [name for name in TARGET_NAMES if name in (fields or ())]
-        return fields[named[0]] if fields is not None and len(named) == 1 else None
+        if fields is None:
+            return None
+        if self._trained_on is not None:
+            if self._trained_on not in fields and needs_target and not self.takes_target:
+                raise no_trained_target(self._trained_on, batch)
+            return fields.get(self._trained_on)
+        named = [name for name in TARGET_NAMES if name in fields]
+        if len(named) != 1:
+            return None
+        self._remember_target(named[0])
+        return fields[named[0]]
+
+    def _remember_target(self, name: str | None) -> None:
+        """Let the first training batch of a fit decide."""
+        if self._is_training and self._trained_on is None and not self.target_key:
+            self._trained_on = name
 
     def feed(self, model: nn.Module, xb: Any) -> Any:
         """Call a model on what `split` took out for it: a tuple by position, a dict by name, else as the one argument.

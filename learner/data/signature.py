@@ -12,6 +12,7 @@ from torch import nn
 
 _BY_NAME = (Parameter.POSITIONAL_OR_KEYWORD, Parameter.KEYWORD_ONLY)
 _BY_POSITION = (Parameter.POSITIONAL_ONLY, Parameter.POSITIONAL_OR_KEYWORD)
+_NAMED = (*_BY_POSITION, Parameter.KEYWORD_ONLY)
 
 
 class ForwardSignature:
@@ -26,10 +27,10 @@ class ForwardSignature:
     def __init__(self, model: nn.Module) -> None:
         self._signature = inspect.signature(unwrapped(model).forward)
         parameters = self._signature.parameters.values()
-        self.names = [p.name for p in parameters if p.kind in _BY_NAME]
-        kinds = {*_BY_NAME, *_BY_POSITION}
-        self.required = [p.name for p in parameters if p.kind in kinds and p.default is Parameter.empty]
-        self.first = next((p.name for p in parameters if p.kind in _BY_POSITION), None)
+        self.names = [p.name for p in parameters if p.kind in _NAMED]
+        self.required = [p.name for p in parameters if p.kind in _NAMED and p.default is Parameter.empty]
+        self.by_position = [p.name for p in parameters if p.kind in _BY_POSITION]
+        self.positional_only = [p.name for p in parameters if p.kind is Parameter.POSITIONAL_ONLY]
         self.takes_any_name = any(p.kind is Parameter.VAR_KEYWORD for p in parameters)
         self.takes_whole_mapping = _is_for_a_batch(self._signature)
 
@@ -44,6 +45,8 @@ class ForwardSignature:
     def takes_by_name(self, names: Iterable[str]) -> bool:
         """Tell whether all of these could go in by name, and nothing would be missing."""
         names = set(names)
+        if not names.isdisjoint(self.positional_only):
+            return False
         return set(self.required) <= names and (self.takes_any_name or names <= set(self.names))
 
     def fits(self, args: Iterable[Any], kwargs: Mapping[str, Any] | None = None) -> bool:

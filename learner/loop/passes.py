@@ -64,8 +64,9 @@ def count_batch(learn: Learner) -> None:
     """Take a batch that went well into the counts and averages."""
     if learn.batch_size is None:
         raise LearnerError(
-            f"the number of samples in a batch must be known, got {describe(learn.batch)}, which holds no tensor "
-            f"with a first axis; set `learn.batch_size` in `predict` or a callback."
+            f"the number of samples in a batch must be known, got {describe(learn.batch)}, whose parts have no first "
+            f"axis, or do not agree on it; give the target as one tensor, or set `learn.batch_size` in `predict` or a "
+            f"callback."
         )
     if learn.loss is not None:
         learn._averages.add("loss", learn.loss.detach(), learn.batch_size)

@@ -27,4 +27,5 @@ def prepare_training(learn: Learner, lr: float) -> None:
     if learn.rates is None or learn.rates.opt is not learn.opt:  # somebody's own
         learn.rates = BaseRates(learn.opt, float(learn.opt.param_groups[0]["lr"]))
     learn.rates.start_from(lr)
+    learn.predictor.begin_fit()
     learn.history.begin_fit()

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch.nn.utils.rnn import pack_sequence
 from torch.utils.data import default_collate
 
 from learner import LearnerError
@@ -35,7 +36,9 @@ def test_fields_of_what_has_names(batch):
     assert fields["y"] is Y
 
 
-@pytest.mark.parametrize("batch", [(X, Y), [X, Y], X, None, "text", object(), Batch, Pair, {1, 2}, X.shape])
+@pytest.mark.parametrize(
+    "batch", [(X, Y), [X, Y], X, None, "text", object(), Batch, Pair, {1, 2}, X.shape, pack_sequence([X])]
+)
 def test_nothing_else_has_fields(batch):
     assert fields_of(batch) is None
 
@@ -70,11 +73,32 @@ BOXES = [{"boxes": torch.zeros(1, 4)}, {"boxes": torch.zeros(7, 4)}]
         ({"images": IMAGES}, BOXES, 2),
         ([torch.zeros(3, 8, 8)], [{}], 1),
         ([X, X], Y, 5),
+        ((IMAGES,), tuple(BOXES), 2),
+        ((tuple(IMAGES),), BOXES, 2),
+        # the target decides: of a graph, not of its nodes; of an image, not of its boxes
+        (({"nodes": torch.zeros(9, 4), "edges": torch.zeros(2, 30)},), torch.zeros(3), 3),
+        (({"edges": torch.zeros(2, 30), "nodes": torch.zeros(9, 4)},), torch.zeros(9), 9),
+        ((BOXES,), Y, 5),
+        (IMAGES, np.zeros(2), 2),
+        (torch.zeros(()), torch.tensor(1), 1),
+        (torch.zeros(3, 8, 8), torch.tensor(1), 1),
+        # several targets side by side, or one for each sample
+        (X, (Y, X), 5),
+        (X, [Y, X], 5),
+        (X[:2], [torch.zeros(4, 2), torch.zeros(7, 2)], 2),
+        (X[:2], [torch.zeros(4, 2), torch.zeros(4, 2)], 2),
+        (X, {"a": Y, "b": X}, 5),
+        (pack_sequence([torch.ones(3, 2), torch.ones(1, 2)]), None, 2),
+        ((pack_sequence([torch.ones(3, 2), torch.ones(1, 2)]),), ["a", "b"], 2),
+        ([[1, 2, 3], [4]], ["a", "b"], 2),
         # that no one can know
+        (X, ["a", "b"], None),
+        ((IMAGES,), ({},) * 4, None),
+        (({"nodes": torch.zeros(9, 4), "edges": torch.zeros(2, 30)},), None, None),
+        ([torch.zeros(4, 2), torch.zeros(4, 3)], None, None),
         ([torch.zeros(3, 8, 8), torch.zeros(3, 8, 8)], None, None),
         ((["a", "b"], ["c"]), None, None),
         (torch.zeros(()), None, None),
-        (torch.zeros(()), torch.tensor(1), None),
         ((), None, None),
         ([], None, None),
         ({}, None, None),

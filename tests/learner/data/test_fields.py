@@ -18,10 +18,10 @@ def net(forward):
     return type("Net", (nn.Module,), {"forward": forward})()
 
 
-def plan(forward, names, target=None, takes_target=False, needs_target=True):
+def plan(forward, names, target=None, takes_target=False, needs_target=True, **options):
     fields = {name: torch.zeros(2) for name in names.split()}
     return plan_fields(
-        ForwardSignature(net(forward)), fields, target, takes_target=takes_target, needs_target=needs_target
+        ForwardSignature(net(forward)), fields, target, takes_target=takes_target, needs_target=needs_target, **options
     )
 
 
@@ -55,6 +55,9 @@ def takes_batch(self, batch):
         (takes_two, "x cls extra", {}, "x extra", "cls"),
         (takes_two, "x cls", {}, "x", "cls"),
         (takes_x, "x", {}, "x", None),
+        # by position alone
+        (lambda self, x, /: 0, "x cls", {}, "x", "cls"),
+        (lambda self, a, /, x: 0, "x a y", {}, "a x", "y"),
         # the one that is called so
         *[(takes_x, f"a x {name} b", {}, "x", name) for name in ("targets", "target", "labels", "label", "y")],
         # the one that is said
@@ -64,7 +67,19 @@ def takes_batch(self, batch):
         # one that forward takes is none, unless the model is to make the loss
         (takes_labels, "x labels", {}, "x labels", None),
         (takes_labels, "x labels", {"takes_target": True}, "x labels", "labels"),
-        (takes_labels, "x labels cls", {}, "x labels", "cls"),
+        # it goes in and is the target where something else is left, which is not taken instead
+        (takes_labels, "x labels idx", {}, "x labels", "labels"),
+        (takes_labels, "x labels idx other", {}, "x labels", "labels"),
+        (takes_labels, "x labels example_id", {}, "x labels", "labels"),
+        # a number of the sample is no target
+        (takes_x, "x cls example_id", {}, "x", "cls"),
+        (takes_x, "x example_id", {}, "x", None),
+        # the one of training, and no other
+        (takes_x, "x a b cls", {"trained_on": "cls"}, "x", "cls"),
+        (takes_x, "x y cls", {"trained_on": "cls"}, "x", "cls"),
+        (takes_labels, "x labels idx", {"trained_on": "labels"}, "x labels", "labels"),
+        (takes_x, "x y", {"trained_on": "cls", "needs_target": False}, "x", None),
+        (takes_labels, "x y", {"trained_on": "labels", "takes_target": True}, "x", None),
         (takes_labels, "x cls", {"takes_target": True, "target": "cls"}, "x", "cls"),
         (takes_x, "x y", {"takes_target": True}, "x", "y"),
         # any name
@@ -77,6 +92,7 @@ def takes_batch(self, batch):
         (takes_x, "x", {"needs_target": False}, "x", None),
         (takes_x, "x y label", {"needs_target": False}, "x", None),
         (takes_x, "x y", {"needs_target": False}, "x", "y"),
+        (takes_x, "x age", {"needs_target": False}, "x", None),
         # the whole
         (takes_batch, "x y", {}, "", "y"),
         (takes_batch, "x cls", {"target": "cls"}, "", "cls"),
@@ -103,6 +119,8 @@ def test_the_names_of_targets_are_those_that_are_documented():
         (takes_x, "x y label", {}, r"may be 'label' or 'y'.*forward takes \(x\).*target_key="),
         (takes_x, "x a b", {}, r"may be 'a' or 'b'.*'a': Tensor\(2,\) float32.*target_key="),
         (takes_any, "x labels y", {}, "may be 'labels' or 'y'"),
+        (takes_labels, "x idx", {}, r"may be 'idx'.*forward takes \(x, labels=None\).*target_key="),
+        (takes_x, "x age", {"trained_on": "y"}, "must be 'y' in every loader, since training used that, .*'age'"),
         (takes_x, "x label", {"target": "labels"}, r"`target_key` must be a key.*'labels'.*did you mean 'label'\?"),
         (takes_x, "x y", {"target": "x"}, r"forward takes \(x\), the batch lacks 'x'"),
         (takes_two, "extra y", {}, r"forward takes \(x, extra=None\), the batch lacks 'x'"),
@@ -115,7 +133,8 @@ def test_the_names_of_targets_are_those_that_are_documented():
         ),
         (lambda self, x=None: 0, "image y", {}, r"forward takes \(x=None\).*has nothing of that"),
         (takes_x, "", {}, "lacks 'x'"),
-        (lambda self, a, /, x: 0, "a x y", {}, r"forward takes \(a, /, x\)"),
+        (lambda self, a=0, b=0, /: 0, "b y", {}, r"forward takes \(a=0, b=0, /\), of which b cannot all be given by"),
+        (lambda self, a, /, *, x: 0, "a x y", {}, r"of which a, x cannot all be given by position"),
     ],
 )
 def test_what_does_not_fit_gets_one_message(forward, names, options, message):
@@ -132,6 +151,13 @@ def test_a_plan_takes_a_batch_apart():
     assert list(xb) == ["pair", "x"]
     assert xb["pair"] is batch["pair"]
     assert yb is batch["y"]
+
+
+def test_what_goes_in_by_position_goes_in_in_the_order_of_the_arguments():
+    batch = {"y": 3, "x": 2, "a": 1}
+    takes = ForwardSignature(net(lambda self, a, /, x: 0))
+    found = plan_fields(takes, batch, None, takes_target=False, needs_target=True)
+    assert found.take(batch, batch) == ((1, 2), 3)
 
 
 @pytest.mark.parametrize("value", [(1, 2), {"a": 1}, (), {}])
@@ -190,21 +216,17 @@ def expected(signature, keys, target_key):
         return None
     not_taken = [key for key in keys if key not in named]
     known = [key for key in not_taken if key in ("targets", "target", "labels", "label", "y")]
-    if target_key is not None:
-        target = target_key
-    elif is_open:  # forward takes every key, so that none is left but those that are called so
-        if len(known) > 1:
+    candidates = [target_key] if target_key is not None else known
+    if not candidates and not_taken and not is_open:
+        names_a_target = any(name in TARGET_NAMES for name in named)
+        candidates = [key for key in keys if key in named and key in TARGET_NAMES] if names_a_target else not_taken
+        if not candidates:
             return None
-        target = known[0] if known else None
-    elif not not_taken:
-        target = None
-    elif len(not_taken) == 1:
-        (target,) = not_taken
-    elif len(known) == 1:
-        (target,) = known
-    else:
+    if len(candidates) > 1:
         return None
-    goes_in = {key for key in keys if key != target and (is_open or key in named)}
+    target = candidates[0] if candidates else None
+    takes_too = target_key is None and target in named
+    goes_in = {key for key in keys if (key != target or takes_too) and (is_open or key in named)}
     is_missing = any(is_required and name not in goes_in for name, is_required in named.items())
     return None if is_missing or not goes_in else (goes_in, target)
 

@@ -24,12 +24,17 @@ def net(forward):
         (lambda self, *parts: 0, [], [], None, False),
         (lambda self, **fields: 0, [], [], None, True),
         (lambda self, a, *parts, b=1, **fields: 0, ["a", "b"], ["a"], "a", True),
-        (lambda self, a, /, b: 0, ["b"], ["a", "b"], "a", False),
+        (lambda self, a, /, b: 0, ["a", "b"], ["a", "b"], "a", False),
     ],
 )
 def test_parameters(forward, names, required, first, takes_any_name):
     takes = ForwardSignature(net(forward))
-    assert (takes.names, takes.required, takes.first, takes.takes_any_name) == (names, required, first, takes_any_name)
+    assert (takes.names, takes.required, next(iter(takes.by_position), None), takes.takes_any_name) == (
+        names,
+        required,
+        first,
+        takes_any_name,
+    )
 
 
 def logged(function):
