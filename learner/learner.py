@@ -262,6 +262,8 @@ class Learner:
         """Yield the passes of a fit, epoch after epoch; from where a checkpoint was taken, if it goes on from one."""
         for self.epoch in self.epochs:
             for name, dl in self.dls.items():
+                if role_of(name) == "test":
+                    continue
                 if start is None or start.is_at(self, name):
                     yield name, dl, start
                     start = None
@@ -467,11 +469,13 @@ class Learner:
         """Return predictions and targets of a pass, in the loader's order, detached, on the CPU.
 
         Args:
-            name_or_loader: a name in `dls`, or any loader. No loss is computed, and `metrics` stays as it is.
+            name_or_loader: a name in `dls`, or any loader; `[x]` for a tensor `x` that is one batch. No loss is
+                computed, and `metrics` stays as it is.
 
         Returns:
             `(preds, targets)`, each joined along the first axis, tuples and mappings part by part; targets is None
-            where there are none.
+            where there are none. What cannot be joined is a list with what each batch gave: packed and nested
+            sequences, tensors whose other axes differ from batch to batch.
 
         Raises:
             KeyError: if there is no loader of that name.

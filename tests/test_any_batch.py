@@ -403,8 +403,85 @@ def test_get_preds_of_an_infer_loader_with_and_without_targets(forward, with_tar
         assert targets is None if name == "infer2" else torch.equal(targets, torch.cat([d.y for d in DATA]))
 
 
-@pytest.mark.parametrize("name", ["test", "dev", "Train", "my_valid"])
-def test_a_name_of_another_role_lists_the_three(name):
+def test_a_loader_for_a_test_is_there_to_be_asked_for_and_no_fit_runs_it():
+    passes, learn = [], Learner(net(plain), loaders(("test", "train", "val", "test_2")), cross_entropy)
+    learn.fit(1, cbs=LambdaCallback(before_epoch=lambda learn: passes.append((learn.dl_name, learn.role))))
+    assert passes == [("train", "train"), ("val", "valid")]
+    assert learn.validate("test") == learn.validate("val")
+    assert torch.equal(learn.get_preds("test")[1], torch.cat([d.y for d in DATA]))
+
+
+def test_predictions_of_a_test_loader_need_no_targets():
+    test = [d.only("x") | {"age": torch.ones(len(d.y))} for d in DATA]
+    learn = Learner(net(plain), {"train": [d.only("x y") for d in DATA], "test": test}, cross_entropy)
+    learn.fit(1)
+    assert learn.get_preds("test")[1] is None
+
+
+# -- one target in a fit ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("order", [("train", "valid"), ("valid", "train")])
+@pytest.mark.parametrize("target", ["label", "cls"])
+@pytest.mark.parametrize("options", [{}, {"preprocess_fn": lambda batch: batch["x"]}], ids=["plain", "told"])
+def test_the_field_that_training_used_is_the_target_of_all_loaders(order, target, options):
+    if options and target == "cls":
+        return  # what is only left is the target of a mapping alone that is taken apart by names
+    train = [d.only("x", **{target: "y"}) for d in DATA]
+    dls = {"train": train, "valid": train}
+    model = net(plain)
+    learn = Learner(model, {name: dls[name] for name in order}, cross_entropy, predictor=Predictor(model, **options))
+    learn.fit(1)
+    learn.dls = {**dls, "valid": [d.only("x", age="y") for d in DATA]}
+    with pytest.raises(
+        LearnerError, match=f"target must be '{target}' in every loader, since training used that.*'age'"
+    ):
+        learn.validate()
+    infer = [d.only("x", age="y") for d in DATA]
+    assert learn.get_preds(infer)[1] is None
+    assert torch.equal(learn.get_preds(train)[1], torch.cat([d.y for d in DATA]))
+
+
+def test_each_fit_decides_anew_and_a_validation_before_it_or_within_it_does_not():
+    a, b = ([d.only("x", **{name: "y"}) for d in DATA] for name in ("a", "b"))
+    learn = Learner(net(plain), {"train": a, "valid": b}, cross_entropy)
+    learn.validate()  # nothing is trained yet, so what is left is the target
+    for name, train, valid in (("a", a, b), ("b", b, a)):
+        learn.dls = {"train": train, "valid_2": train}
+        learn.fit(1, cbs=LambdaCallback(before_epoch=lambda learn: learn.is_side_pass or learn.validate("valid_2")))
+        learn.dls = {"train": train, "valid": valid}
+        with pytest.raises(LearnerError, match=f"target must be '{name}' in every loader"):
+            learn.validate()
+
+
+@pytest.mark.parametrize("kind", [list, tuple])
+def test_images_and_boxes_as_a_collate_function_zips_them_are_counted_by_image(kind):
+    class Detector(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = nn.Linear(8, 4)
+
+        def forward(self, images):
+            return [self.layer(image).mean((0, 1)) for image in images]
+
+    def loss_f(preds, targets):
+        return sum((p - t["boxes"].mean(0)).abs().sum() for p, t in zip(preds, targets, strict=True)) / len(targets)
+
+    generator = torch.Generator().manual_seed(0)
+    draw = lambda *shape: torch.rand(*shape, generator=generator)
+    sizes = ((9, 1, 1), (1, 2))
+    data = [(kind(draw(1, 8, 8) for _ in ns), kind({"boxes": draw(n, 4)} for n in ns)) for ns in sizes]
+    model = Detector()
+    expected = (3 * loss_f(model(data[0][0]), data[0][1]) + 2 * loss_f(model(data[1][0]), data[1][1])) / 5
+    learn = Learner(model, {"train": data, "valid": data}, loss_f, lr=0.0)
+    learn.fit(1)
+    assert learn.n_samples == 5
+    assert learn.metrics["train"]["loss"] == pytest.approx(expected.item(), rel=1e-6)
+    assert [len(part) for part in learn.get_preds("valid")] == [5, 5]
+
+
+@pytest.mark.parametrize("name", ["dev", "Train", "my_valid"])
+def test_a_name_of_another_role_lists_them(name):
     with pytest.raises(ValueError, match=rf"'train'.*'valid'.*'infer'.*got '{name}'"):
         Learner(net(plain), loaders(("train", name)), cross_entropy)
 

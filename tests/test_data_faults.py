@@ -1,5 +1,6 @@
 """What goes wrong with data and shapes, each by the error or warning that a person sees."""
 
+import functools
 import gc
 import multiprocessing
 import os
@@ -67,6 +68,14 @@ def test_an_empty_dataset_and_one_that_is_smaller_than_a_batch_end_the_fit_befor
         ):
             learn.fit(1)
         assert learn.n_steps == 0
+
+
+@pytest.mark.parametrize("loss_f", [nn.MSELoss(reduction="sum"), functools.partial(mse_loss, reduction="sum")])
+def test_a_loss_that_sums_over_the_batch_is_told_once_a_fit(loss_f):
+    learn = learner([(X, X[:, :1])] * 3, nn.Linear(4, 1), loss_f, lr=1e-5)
+    with pytest.warns(UserWarning, match=r"`loss_f` sums over the samples of a batch.*weighted by batch size") as said:
+        learn.fit(2)
+    assert len(said) == 1
 
 
 def test_predictions_and_targets_that_would_be_broadcast_are_told_with_both_shapes():

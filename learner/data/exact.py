@@ -2,29 +2,25 @@
 
 from __future__ import annotations
 
-import random
-from collections.abc import Iterable, Iterator
-from types import ModuleType
+from collections.abc import Iterator
 from typing import Any
 
-import numpy as np
-import torch
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 from learner.data.generators import generators_of
+from learner.data.held_generators import held_generators
 from learner.data.limit import BatchLimit
 from learner.data.loaders import ArrayDataset
 from learner.data.position import has_state, why_read_again
 from learner.data.seeded_dataset import SeededDataset
 
-_SEALED = (type, ModuleType, torch.nn.Module, torch.Tensor)  # not looked into for random generators
-_N_LISTED, _N_LOOKED_AT = 32, 1000  # a list of transforms or datasets, not one of samples
-
 
 def why_not_exact(loader: Any) -> str | None:
     """Say why the rest of a pass may be another than it would have been; None if it is the same.
 
-    It is where nothing has to be read again, or what is read again draws from generators that are known.
+    It is where nothing has to be read again, or what is read again draws from generators that are known. A generator
+    that the dataset, the sampler or the collate function holds is found where `held_generators` looks; one that only
+    a library knows, or that sits in a long container, is not.
 
     Example:
         >>> why_not_exact(DataLoader(range(6), shuffle=True))
@@ -65,22 +61,7 @@ def _own_generator(loader: Any) -> str | None:
     """Return where a dataset, a sampler or a collate function holds a random generator of its own; None if nowhere."""
     known = generators_of(loader)
     for part in ("dataset", "sampler", "batch_sampler", "collate_fn"):
-        for name, value in _held_by(getattr(loader, part, None), part):
-            is_generator = isinstance(value, np.random.Generator | np.random.RandomState | random.Random)
-            if is_generator or (isinstance(value, torch.Generator) and all(value is not one for one in known)):
+        for name, generator in held_generators(getattr(loader, part, None), part):
+            if all(generator is not one for one in known):
                 return name
     return None
-
-
-def _held_by(value: Any, name: str) -> Iterable[tuple[str, Any]]:
-    """Give a thing and what it holds in attributes and short lists, with names; the first of what may be many."""
-    found, seen = [(name, value)], set[int]()
-    for where, thing in found:
-        if id(thing) in seen or isinstance(thing, _SEALED):
-            continue
-        seen.add(id(thing))
-        yield where, thing
-        found += [(f"{where}.{key}", item) for key, item in getattr(thing, "__dict__", {}).items()]
-        if isinstance(thing, list | tuple) and len(thing) <= _N_LISTED:
-            found += [(f"{where}[{i}]", item) for i, item in enumerate(thing)]
-        del found[_N_LOOKED_AT:]

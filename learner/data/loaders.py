@@ -5,25 +5,38 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-ROLES = ("train", "valid", "infer")
+from learner.data.batch import describe
+
+ROLES = ("train", "valid", "infer", "test")
+
+_ROLE_OF_START = {"train": "train", "val": "valid", "eval": "valid", "infer": "infer", "test": "test"}
+_STARTS = tuple(_ROLE_OF_START)
 
 
 def role_of(name: str) -> str:
-    """Return what a loader is for, by the start of its name: `train`, `valid` or `infer`.
+    """Return what a loader is for, by the start of its name: `train`, `valid`, `infer` or `test`.
+
+    `val...` and `eval...` mean `valid`. A loader for a test is left out of fits; it is there for
+    `learn.validate("test")` and `learn.get_preds("test")`.
 
     Raises:
-        ValueError: if the name starts with none of the three.
+        ValueError: if the name starts with none of them.
+
+    Example:
+        >>> role_of("train_2"), role_of("val"), role_of("eval_hard"), role_of("test")
+        ('train', 'valid', 'valid', 'test')
     """
-    for role in ROLES:
-        if isinstance(name, str) and name.startswith(role):
+    for start, role in _ROLE_OF_START.items():
+        if isinstance(name, str) and name.startswith(start):
             return role
     raise ValueError(
-        f"a loader's name must start with 'train' (forward and backward), 'valid' (forward and loss) or 'infer' "
-        f"(forward alone), got {name!r}; rename it."
+        f"a loader's name must start with 'train' (forward and backward), 'valid', 'val' or 'eval' (forward and loss), "
+        f"'infer' (forward alone) or 'test' (left out of fits), got {name!r}; rename it."
     )
 
 
@@ -39,12 +52,12 @@ class Loaders(Mapping[str, Iterable[Any]]):
     """Loaders by name, in the order in which they run.
 
     Args:
-        loaders: names and loaders; a loader is any iterable of batches. A name starts with `train`, `valid`
-            or `infer`.
+        loaders: names and loaders; a loader is any iterable of batches. A name starts with `train`, `valid` (or
+            `val`, `eval`), `infer`, or `test`, which no fit runs.
 
     Raises:
-        TypeError: if something is no iterable of batches.
-        ValueError: if a name has none of the three roles, or there is no loader at all.
+        TypeError: if something is no iterable of batches, or is a tensor or array, which is one batch.
+        ValueError: if a name has none of these roles, or there is no loader at all.
 
     Example:
         >>> dls = Loaders({"train": [1, 2], "valid": [3]})
@@ -58,6 +71,11 @@ class Loaders(Mapping[str, Iterable[Any]]):
             raise ValueError("`dls` must hold at least one loader, got none; pass {'train': loader}.")
         for name, loader in self._loaders.items():
             role_of(name)
+            if isinstance(loader, Tensor | np.ndarray):
+                raise TypeError(
+                    f"`dls[{name!r}]` must be an iterable of batches, got {describe(loader)}, each row of which would "
+                    f"be a batch; pass `[x]` for one batch, `x.split(64)` for several, or use `Loaders.from_arrays`."
+                )
             if isinstance(loader, str | type) or not (hasattr(loader, "__iter__") or hasattr(loader, "__getitem__")):
                 raise TypeError(
                     f"`dls[{name!r}]` must be an iterable of batches, got {loader!r}; "
@@ -98,7 +116,7 @@ class Loaders(Mapping[str, Iterable[Any]]):
             >>> {name: len(dl) for name, dl in dls.items()}
             {'train': 3, 'valid': 1}
         """
-        names = [name for name in datasets if name.startswith(ROLES)]
+        names = [name for name in datasets if name.startswith(_STARTS)]
         if not names:
             raise ValueError(f"`datasets` must be given by loader name, got {sorted(datasets)}; do `train=dataset`.")
         options = {name: value for name, value in datasets.items() if name not in names}
@@ -129,7 +147,7 @@ class Loaders(Mapping[str, Iterable[Any]]):
             [(2, 1), (1, 1)]
         """
         datasets = {
-            name: ArrayDataset(value, name) if name.startswith(ROLES) else value for name, value in arrays.items()
+            name: ArrayDataset(value, name) if name.startswith(_STARTS) else value for name, value in arrays.items()
         }
         return cls.from_datasets(batch_size=batch_size, **{"collate_fn": as_it_is, **datasets})
 

@@ -28,7 +28,7 @@ def to_device(value: Any, device: torch.device) -> Any:
     """
     if isinstance(value, Tensor):
         return value if value.device == device else copied(value, device)
-    if hasattr(value, "to"):
+    if callable(getattr(value, "to", None)):  # a dict whose attributes are its items says None
         return value.to(device)
     return mapped(value, to_device, device)
 
@@ -67,10 +67,7 @@ def mapped(value: Any, f: Callable[..., Any], *args: Any) -> Any:
         entries = {key: f(item, *args) for key, item in value.items()}
         if all(map(is_, entries.values(), value.values())):
             return value
-        new: Any = copy.copy(value)  # keeps what a subclass knows, like the factory of a defaultdict
-        for key, item in entries.items():
-            new[key] = item
-        return new
+        return _refilled(value, entries)
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         fields = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
         made = {name: f(item, *args) for name, item in fields.items()}
@@ -81,6 +78,21 @@ def mapped(value: Any, f: Callable[..., Any], *args: Any) -> Any:
             object.__setattr__(new, name, item)  # frozen or not
         return new
     return value
+
+
+def _refilled(value: Mapping[Any, Any], entries: dict[Any, Any]) -> Any:
+    """Return a mapping of the same kind with other items, which shares no container with the given one."""
+    if isinstance(value, dict) or hasattr(value, "__copy__"):
+        new: Any = copy.copy(value)  # keeps what a subclass knows, like the factory of a defaultdict
+        for key, item in entries.items():
+            new[key] = item
+        return new
+    # A plain copy of another kind of mapping holds the very dict that the given one holds. In a deep one each item is
+    # replaced by what takes its place, so that no tensor is copied once more or cut off its graph.
+    items = [value[key] for key in entries]
+    new = copy.deepcopy(value, {id(item): other for item, other in zip(items, entries.values(), strict=True)})
+    is_whole = len(new) == len(entries) and all(new[key] is item for key, item in entries.items())
+    return new if is_whole else entries  # its items are made when asked for: they cannot be replaced
 
 
 def copied(tensor: Tensor, device: torch.device) -> Tensor:

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 from inspect import Parameter
 from typing import Any
 
+import torch
 from torch import nn
 
 _BY_NAME = (Parameter.POSITIONAL_OR_KEYWORD, Parameter.KEYWORD_ONLY)
@@ -25,7 +26,7 @@ class ForwardSignature:
     """
 
     def __init__(self, model: nn.Module) -> None:
-        self._signature = inspect.signature(unwrapped(model).forward)
+        self._signature = _signature_of(unwrapped(model))
         parameters = self._signature.parameters.values()
         self.names = [p.name for p in parameters if p.kind in _NAMED]
         self.required = [p.name for p in parameters if p.kind in _NAMED and p.default is Parameter.empty]
@@ -65,6 +66,22 @@ class ForwardSignature:
         return str(self._signature).replace("'", "")  # of annotations that are strings
 
 
+def _signature_of(model: nn.Module) -> inspect.Signature:
+    """Return the signature of `forward`; of a scripted or traced model that of its schema."""
+    if not isinstance(model, torch.jit.ScriptModule):
+        return inspect.signature(model.forward)
+    return inspect.Signature(
+        [
+            Parameter(
+                argument.name,
+                Parameter.KEYWORD_ONLY if argument.kwarg_only else Parameter.POSITIONAL_OR_KEYWORD,
+                default=argument.default_value if argument.has_default_value() else Parameter.empty,
+            )
+            for argument in model.forward.schema.arguments[1:]
+        ]
+    )
+
+
 def nearest(name: str, among: Iterable[str]) -> str:
     """Return a hint at what a missing name may be called, or nothing."""
     close = difflib.get_close_matches(name, list(among), n=1, cutoff=0.5)
@@ -77,7 +94,7 @@ def unwrapped(model: nn.Module) -> nn.Module:
         inner = getattr(model, "_orig_mod", None) or getattr(model, "module", None)
         if not isinstance(inner, nn.Module):
             return model
-        kinds = {p.kind for p in inspect.signature(model.forward).parameters.values()}
+        kinds = {p.kind for p in _signature_of(model).parameters.values()}
         if not kinds <= {Parameter.VAR_POSITIONAL, Parameter.VAR_KEYWORD}:
             return model
         model = inner

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import math
 import operator
@@ -73,6 +74,19 @@ def checked_scalar(name: str, value: Any) -> Any:
     if not hasattr(value, "__float__") or getattr(value, "size", 1) != 1:
         raise ValueError(f"`{name}` must be a scalar, got {describe(value)}.")
     return float(value)
+
+
+def warn_of_sum(loss_f: Any) -> None:
+    """Say what is averaged where a loss sums over the batch, if it is one that tells."""
+    inner = loss_f.keywords if isinstance(loss_f, functools.partial) else getattr(loss_f, "__dict__", {})
+    if inner.get("reduction") == "sum":
+        warnings.warn(
+            "`loss_f` sums over the samples of a batch (reduction='sum'), so `loss` in metrics and history is the mean "
+            "of such sums, weighted by batch size, and grows with it; so does a step. Use reduction='mean' for a loss "
+            "per sample.",
+            UserWarning,
+            stacklevel=2,
+        )
 
 
 def unusual_loss(learn: Learner) -> Any:

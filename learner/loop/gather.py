@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import PackedSequence
 
 from learner.callback import Callback
 from learner.loop.types import Learner
@@ -31,7 +32,11 @@ class Gather(Callback):
             self._targets.append(_to_cpu(learn.yb, learn.batch_size))
 
     def result(self) -> tuple[Any, Any]:
-        """Return predictions and targets, each joined along the first axis; None where there was none."""
+        """Return predictions and targets, each joined along the first axis; None where there was none.
+
+        What cannot be joined is a list with what each batch gave: packed and nested sequences, tensors whose other axes
+        differ from batch to batch.
+        """
         return _joined(self._preds), _joined(self._targets)
 
 
@@ -39,6 +44,8 @@ def _to_cpu(value: Any, size: int | None) -> Any:
     """Copy the tensors of a nest to the CPU; make a list that holds parts, and not one thing a sample, a tuple."""
     if isinstance(value, Tensor):
         return value.detach().clone() if value.device.type == "cpu" else value.detach().cpu()
+    if isinstance(value, PackedSequence):
+        return PackedSequence(*(None if part is None else _to_cpu(part, size) for part in value))
     if isinstance(value, dict):
         return {key: _to_cpu(item, size) for key, item in value.items()}
     if isinstance(value, tuple | list):
@@ -57,13 +64,28 @@ def _is_of_samples(items: list[Any], size: int | None) -> bool:
 
 def _joined(batches: list[Any]) -> Any:
     """Join what batches gave: tensors along the first axis, tuples and mappings part by part, lists end to end."""
-    first = batches[0] if batches else None
+    if not _can_be_joined(batches):
+        return batches or None
+    first = batches[0]
     if isinstance(first, Tensor):
         return torch.cat(batches) if first.ndim else torch.stack(batches)
     if isinstance(first, dict):
         return {key: _joined([batch[key] for batch in batches]) for key in first}
     if isinstance(first, tuple):
         return tuple(_joined(list(column)) for column in zip(*batches, strict=True))
-    if isinstance(first, list):
-        return [item for batch in batches for item in batch]
-    return batches or None
+    return [item for batch in batches for item in batch]
+
+
+def _can_be_joined(batches: list[Any]) -> bool:
+    """Tell whether what batches gave is alike: of one kind and one form, but for the number of samples."""
+    if not batches or any(type(batch) is not type(batches[0]) for batch in batches):
+        return False
+    first = batches[0]
+    if isinstance(first, Tensor):
+        is_nested = any(batch.is_nested for batch in batches)
+        return not is_nested and len({(batch.ndim, batch.shape[1:]) for batch in batches}) == 1
+    if isinstance(first, dict):
+        return all(batch.keys() == first.keys() for batch in batches)
+    if isinstance(first, tuple):
+        return not isinstance(first, PackedSequence) and len({len(batch) for batch in batches}) == 1
+    return isinstance(first, list)

@@ -30,7 +30,7 @@ def open_pass(learn: Learner, name: str, dl: Any, role: str, is_side_pass: bool 
     """Begin a pass: say which it is, and forget the one before."""
     learn.dl_name, learn.dl, learn.role, learn.training = name, dl, role, role == "train"
     learn.is_side_pass = is_side_pass
-    learn._needs_target = not name.startswith("infer")
+    learn._needs_target = not (name.startswith("infer") or (name.startswith("test") and role == "infer"))
     learn.i, learn.n_batches, learn.batch = 0, length_of(dl), None
     learn._averages, learn._has_means, learn._cut_short = Averages(), False, None
     learn._decisions, learn._modes = {}, []

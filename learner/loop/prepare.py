@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from learner.data.loaders import role_of
 from learner.errors import LearnerError
-from learner.loop.checks import checked_optimizer, checked_trainable
+from learner.loop.checks import checked_optimizer, checked_trainable, warn_of_sum
 from learner.loop.passes import open_pass
 from learner.loop.rates import BaseRates
 from learner.loop.types import Learner
@@ -28,4 +28,5 @@ def prepare_training(learn: Learner, lr: float) -> None:
         learn.rates = BaseRates(learn.opt, float(learn.opt.param_groups[0]["lr"]))
     learn.rates.start_from(lr)
     learn.predictor.begin_fit()
+    warn_of_sum(learn.loss_f)
     learn.history.begin_fit()

@@ -44,16 +44,33 @@ def test_order_is_that_given():
 
 @pytest.mark.parametrize(
     ("name", "role"),
-    [("train", "train"), ("train2", "train"), ("training", "train"), ("valid_b", "valid"), ("infer", "infer")],
+    [
+        ("train", "train"),
+        ("train2", "train"),
+        ("training", "train"),
+        ("valid_b", "valid"),
+        ("infer", "infer"),
+        ("val", "valid"),
+        ("val_b", "valid"),
+        ("eval", "valid"),
+        ("validation", "valid"),
+        ("test_b", "test"),
+    ],
 )
 def test_the_start_of_a_name_says_what_a_loader_is_for(name, role):
     assert role_of(name) == role
 
 
-@pytest.mark.parametrize("name", ["test", "Train", "", "my_train", 3])
+@pytest.mark.parametrize("name", ["dev", "Train", "", "my_train", "my_test", 3])
 def test_a_name_without_a_role_is_refused(name):
-    with pytest.raises(ValueError, match=r"a loader's name must start with 'train'.*'valid'.*'infer'"):
+    with pytest.raises(ValueError, match=r"a loader's name must start with 'train'.*'valid'.*'infer'.*'test'"):
         Loaders({"train": TRAIN, name: VALID})
+
+
+@pytest.mark.parametrize("loader", [torch.zeros(30, 10), np.zeros((30, 10))])
+def test_a_tensor_or_array_is_one_batch_and_no_loader_of_its_rows(loader):
+    with pytest.raises(TypeError, match=r"`dls\['infer'\]` must be .* got .*\(30, 10\) float.*; pass `\[x\]` for one"):
+        Loaders({"infer": loader})
 
 
 @pytest.mark.parametrize("loader", [None, 3, "train.csv", DataLoader])
@@ -129,8 +146,8 @@ def test_from_datasets_takes_a_stream():
 
 
 def test_from_datasets_wants_names():
-    with pytest.raises(ValueError, match=r"`datasets` must be given by loader name, got \['test'\]"):
-        Loaders.from_datasets(test=range(3))
+    with pytest.raises(ValueError, match=r"`datasets` must be given by loader name, got \['dev'\]"):
+        Loaders.from_datasets(dev=range(3))
 
 
 # -- from_arrays --------------------------------------------------------------------------------------------------

@@ -1,6 +1,7 @@
 """Batches of any shape on a device. `meta` stands for one that is not the CPU: it moves shapes alone."""
 
 from collections import OrderedDict, UserDict, defaultdict, namedtuple
+from collections.abc import Mapping, MutableMapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -8,7 +9,7 @@ import pytest
 import torch
 from torch.nn.utils.rnn import pack_sequence
 
-from learner.data.moving import copied, to_device
+from learner.data.moving import cloned, copied, detached, to_device
 
 CPU, META = torch.device("cpu"), torch.device("meta")
 X = torch.ones(2, 3)
@@ -109,6 +110,75 @@ def test_what_a_mapping_knows_besides_is_kept():
     output = Output(x=X)
     output.source = "of the object"
     assert to_device(output, META).source == "of the object"
+
+
+class Bag(MutableMapping):
+    """A mapping of one's own, whose plain copy holds the same dict."""
+
+    def __init__(self, items):
+        self.items_, self.note = dict(items), ["kept"]
+
+    def __getitem__(self, key):
+        return self.items_[key]
+
+    def __setitem__(self, key, value):
+        self.items_[key] = value
+
+    def __delitem__(self, key):
+        del self.items_[key]
+
+    def __iter__(self):
+        return iter(self.items_)
+
+    def __len__(self):
+        return len(self.items_)
+
+
+class ReadOnly(Mapping):
+    __slots__ = ("pairs",)
+
+    def __init__(self, items):
+        self.pairs = tuple(items.items())
+
+    def __getitem__(self, key):
+        return dict(self.pairs)[key]
+
+    def __iter__(self):
+        return iter(dict(self.pairs))
+
+    def __len__(self):
+        return len(self.pairs)
+
+
+class MadeWhenAsked(ReadOnly):
+    def __getitem__(self, key):
+        return super().__getitem__(key) * 1
+
+
+@pytest.mark.parametrize("kind", [Bag, ReadOnly])
+def test_a_mapping_of_ones_own_is_copied_and_keeps_its_gradient(kind):
+    x, names = torch.ones(2, requires_grad=True) * 2, ["a"]
+    bag = kind({"x": x, "names": names})
+    moved, copies, bare = to_device(bag, META), cloned(bag), detached(bag)
+    assert {type(each) for each in (moved, copies, bare)} == {kind}
+    assert (moved["x"].device, bag["x"]) == (META, x)
+    assert moved["names"] is bag["names"] is names
+    assert copies["x"] is not x
+    assert copies["x"].grad_fn is not None
+    assert bag["x"].requires_grad
+    assert not bare["x"].requires_grad
+
+
+def test_a_mapping_that_makes_its_items_when_asked_becomes_a_dict():
+    moved = to_device(MadeWhenAsked({"x": X}), META)
+    assert (type(moved), moved["x"].device) == (dict, META)
+
+
+def test_a_dict_whose_attributes_are_its_items_has_no_method_to_move():
+    class AttributeDict(dict):
+        __getattr__ = dict.get
+
+    assert to_device(AttributeDict(x=X), META)["x"].device == META
 
 
 def test_objects_move_by_their_own_method():

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch.nn.utils.rnn import PackedSequence, pack_sequence
 
 from learner.loop.gather import Gather
 
@@ -43,6 +44,34 @@ def test_parts_are_joined_along_the_first_axis(parts, expected):
         else:
             torch.testing.assert_close(preds, expected)
             assert targets is None or torch.equal(targets, torch.cat([A] * len(parts)))
+
+
+LONGER, PACKED = torch.ones(2, 5), pack_sequence([torch.ones(3, 2), torch.ones(1, 2)])
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [
+        [A, LONGER],
+        [A, torch.tensor(1.0)],
+        [PACKED, PACKED],
+        [A, (A, A)],
+        [(A,), (A, A)],
+        [{"a": A}, {"b": A}],
+        [torch.nested.nested_tensor([torch.ones(2)], layout=torch.jagged)] * 2,
+    ],
+)
+def test_what_cannot_be_joined_is_a_list_of_what_each_batch_gave(parts):
+    preds, targets = gathered(*((part, part) for part in parts))
+    assert list(map(type, preds)) == list(map(type, targets)) == list(map(type, parts))
+    if isinstance(parts[0], PackedSequence):
+        assert all(torch.equal(pred.data, PACKED.data) for pred in preds)
+
+
+def test_only_the_part_that_cannot_be_joined_is_a_list():
+    preds, _ = gathered(((A, A), None), ((B, LONGER), None))
+    assert torch.equal(preds[0], torch.cat([A, B]))
+    assert [part.shape for part in preds[1]] == [A.shape, LONGER.shape]
 
 
 def test_what_is_gathered_is_detached_and_a_copy():
