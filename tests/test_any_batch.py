@@ -924,12 +924,6 @@ BAD = {
         r"has nothing of that.*'image'",
     ),
     "nothing goes in by name": (any_number, {"x": X, "y": Y}, {}, r"forward takes \(\*parts\).*'x': Tensor"),
-    "positional-only by name": (
-        lambda self, a, /, b: 0,
-        {"a": X, "b": X, "y": Y},
-        {},
-        r"forward takes \(a, /, b\).*'a': Tensor",
-    ),
     "target_key misspelt": (
         plain,
         {"x": X, "label": Y},

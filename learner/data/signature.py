@@ -77,7 +77,7 @@ def _signature_of(model: nn.Module) -> inspect.Signature:
                 Parameter.KEYWORD_ONLY if argument.kwarg_only else Parameter.POSITIONAL_OR_KEYWORD,
                 default=argument.default_value if argument.has_default_value() else Parameter.empty,
             )
-            for argument in model.forward.schema.arguments[1:]
+            for argument in model.forward.schema.arguments[1:]  # type: ignore[attr-defined]
         ]
     )
 

@@ -45,12 +45,14 @@ def _to_cpu(value: Any, size: int | None) -> Any:
     if isinstance(value, Tensor):
         return value.detach().clone() if value.device.type == "cpu" else value.detach().cpu()
     if isinstance(value, PackedSequence):
-        return PackedSequence(*(None if part is None else _to_cpu(part, size) for part in value))
+        parts: list[Any] = [None if part is None else _to_cpu(part, size) for part in value]
+        return PackedSequence(*parts)
     if isinstance(value, dict):
         return {key: _to_cpu(item, size) for key, item in value.items()}
     if isinstance(value, tuple | list):
         items = [_to_cpu(item, size) for item in value]
-        return items if isinstance(value, list) and _is_of_samples(items, size) else tuple(items)
+        may_be = isinstance(value, list) or not any(isinstance(item, Tensor) for item in items)
+        return items if may_be and _is_of_samples(items, size) else tuple(items)
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {field.name: _to_cpu(getattr(value, field.name), size) for field in dataclasses.fields(value)}
     return value
