@@ -216,7 +216,7 @@ def test_a_one_shot_generator_in_the_second_epoch(make_learner, make, name):
         learn.fit(2)
 
 
-@pytest.mark.parametrize("name", ["test", "Train", 3])
+@pytest.mark.parametrize("name", ["dev", "Train", 3])
 def test_a_name_without_a_role(make_learner, dls, name):
     with pytest.raises(ValueError, match=r"a loader's name must start with 'train'.*got .*rename it"):
         make_learner(dls={"train": dls.train, name: dls.valid})
