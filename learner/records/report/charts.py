@@ -100,6 +100,10 @@ def _line(name: str, axis: str, x: np.ndarray, y: np.ndarray, across: np.ndarray
             marks.append(ft("polyline", points=" ".join(points)))
     if is_known.sum() <= _MOST_DOTS:
         for i in np.flatnonzero(is_known):
-            says = ft("title", f"{name} {axis} {x[i]:g}: {format_value(float(y[i]))}".strip())
+            says = ft("title", f"{name} {axis} {_place(x[i])}: {format_value(float(y[i]))}".strip())
             marks.append(ft("circle", says, cx=f"{across[i]:.1f}", cy=f"{down[i]:.1f}", r=2.2))
     return marks
+
+
+def _place(x: float) -> str:
+    return f"{x:.0f}" if x.is_integer() and abs(x) < 1e15 else f"{x:g}"

@@ -70,4 +70,4 @@ def last_values(metrics: Metrics) -> list[FT]:
 
 def _at(axis: str, lines: Mapping[str, Series]) -> str:
     last = {series.x[-1] for series in lines.values()}
-    return f"{axis} " + " and ".join(f"{x:g}" for x in sorted(last))
+    return f"{axis} " + " and ".join(f"{x:g}" if isinstance(x, float) else str(x) for x in sorted(last))

@@ -2,12 +2,14 @@
 // Tables are whole without this; it sorts them by their header buttons and filters them by the fields below those.
 
 const valueOf = (cell) => cell.dataset.v ?? cell.textContent;
+// Whole numbers that a Number cannot tell apart are compared as they are.
+const numberOf = (text) => (text.trim() === "" ? NaN : /^-?\d{16,}$/.test(text) ? BigInt(text) : Number(text));
 
 // Order of two cells; what has no value comes last, whichever way it is sorted.
 function compared(a, b, isNumber, sign) {
   if (!isNumber) return (a === "") - (b === "") || sign * a.localeCompare(b, undefined, { numeric: true });
-  const [x, y] = [a, b].map((text) => (text === "" ? NaN : Number(text)));
-  return Number.isNaN(x) - Number.isNaN(y) || (x === y || Number.isNaN(x) ? 0 : sign * (x < y ? -1 : 1));
+  const [x, y] = [numberOf(a), numberOf(b)];
+  return Number.isNaN(x) - Number.isNaN(y) || (x == y || Number.isNaN(x) ? 0 : sign * (x < y ? -1 : 1));
 }
 
 // "> 0.5", "<= 3", "7", "!= 7", "0.1 .. 0.3" or "nan" as a function of a number; null if it is none of these.
@@ -15,14 +17,14 @@ function numberTest(text) {
   if (text.toLowerCase() === "nan") return Number.isNaN;
   const range = text.match(/^(\S+?)\s*\.\.\s*(\S+)$/);
   if (range) {
-    const [low, high] = [Number(range[1]), Number(range[2])];
-    return Number.isNaN(low + high) ? null : (x) => low <= x && x <= high;
+    const [low, high] = [numberOf(range[1]), numberOf(range[2])];
+    return Number.isNaN(low) || Number.isNaN(high) ? null : (x) => low <= x && x <= high;
   }
   const [, sign, number] = text.match(/^(>=|<=|!=|>|<|=)?\s*(.*)$/);
-  const limit = number === "" ? NaN : Number(number);
+  const limit = numberOf(number);
   const tests = {
     ">": (x) => x > limit, ">=": (x) => x >= limit, "<": (x) => x < limit, "<=": (x) => x <= limit,
-    "=": (x) => x === limit, "!=": (x) => x !== limit,
+    "=": (x) => x == limit, "!=": (x) => x != limit,
   };
   return Number.isNaN(limit) ? null : tests[sign ?? "="];
 }
@@ -36,7 +38,7 @@ function testOf(field) {
   if (field.dataset.kind === "text") return (value) => value.toLowerCase().includes(text.toLowerCase());
   const test = numberTest(text);
   if (!test) field.setAttribute("aria-invalid", "true");
-  return test && ((value) => value !== "" && test(Number(value)));
+  return test && ((value) => value !== "" && test(numberOf(value)));
 }
 
 function enliven(box) {

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from fastcore.xml import FT, H2, A, Body, Div, Header, Nav, P, Section
+from fastcore.xml import FT, H1, H2, A, Body, Div, Header, Nav, P, Section
 
-from learner.records.report.curves import Metrics, by_split, curves, last_values
+from learner.errors import LearnerError
+from learner.records.report.curves import by_split, curves, last_values
 from learner.records.report.embedded import kept_picture
 from learner.records.report.groups import groups_of
 from learner.records.report.notes import Notes
@@ -69,35 +70,40 @@ def _body(run: Recorded) -> FT:
     """Return all of the page."""
     info, notes = run.info, Notes()
     groups = groups_of(sorted((run.path / "samples").glob("*.parquet")), run.samples_of, notes)
-    metrics = _metrics(run, notes)
+    splits = {*_SPLITS, *(notes.tried("names of loaders", _loaders, info) or ())}
+    metrics = by_split(notes.tried("scalars", run.scalars) or {}, splits)
     sections = [
         ("Curves", curves(metrics, notes)),
         ("Last values", last_values(metrics)),
         *((f"Samples of {group.title}", sample_pictures(group, notes)) for group in groups),
         ("Samples", notes.tried("table of samples", sample_table, groups, notes)),
-        ("Figures", _figures(run.path / "figures", notes)),
-        ("What ran", what_ran(info, run.path)),
+        ("Figures", _figures(run.path, notes)),
+        ("What ran", notes.tried("what ran", what_ran, info, run.path)),
     ]
     shown = [(title, content) for title, content in sections if content]
     links = [A(title, href=f"#{_anchor(title)}") for title, _ in shown]
-    header = Header(*header_lines(info), Nav(*links, aria_label="sections"), *failure(info), *notes.card())
+    lines = notes.tried("header", header_lines, info) or [H1(str(info["name"]))]
+    header = Header(*lines, Nav(*links, aria_label="sections"), *failure(info), *notes.card())
     return Body(header, *[Section(H2(title), *content, id=_anchor(title)) for title, content in shown])
 
 
-def _metrics(run: Recorded, notes: Notes) -> Metrics:
-    splits = {*_SPLITS, *run.info.get("learner", {}).get("n_batches", {})}
-    return by_split(notes.tried("scalars", run.scalars) or {}, splits)
+def _loaders(info: Mapping[str, Any]) -> list[str]:
+    return list(info.get("learner", {}).get("n_batches", {}))
 
 
 def _figures(folder: Path, notes: Notes) -> list[FT]:
-    files = sorted(folder.glob("*.png"))
-    shown = [notes.tried(f"figure {file.stem}", _kept, file) for file in files[:MOST_FIGURES]]
+    files = sorted((folder / "figures").glob("*.png"))
+    shown = [notes.tried(f"figure {file.stem}", _kept, file, folder) for file in files[:MOST_FIGURES]]
     left_out = len(files) - len(shown)
     more = [P(f"{left_out:,} more are in the folder `figures`.", cls="quiet")] if left_out else []
     return [Div(*shown, cls="cards pictures"), *more] if shown else []
 
 
-def _kept(file: Path) -> FT:
+def _kept(file: Path, folder: Path) -> FT:
+    if not file.is_file() or not file.resolve().is_relative_to(folder.resolve()):
+        raise LearnerError(
+            f"`{file.name}` must be a file in the folder of the run, not a link out of it; copy it there."
+        )
     return kept_picture(file.read_bytes(), file.stem)
 
 

@@ -34,7 +34,8 @@ _MOST_CHOICES = 50
 def facts(rows: Iterable[tuple[str, Any]]) -> FT:
     """Return a table of names and values; those that are None are left out."""
     return Table(
-        Tbody(*[Tr(Th(name, scope="row"), Td(said(value))) for name, value in rows if value is not None]), cls="facts"
+        Tbody(*[Tr(Th(str(name), scope="row"), Td(said(value))) for name, value in rows if value is not None]),
+        cls="facts",
     )
 
 
@@ -77,7 +78,7 @@ def sortable(
     cells = {name: _Cells(name, values) for name, values in columns.items()}
     heads = [
         Th(
-            Button(name, type="button"),
+            Button(str(name), type="button"),
             scope="col",
             data_kind=column.kind,
             aria_sort=sorted_by[1] if name == sorted_by[0] else "none",
@@ -117,14 +118,14 @@ class _Cells:
     def __init__(self, name: str, values: Sequence[Any]) -> None:
         self.name = name
         known = [value for value in values if value is not None]
-        is_words = not known or any(isinstance(value, str | bool) for value in known)
+        is_words = not known or any(isinstance(value, bool) or not isinstance(value, int | float) for value in known)
         self.kind = "text" if is_words else "number"
         of_kind = "predicted" if name == "predicted" else ""
         if is_words:
             self._words = [_word(value) for value in values]
             self.cells = [Td(word, cls=f"text {of_kind}".strip()) for word in self._words]
             return
-        is_whole = all(float(value).is_integer() for value in known if math.isfinite(value))
+        is_whole = all(isinstance(value, int) or _is_short(value) for value in known)
         style = f"number {of_kind}".strip()
         self.cells = [
             Td(cls=style) if value is None else Td(_number(value, is_whole), data_v=_exact(value), cls=style)
@@ -150,14 +151,21 @@ class _Cells:
 
 
 def plain_values(values: np.ndarray) -> list[Any]:
-    """Return an array as Python's own values; float32 with the digits that it has.
+    """Return an array as Python's own values: float32 with the digits that it has, times in words.
 
     Example:
         >>> plain_values(np.array([0.1], np.float32))
         [0.1]
+        >>> plain_values(np.array(["2020-01-31T06:30", "NaT"], "datetime64[us]"))
+        ['2020-01-31 06:30', None]
     """
     if values.dtype in (np.float16, np.float32):
         return [float(str(value)) for value in values]
+    if values.dtype.kind == "M":
+        words = np.datetime_as_string(values, unit="auto").tolist()
+        return [None if word == "NaT" else word.replace("T", " ") for word in words]
+    if values.dtype.kind == "m":
+        return [None if np.isnat(value) else str(value.astype("timedelta64[us]").item()) for value in values]
     return values.tolist()  # type: ignore[no-any-return]
 
 
@@ -165,12 +173,19 @@ def _word(value: Any) -> str:
     return "" if value is None else {True: "yes", False: "no"}[value] if isinstance(value, bool) else str(value)
 
 
-def _number(value: float, is_whole: bool) -> str:
-    return f"{value:.0f}" if is_whole and math.isfinite(value) else format_value(float(value))
+def _is_short(value: float) -> bool:
+    """Tell whether a float needs no point, or is none that has digits."""
+    return not math.isfinite(value) or (value.is_integer() and abs(value) < 1e15)
 
 
-def _exact(value: float) -> str:
+def _number(value: int | float, is_whole: bool) -> str:
+    if isinstance(value, int):
+        return str(value)  # exactly, also beyond what a float can tell apart
+    return f"{value:.0f}" if is_whole and math.isfinite(value) else format_value(value)
+
+
+def _exact(value: int | float) -> str:
     """Return a number as JavaScript reads it."""
-    if math.isfinite(value):
+    if isinstance(value, int) or math.isfinite(value):
         return repr(value)
     return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"

@@ -126,6 +126,8 @@ def test_what_has_no_value_comes_last_and_words_are_searched(browser, run):
     run.add_metrics_data({"score": values, "name": words})
     run.add_metrics_data({"name": ["Other <b>"]})
     run.add_metrics_data({"other": [1.0]})
+    large = [2**53 + 1, 2**53 + 2, 2**53]
+    run.add_metrics_data({"large": large})
     seen = acted(
         browser,
         run.report(),
@@ -139,17 +141,21 @@ def test_what_has_no_value_comes_last_and_words_are_searched(browser, run):
         type("name", "ORD 5"); seen.found = column("name");
         type("name", "<b>"); seen.odd = column("name");
         type("name", ""); type("score", "nan"); seen.nan = rows().length;
+        type("score", ""); type("large", "> 9007199254740992"); click("large"); seen.large = column("large");
+        type("large", "9007199254740993"); seen.one = column("large");
         """,
     )
     finite = [str(-i) for i in range(60) if i % 10 and i not in (5, 6)]
-    assert seen["up"][:-8] == ["-inf", *finite[::-1], "inf"]
-    assert seen["down"][:-8] == ["inf", *finite, "-inf"]
-    assert sorted(seen["up"][-8:]) == sorted(seen["down"][-8:]) == ["", "", *["nan"] * 6]
-    assert seen["words"] == ["Other <b>", *words, ""]  # word 9 before word 10
-    assert seen["words down"] == ["Other <b>", *words][::-1] + [""]
+    assert seen["up"][:-11] == ["-inf", *finite[::-1], "inf"]
+    assert seen["down"][:-11] == ["inf", *finite, "-inf"]
+    assert sorted(seen["up"][-11:]) == sorted(seen["down"][-11:]) == [*[""] * 5, *["nan"] * 6]
+    assert seen["words"] == ["Other <b>", *words, *[""] * 4]  # word 9 before word 10
+    assert seen["words down"] == ["Other <b>", *words][::-1] + [""] * 4
     assert seen["found"] == ["word 5", *words[50:]]
     assert seen["odd"] == ["Other <b>"]
     assert seen["nan"] == 6
+    assert seen["large"] == ["9007199254740993", "9007199254740994"]
+    assert seen["one"] == ["9007199254740993"]
 
 
 @pytest.mark.parametrize(("scheme", "is_light"), [(0, False), (1, True)])

@@ -1,5 +1,6 @@
 """The report of a run: all that is on record is on the page, and what is not whole costs no more than itself."""
 
+import os
 import sys
 
 import numpy as np
@@ -92,3 +93,13 @@ def test_words_that_no_encoding_knows(run):
     for epoch in (0, 1):
         run.log({"epoch": epoch, "loss \ud800": 1.0})
     assert captions(read(run.report())) == ["loss ?"]
+
+
+def test_a_figure_that_is_a_link_out_of_the_folder_is_not_shown(run, tmp_path):
+    (tmp_path / "secret").write_bytes(b"secret")
+    (run.path / "figures").mkdir()
+    (run.path / "figures" / "loss.png").symlink_to(tmp_path / "secret")
+    os.mkfifo(run.path / "figures" / "pipe.png")
+    found = read(run.report())
+    assert not found("img")
+    assert [one.partition(":")[0] for one in notes(found)] == ["Figure loss", "Figure pipe"]

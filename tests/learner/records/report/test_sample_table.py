@@ -64,3 +64,13 @@ def test_a_loss_that_is_not_finite_is_listed(run):
 def test_names_and_ids_of_classes_are_not_compared(run):
     run.add_metrics_data({"label": [0, 1], "predicted": ["a", "b"]})
     assert not read(run.report())("tr", "wrong")
+
+
+def test_times_are_listed_in_words(run):
+    times = np.array(["2020-01-01T06:30", "NaT", "2020-01-03"], "datetime64[us]")
+    run.add_metrics_data({"loss": np.arange(3.0), "when": times, "took": times - times[0]})
+    path = run.report()
+    assert not read(path)("div", "notes")
+    assert [(row["when"], row["took"]) for row in rows_of(path)] == [
+        ("2020-01-03", "1 day, 17:30:00"), ("", ""), ("2020-01-01 06:30", "0:00:00"),
+    ]  # fmt: skip

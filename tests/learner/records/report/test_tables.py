@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from learner.records.report.tables import facts, sortable
+from learner.records.report.tables import facts, plain_values, sortable
 from tests.learner.records.report.reading import EVIL, tags
 
 
@@ -62,3 +62,32 @@ def test_rows_are_marked_and_have_pictures():
 
 def test_a_table_of_nothing():
     assert tags(sortable({"x": []}, has_filters=True))("table")
+
+
+def test_whole_numbers_are_exact_however_large():
+    found = tags(sortable({"id": [2**53 + 1, -(10**30), 3], "mixed": [2**63 - 1, 0.5, 1e300]}))
+    assert [cell["text"] for cell in found("td")][::2] == ["9007199254740993", f"-{10**30}", "3"]
+    assert [cell["text"] for cell in found("td")][1::2] == ["9223372036854775807", "0.5000", "1e+300"]
+    assert found("td")[0]["data-v"] == "9007199254740993"
+
+
+def test_what_is_no_number_is_listed_in_words():
+    found = tags(sortable({"when": [{"a": 1}, EVIL, None], 7: [1, 2, 3]}))
+    assert [cell["text"] for cell in found("td")][::2] == ["{'a': 1}", EVIL, ""]
+    assert [button["text"] for button in found("button")] == ["when", "7"]
+
+
+def test_arrays_become_values_that_can_be_listed():
+    assert plain_values(np.array([0.1, np.nan], np.float16))[0] == 0.1
+    assert plain_values(np.array([2**53 + 1])) == [2**53 + 1]
+    assert plain_values(np.array(["2020-01-31", "NaT"], "datetime64[ns]")) == ["2020-01-31", None]
+    assert plain_values(np.array(["2020-01-31T06:30:00.25"], "datetime64[ms]")) == ["2020-01-31 06:30:00.250"]
+    assert plain_values(np.array([90, "NaT"], "timedelta64[s]")) == ["0:01:30", None]
+
+
+def test_names_of_facts_are_text_whatever_their_type():
+    found = tags(facts([(["<b>"], 1), ({"onclick": "x"}, 2)]))
+    assert [(head["text"], head.get("onclick")) for head in found("th")] == [
+        ("['<b>']", None),
+        ("{'onclick': 'x'}", None),
+    ]
