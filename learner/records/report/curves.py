@@ -52,7 +52,7 @@ def curves(metrics: Metrics, notes: Notes) -> list[FT]:
             continue  # one number is no curve; it stands among the last values
         for i in range(0, len(names), N_COLORS):
             few = {name: (lines[name].x, lines[name].values) for name in names[i : i + N_COLORS]}
-            charts.append(notes.tried(f"curve of {metric}", line_chart, metric, axis, few))
+            charts.append(notes.tried(f"curve of {metric}", line_chart, metric.replace("_", " "), axis, few))
     return [Div(*charts, cls="cards")] if charts else []
 
 

@@ -8,36 +8,65 @@ from io import BytesIO
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from fastcore.xml import FT, Figcaption, Figure, Img
+from fastcore.xml import FT, Figcaption, Figure, Img, Picture, Source
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure as Drawing
 
 _THUMB = 56  # [pixels]
 _SMALL = 32  # [pixels] up to here every pixel is kept
-_GREY = "#757e8a"
-_INK: dict[Any, Any] = dict.fromkeys(
-    ("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color"), _GREY
-)
+_DPI = 144
+_INK, _INK_ON_DARK = "#3d444d", "#c8cfd8"
+_INKED = ("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color")
+_DARK = "screen and (prefers-color-scheme: dark)"  # as in report.css
 
 
 def picture(draw: Callable[[], Drawing], caption: str, *, is_wide: bool = False) -> FT:
-    """Return what a function draws by matplotlib, on no ground and in a grey that can be read on light and on dark."""
+    """Return what a function draws by matplotlib, on no ground, with its words and axes in one ink for each scheme."""
     from matplotlib import pyplot as plt
-    from matplotlib.text import Text
 
-    with plt.ioff(), plt.rc_context(_INK):
+    inked: dict[Any, Any] = dict.fromkeys(_INKED, _INK)
+    with plt.ioff(), plt.rc_context(inked):
         drawing = draw()
-        for text in drawing.findobj(lambda artist: isinstance(artist, Text) and bool(artist.get_path_effects())):
-            text.set(color=_GREY, path_effects=[])  # outlines are white, for paper
-        data = BytesIO()
         try:
-            drawing.savefig(data, format="png", dpi=96 if is_wide else 144, transparent=True)
-            width = round(drawing.get_figwidth() * 96)  # as on a screen; small pictures with more pixels than that
+            _without_outlines(drawing)
+            light = _drawn(drawing)
+            _ink_again(drawing)
+            dark = _drawn(drawing)
+            width = round(drawing.get_figwidth() * 96)  # as on a screen; the pictures have more pixels than that
         finally:
             plt.close(drawing)
-    style = "card plot wide" if is_wide else "card plot"
-    return Figure(Figcaption(caption), Img(src=_png(data.getvalue()), alt=caption, width=width), cls=style)
+    image = Picture(Source(srcset=_png(dark), media=_DARK), Img(src=_png(light), alt=caption, width=width))
+    return Figure(Figcaption(caption), image, cls="card plot wide" if is_wide else "card plot")
+
+
+def _without_outlines(drawing: Drawing) -> None:
+    """Take off the white outlines of words, which are for paper."""
+    from matplotlib.text import Text
+
+    for text in drawing.findobj(lambda artist: isinstance(artist, Text) and bool(artist.get_path_effects())):
+        text.set(color=_INK, path_effects=[])
+
+
+def _ink_again(drawing: Drawing) -> None:
+    """Give all that is in the ink of the light scheme that of the dark one."""
+    from matplotlib.colors import same_color
+    from matplotlib.lines import Line2D
+    from matplotlib.patches import Patch
+    from matplotlib.text import Text
+
+    kinds: dict[type, tuple[str, ...]] = {Text: ("color",), Line2D: ("color", "markeredgecolor"), Patch: ("edgecolor",)}
+    for kind, properties in kinds.items():
+        for artist in drawing.findobj(kind):
+            for name in properties:
+                if same_color(getattr(artist, f"get_{name}")(), _INK):
+                    artist.set(**{name: _INK_ON_DARK})
+
+
+def _drawn(drawing: Drawing) -> bytes:
+    data = BytesIO()
+    drawing.savefig(data, format="png", dpi=_DPI, transparent=True)
+    return data.getvalue()
 
 
 def kept_picture(png: bytes, caption: str) -> FT:

@@ -39,7 +39,8 @@ def _as_picture(value: Any) -> np.ndarray | None:
     if isinstance(value, Tensor):
         value = value.detach().cpu().float().numpy() if value.is_floating_point() else value.detach().cpu().numpy()
     if callable(getattr(value, "convert", None)) and hasattr(value, "getbands"):  # a PIL image
-        value = np.asarray(value.convert("RGB"))
+        is_deep = value.mode[0] in "IF"  # 16 or 32 bits: `convert` would cut off all above 255
+        value = np.asarray(value if is_deep else value.convert("RGB"))
     if not isinstance(value, np.ndarray) or value.dtype.kind not in "biuf":
         return None
     if value.ndim == 3 and value.shape[0] in (1, 3, 4) and (value.shape[-1] not in (1, 3, 4) or len(value) == 1):

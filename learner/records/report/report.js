@@ -1,5 +1,6 @@
 "use strict";
-// Tables are whole without this; it sorts them by their header buttons and filters them by the fields below those.
+// The page is whole without this. It sorts tables by their header buttons, filters them by the fields below those, and
+// shows pictures and charts as large as the window.
 
 const valueOf = (cell) => cell.dataset.v ?? cell.textContent;
 // Whole numbers that a Number cannot tell apart are compared as they are.
@@ -82,5 +83,30 @@ function enliven(box) {
   show();  // a browser may have kept what was typed before the page was loaded again
 }
 
+// A click on a picture or a chart, or on the button in the corner of its card, shows it large; any click closes it.
+function enlarged(shown) {
+  const dialog = document.createElement("dialog");
+  dialog.className = shown.closest(".paper") ? "large paper" : "large";
+  dialog.append(shown.cloneNode(true));
+  dialog.addEventListener("click", () => dialog.close());
+  dialog.addEventListener("close", () => dialog.remove());
+  document.body.append(dialog);
+  dialog.showModal();
+}
+
+function offerLarge(figure) {
+  const shown = figure.querySelector("picture, img, svg");
+  const button = document.createElement("button");
+  button.type = "button";
+  button.className = "enlarge";
+  button.textContent = "⤢";
+  button.setAttribute("aria-label", `Show ${figure.querySelector("figcaption").firstChild.textContent} large`);
+  button.addEventListener("click", () => enlarged(shown));
+  shown.addEventListener("click", () => enlarged(shown));
+  figure.prepend(button);
+}
+
 document.documentElement.classList.add("js");
+document.querySelectorAll("figure").forEach(offerLarge);
+document.querySelectorAll(".thumb img").forEach((image) => image.addEventListener("click", () => enlarged(image)));
 document.querySelectorAll(".sortable").forEach(enliven);

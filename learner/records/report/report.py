@@ -104,7 +104,7 @@ def _kept(file: Path, folder: Path) -> FT:
         raise LearnerError(
             f"`{file.name}` must be a file in the folder of the run, not a link out of it; copy it there."
         )
-    return kept_picture(file.read_bytes(), file.stem)
+    return kept_picture(file.read_bytes(), file.stem.replace("_", " "))
 
 
 def _anchor(title: str) -> str:

@@ -36,12 +36,12 @@ def sample_pictures(group: Group, notes: Notes) -> list[FT]:
     if "loss" in has:
         draw("loss", group.newest.plot_histogram, "Loss")
     if has >= {"label", "predicted"}:
-        draw("confusion matrix", group.newest.plot_confusion, "What was taken for what")
+        draw("confusion matrix", group.newest.plot_confusion, "Confusion matrix")
     color = "label" if "label" in has else None
     for name in group.samples.columns:
         if name not in has:
             make = lambda name=name: _few_epochs(group.samples).plot_map(name, color=color)  # noqa: E731
-            draw(f"map of {name}", make, f"Map of {name}", is_wide=True)
+            draw(f"map of {name}", make, f"Map of {name}".replace("_", " "), is_wide=True)
     suspects = notes.tried(f"suspects{of}", _suspects, learned, notes) if learned and "predicted" in has else None
     shown = [one for one in pictures if one is not None]
     return [P(group.when, cls="quiet"), Div(*shown, cls="cards pictures"), *(suspects or [])] if shown else []

@@ -158,6 +158,33 @@ def test_what_has_no_value_comes_last_and_words_are_searched(browser, run):
     assert seen["one"] == ["9007199254740993"]
 
 
+def test_pictures_and_charts_are_shown_large(browser, whole):
+    seen = acted(
+        browser,
+        whole.path / "report.html",
+        """
+        const dialogs = () => [...document.querySelectorAll("dialog[open]")].map((one) => {
+          const shown = one.querySelector("img, svg").getBoundingClientRect();
+          return [one.className, one.querySelector("img, svg").tagName.toLowerCase(), shown.width > 0.8 * innerWidth];
+        });
+        const press = (element) => { element.dispatchEvent(new Event("click", { bubbles: true })); };
+        const shown = [".chart", ".plot img", ".paper img", ".thumb img", "figure button"];
+        seen.large = shown.map((name) => {
+          press(document.querySelector(name));
+          const found = dialogs();
+          press(document.querySelector("dialog[open]"));
+          return found;
+        });
+        seen.after = dialogs();
+        seen.labels = [...document.querySelectorAll("figure button")].map((one) => one.ariaLabel).slice(0, 2);
+        """,
+    )
+    wanted = [["large", "svg"], ["large", "img"], ["large paper", "img"], ["large", "img"], ["large", "svg"]]
+    assert seen["large"] == [[[*one, True]] for one in wanted]
+    assert seen["after"] == []
+    assert seen["labels"] == ["Show loss large", "Show lr large"]
+
+
 @pytest.mark.parametrize(("scheme", "is_light"), [(0, False), (1, True)])
 def test_a_page_is_dark_where_the_reader_wants_it(browser, whole, scheme, is_light):
     script = """

@@ -2,6 +2,7 @@
 
 import matplotlib
 import numpy as np
+import pytest
 from matplotlib import pyplot as plt
 from matplotlib.patheffects import withStroke
 
@@ -9,15 +10,26 @@ from learner.records.report.embedded import kept_picture, picture, thumbnail
 from tests.learner.records.report.reading import EVIL, pixels, tags
 
 
-def test_a_drawing_is_shown_on_no_ground_and_closed():
+def test_a_drawing_is_shown_on_no_ground_in_an_ink_for_each_scheme_and_closed():
     before = matplotlib.rcParams["text.color"]
-    found = tags(picture(lambda: plt.subplots(figsize=(2, 1))[0], EVIL))
-    image = found("img")[0]
+
+    def draw():
+        figure, ax = plt.subplots(figsize=(2, 1))
+        ax.plot([0, 1], color="#ff0000")
+        return figure
+
+    found = tags(picture(draw, EVIL))
+    image, dark = found("img")[0], found("source")[0]
     assert (image["alt"], image["width"], found("figcaption")[0]["text"]) == (EVIL, "192", EVIL)
-    drawn = pixels(image["src"])
-    assert drawn.shape == (144, 288, 4)
-    assert drawn[0, 0, 3] == 0
-    assert (drawn[drawn[..., 3] == 255] == [0x75, 0x7E, 0x8A, 255]).all(1).any()
+    assert dark["media"] == "screen and (prefers-color-scheme: dark)"
+    inks = (61, 68, 77), (200, 207, 216)
+    for source, ink, other in zip((image["src"], dark["srcset"]), inks, inks[::-1], strict=True):
+        drawn = pixels(source)
+        assert drawn.shape == (144, 288, 4)
+        assert drawn[0, 0, 3] == 0
+        solid = {(*color,) for color in drawn[drawn[..., 3] == 255][:, :3].tolist()}
+        assert {ink, (255, 0, 0)} <= solid
+        assert other not in solid
     assert not plt.get_fignums()
     assert matplotlib.rcParams["text.color"] == before
 
@@ -31,6 +43,16 @@ def test_outlines_for_paper_are_left_out():
     drawn = pixels(tags(picture(draw, "a"))("img")[0]["src"])
     assert drawn[..., 3].max() == 255
     assert not (drawn == 255).all(-1).any()
+
+
+def test_a_drawing_that_fails_is_closed():
+    def draw():
+        plt.figure().text(0.5, 0.5, "$\\frac{$")  # what cannot be read shows when it is drawn
+        return plt.gcf()
+
+    with pytest.raises(ValueError, match="frac"):
+        picture(draw, "a")
+    assert not plt.get_fignums()
 
 
 def test_a_picture_on_record_is_kept_as_it_is():

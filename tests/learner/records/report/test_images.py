@@ -36,6 +36,21 @@ def test_colours_come_last_without_transparency():
     np.testing.assert_allclose(image_of((Image.fromarray(colored[..., :3]), 0)), wanted, rtol=1e-6)
 
 
+@pytest.mark.parametrize("mode", ["I;16", "I;16L", "I;16B", "I", "F"])
+def test_deep_pictures_keep_their_levels(mode):
+    ramp = np.linspace(0, 65535, 64).reshape(8, 8).round()
+    kinds = {"I;16": "<u2", "I;16L": "<u2", "I;16B": ">u2", "I": "<i4", "F": "<f4"}
+    picture = Image.frombytes(mode, (8, 8), ramp.astype(kinds[mode]).tobytes())
+    np.testing.assert_allclose(image_of(picture), ramp / 65535, rtol=1e-6)
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGBA", "CMYK", "YCbCr", "HSV", "LAB"])
+def test_pictures_of_other_modes_are_seen_as_they_are(mode):
+    grey = Image.fromarray(np.repeat(GREY[..., None] * 20, 3, axis=2))
+    picture = grey.convert("LAB") if mode == "LAB" else grey.convert(mode)
+    np.testing.assert_allclose(image_of(picture), np.asarray(picture.convert("RGB")) / 255, rtol=1e-6)
+
+
 def test_numbers_are_brought_between_0_and_1():
     half = torch.tensor([[0.25, 0.5], [0.0, 0.75]], dtype=torch.bfloat16)
     np.testing.assert_allclose(image_of(half), half.float().numpy())

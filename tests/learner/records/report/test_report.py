@@ -17,7 +17,7 @@ def test_all_that_is_on_record_is_on_the_page(whole):
     assert [one["text"] for one in found("h2")] == [
         "Curves", "Last values", "Samples of train", "Samples of valid", "Samples", "Figures", "What ran",
     ]  # fmt: skip
-    pictures = ["How the samples were learned", "Loss", "What was taken for what"]
+    pictures = ["How the samples were learned", "Loss", "Confusion matrix"]
     assert captions(found) == ["loss", "lr", *pictures, "Map of embeddings", *pictures, "weights"]
     assert [one["text"] for one in found("h3")][:2] == ["Labels most likely wrong"] * 2
 
