@@ -37,10 +37,11 @@ def plot_lines(
         is_log: whether to draw them on a logarithmic axis, which leaves out what is not above 0.
     """
     from matplotlib import colormaps
-    from matplotlib import pyplot as plt
+
+    from learner.drawing import subplots
 
     size = (1.5 + 4.25 * len(titles), 3.5)
-    figure, axes = plt.subplots(1, len(titles), figsize=size, squeeze=False, layout="constrained")
+    figure, axes = subplots(1, len(titles), figsize=size, squeeze=False, layout="constrained")
     for i, (label, kinds) in enumerate(values.items()):
         color = colormaps["viridis"](0.9 * i / max(len(values) - 1, 1))  # by depth
         for ax, numbers in zip(axes.flat, kinds, strict=True):
@@ -94,12 +95,12 @@ def _grid(
     draw: Callable[[Axes, Tensor, Recorded], None], layers: Mapping[str, Recorded], y_label: str, x_label: str
 ) -> Figure:
     """Draw a panel for each layer; one of which nothing was recorded gets an empty one."""
-    from matplotlib import pyplot as plt
+    from learner.drawing import subplots
 
     n_rows = math.ceil(len(layers) / 4)
     n_columns = math.ceil(len(layers) / n_rows)
     size = (max(3 * n_columns, 4), 2.2 * n_rows + 0.3)
-    figure, grid = plt.subplots(n_rows, n_columns, figsize=size, squeeze=False, sharey=True, layout="constrained")
+    figure, grid = subplots(n_rows, n_columns, figsize=size, squeeze=False, sharey=True, layout="constrained")
     axes: Iterable[Axes] = grid.flat
     for ax in grid.flat[len(layers) :]:
         ax.remove()

@@ -66,12 +66,12 @@ def sample_grid(images: Sequence[np.ndarray], captions: Sequence[str], title: st
         captions: one for each.
         title: of the figure.
     """
-    from matplotlib import pyplot as plt
+    from learner.drawing import new_figure
 
     n = min(len(images), _MOST_IMAGES)
     n_columns = _n_columns(n)
     n_rows = math.ceil(n / n_columns)
-    figure = plt.figure(figsize=(max(1.45 * n_columns, 3), 1.85 * n_rows + 0.5), layout="constrained")
+    figure = new_figure(figsize=(max(1.45 * n_columns, 3), 1.85 * n_rows + 0.5), layout="constrained")
     draw_images(figure, images[:n], captions[:n], title + (f", {n} of {len(images)}" if n < len(images) else ""))
     return figure
 

@@ -32,15 +32,16 @@ def data_map(confidence: np.ndarray, variability: np.ndarray, correctness: np.nd
     Source:
         Swayamdipta et al. 2020, "Dataset Cartography", figure 1.
     """
-    from matplotlib import pyplot as plt
     from matplotlib.colors import LinearSegmentedColormap
 
-    figure, (ax, side) = plt.subplots(
+    from learner.drawing import subplots
+
+    figure, (ax, side) = subplots(
         1, 2, figsize=(7.4, 4.8), width_ratios=(6, 1), sharey=True, layout="constrained", gridspec_kw={"wspace": 0}
     )
     order = np.argsort(-correctness, kind="stable")  # the few that are mostly wrong lie on top
-    colors = LinearSegmentedColormap.from_list("correctness", [_TAIL, "#e39a12", "#2ba58c", _BODY])
-    colors = colors.with_extremes(bad=_MISSING)
+    stops = [_TAIL, "#e39a12", "#2ba58c", _BODY]
+    colors = LinearSegmentedColormap.from_list("correctness", stops).with_extremes(bad=_MISSING)
     points = ax.scatter(
         variability[order],
         confidence[order],
@@ -83,9 +84,9 @@ def histogram(values: np.ndarray, name: str, *, ids: np.ndarray | None = None, w
         ids: of the samples, to name the three largest.
         when: words for the title.
     """
-    from matplotlib import pyplot as plt
+    from learner.drawing import subplots
 
-    figure, ax = plt.subplots(figsize=(7, 3.8), layout="constrained")
+    figure, ax = subplots(figsize=(7, 3.8), layout="constrained")
     known = np.isfinite(values)
     finite = values[known]
     odd = f", {len(values) - len(finite):,} not finite" if len(finite) < len(values) else ""
@@ -140,6 +141,8 @@ def confusion_matrix(
     from matplotlib.colors import LinearSegmentedColormap, PowerNorm, to_rgba
     from matplotlib.patches import Rectangle
 
+    from learner.drawing import new_figure
+
     known = (true >= 0) & (predicted >= 0)
     true, predicted = true[known].astype(np.int64), predicted[known].astype(np.int64)
     when = f"{len(true):,} samples, {(true == predicted).sum() / max(len(true), 1):.1%} right{when}"
@@ -153,7 +156,7 @@ def confusion_matrix(
     counts = np.bincount(true * n + predicted, minlength=n * n).reshape(n, n)
     shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
     size = min(9.0, 2.6 + 0.42 * n)
-    figure = plt.figure(figsize=(size + 1.6 + (size if cell else 0), size), layout="constrained")
+    figure = new_figure(figsize=(size + 1.6 + (size if cell else 0), size), layout="constrained")
     halves: Any = figure.subfigures(1, 2, width_ratios=(size + 1.6, size)) if cell else [figure]
     left, ax = halves[0], halves[0].subplots()
     # Nothing where there is nothing, so that it can be read on any ground; errors are small shares, and must be seen.
@@ -220,7 +223,7 @@ def plane_map(
         TypeError: if `by` is something else.
         ValueError: if the last panel has less than two finite vectors.
     """
-    from matplotlib import pyplot as plt
+    from learner.drawing import subplots
 
     titles = list(panels)
     if len(titles) > _MOST_PANELS:  # evenly, the first and the last one among them
@@ -238,7 +241,7 @@ def plane_map(
     n_rows = math.ceil(len(titles) / n_columns)
     side = 5.2 if len(titles) == 1 else 3.0
     size = (side * n_columns + 1.2, side * n_rows + 0.4)
-    figure, axes = plt.subplots(n_rows, n_columns, figsize=size, squeeze=False, layout="constrained")
+    figure, axes = subplots(n_rows, n_columns, figsize=size, squeeze=False, layout="constrained")
     palette = _Palette(colors, color_name, classes)
     edges = np.array([(each.min(0), each.max(0)) for each in points.values() if len(each)])
     middle, half = (edges.max((0, 1)) + edges.min((0, 1))) / 2, 0.53 * np.ptp(edges, axis=(0, 1)).max()
