@@ -1,9 +1,10 @@
-"""Samples that are images: what of a sample can be drawn, and many of them side by side."""
+"""Samples side by side: what of a sample can be drawn, and many of them in one figure."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from textwrap import fill
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -58,11 +59,11 @@ def _as_picture(value: Any) -> np.ndarray | None:
     return (numbers - low) / max(high - low, 1e-12)  # it was normalised, in a way that is not known here
 
 
-def sample_grid(images: Sequence[np.ndarray], captions: Sequence[str], title: str) -> Figure:
+def sample_grid(images: Sequence[np.ndarray | str], captions: Sequence[str], title: str) -> Figure:
     """Draw samples side by side, each with words above it; at most a hundred.
 
     Args:
-        images: (H, W) or (H, W, 3) as `image_of` gives them.
+        images: (H, W) or (H, W, 3) as `image_of` gives them; or words.
         captions: one for each.
         title: of the figure.
     """
@@ -76,8 +77,8 @@ def sample_grid(images: Sequence[np.ndarray], captions: Sequence[str], title: st
     return figure
 
 
-def draw_images(figure: FigureBase, images: Sequence[np.ndarray], captions: Sequence[str], title: str) -> None:
-    """Draw images into a figure or a part of one, each with words above it."""
+def draw_images(figure: FigureBase, images: Sequence[np.ndarray | str], captions: Sequence[str], title: str) -> None:
+    """Draw images or words into a figure or a part of one, each with a caption above it."""
     figure.suptitle(title, fontsize="medium")
     if not len(images):
         return
@@ -86,8 +87,12 @@ def draw_images(figure: FigureBase, images: Sequence[np.ndarray], captions: Sequ
     for ax in axes.flat:
         ax.set_axis_off()
     for ax, picture, caption in zip(axes.flat, images, captions, strict=False):
-        ax.imshow(picture, cmap="gray", vmin=0, vmax=1)
-        ax.set_title(caption, fontsize=7.5)
+        if isinstance(picture, str):
+            words = fill(picture, 24, max_lines=9, placeholder=" …")
+            ax.text(0.5, 1, words, ha="center", va="top", fontsize=6.5, parse_math=False)
+        else:
+            ax.imshow(picture, cmap="gray", vmin=0, vmax=1)
+        ax.set_title(caption, fontsize=7.5, parse_math=False)
 
 
 def _n_columns(n: int) -> int:

@@ -121,7 +121,7 @@ def confusion_matrix(
     when: str = "",
     *,
     cell: tuple[int, int] | None = None,
-    images: Sequence[np.ndarray] = (),
+    images: Sequence[np.ndarray | str] = (),
     captions: Sequence[str] = (),
 ) -> Figure:
     """Draw how often which class was taken for which: counts, the colour the share of the true class.
@@ -168,8 +168,9 @@ def confusion_matrix(
     ax.set(xlabel="predicted", ylabel="true")
     if n <= _MANY:
         longest = max(map(len, classes))
-        ax.set_xticks(range(n), classes, rotation=45 if longest > 2 else 0, ha="right" if longest > 2 else "center")
-        ax.set_yticks(range(n), classes)
+        turned: dict[str, Any] = {"rotation": 45, "ha": "right"} if longest > 2 else {}
+        ax.set_xticks(range(n), classes, parse_math=False, **turned)
+        ax.set_yticks(range(n), classes, parse_math=False)
         for i, j in zip(*counts.nonzero(), strict=True):
             color = "white" if shares[i, j] > 0.3 else plt.rcParams["text.color"]
             ax.text(j, i, f"{counts[i, j]:,}", ha="center", va="center", color=color, fontsize=10 if n <= 12 else 7)

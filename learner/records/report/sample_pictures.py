@@ -13,7 +13,7 @@ from learner.records.report.embedded import picture
 from learner.records.report.groups import Group
 from learner.records.report.notes import Notes
 from learner.records.report.tables import plain_values, sortable
-from learner.records.report.thumbnails import thumbnails
+from learner.records.report.thumbnails import texts, thumbnails
 from learner.records.samples import Samples
 
 MOST_SUSPECTS = 24
@@ -56,7 +56,9 @@ def _learned(group: Group, has: set[str], of: str, notes: Notes) -> Dynamics | N
 def _suspects(learned: Dynamics, notes: Notes) -> list[FT]:
     found = learned.suspects(MOST_SUSPECTS)
     columns = {name: plain_values(values) for name, values in found.columns.items()}
-    images = thumbnails(learned.samples, columns["example_id"], notes)
+    ids = columns.pop("example_id")
+    images = thumbnails(learned.samples, ids, notes)
+    columns = {"example_id": ids, **texts(learned.samples, ids, notes), **columns}
     by = "area under the margin" if not np.isnan(learned.aum).all() else "confidence"
     title = H3("Labels most likely wrong", Small(f"the first {len(found)} by {by}"))
     return [title, sortable(columns, images, style="low", label="labels most likely wrong")]

@@ -10,10 +10,10 @@ from fastcore.xml import FT, P
 from learner.records.report.groups import Group
 from learner.records.report.notes import Notes
 from learner.records.report.tables import plain_values, sortable
-from learner.records.report.thumbnails import thumbnails
+from learner.records.report.thumbnails import texts, thumbnails
 
 MOST_ROWS = 2000  # more would make the page slow, and nobody reads them
-_FIRST = ("example_id", "label", "predicted", "loss")
+_FIRST = ("example_id", "sample", "label", "predicted", "loss")
 
 
 def sample_table(groups: Sequence[Group], notes: Notes) -> list[FT]:
@@ -48,10 +48,11 @@ def _rows(group: Group, k: int, notes: Notes) -> list[dict[str, Any]]:
     """Return the k worst rows of a group; their pictures have no name, which no column has."""
     worst = group.worst(k)
     names = [name for name in worst.scalars if name not in ("epoch", "step", "split")]
-    images = thumbnails(worst, worst.numpy("example_id").tolist(), notes)
+    ids = worst.numpy("example_id").tolist()
     columns = {
         "split": [group.title] * len(worst),
-        "": images,
+        "": thumbnails(worst, ids, notes),
+        **texts(worst, ids, notes),
         **{name: plain_values(worst.words(name)) for name in names},
     }
     return [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]

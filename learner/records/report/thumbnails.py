@@ -1,4 +1,4 @@
-"""Small pictures of samples: what stands before a row of a table."""
+"""What shows a sample in a row of a table: a small picture before it, or its text."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any
 
 from learner.data.generators import preserved_rng
 from learner.records.report.embedded import thumbnail
+from learner.records.report.excerpts import excerpts
 from learner.records.report.images import image_of
 from learner.records.report.notes import Notes
 from learner.records.samples import Samples
@@ -19,6 +20,15 @@ def thumbnails(samples: Samples, ids: Sequence[int], notes: Notes) -> list[str |
     if table is None:
         return none
     return notes.tried(f"pictures of {table.name}", _pictures_of, table.collect_view(), ids) or none
+
+
+def texts(samples: Samples, ids: Sequence[int], notes: Notes) -> dict[str, list[str]]:
+    """Return the text of samples as a column "sample"; none if they are no text, or it is not known what they are."""
+    table = samples.table
+    if table is None or "sample" in samples.columns:
+        return {}
+    found = notes.tried(f"texts of {table.name}", excerpts, table, ids)
+    return {"sample": found} if found else {}
 
 
 def _pictures_of(view: Any, ids: Sequence[int]) -> list[str | None]:

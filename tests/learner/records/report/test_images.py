@@ -78,3 +78,14 @@ def test_a_grid_shows_each_once_up_to_a_hundred(n, shown):
     assert figure.get_suptitle() == ("worst, 100 of 230" if n > 100 else "worst")
     figure.canvas.draw()
     plt.close(figure)
+
+
+def test_words_are_drawn_where_there_is_no_image():
+    figure = sample_grid(["costs $5 or $\\frac{$ " + "word " * 200, "short"], ["said $a$", "#1"], "worst")
+    figure.canvas.draw()
+    texts = [ax.texts[0].get_text() for ax in figure.axes]
+    assert texts[1] == "short"
+    assert texts[0].startswith("costs $5 or $\\frac{$")
+    assert texts[0].count("\n") == 8
+    assert texts[0].endswith("…")
+    plt.close(figure)
