@@ -38,3 +38,20 @@ def new_figure(**options: Any) -> Figure:
 def subplots(n_rows: int = 1, n_columns: int = 1, **options: Any) -> tuple[Figure, Any]:
     """Return a new figure and its axes; options as `plt.subplots`."""
     return plt.subplots(n_rows, n_columns, FigureClass=Drawing, **options)
+
+
+def panels(n: int) -> tuple[Figure, list[Any]]:
+    """Return a figure and n axes of one size, in rows that fit on a page.
+
+    Example:
+        >>> figure, axes = panels(5)
+        >>> len(axes), figure.get_size_inches().tolist()
+        (5, [13.5, 6.4])
+        >>> plt.close(figure)
+    """
+    n_rows = -(-n // 4)
+    n_columns = -(-n // n_rows)
+    figure, grid = subplots(n_rows, n_columns, figsize=(4.5 * n_columns, 3.2 * n_rows), squeeze=False, layout="tight")
+    for ax in grid.flat[n:]:
+        ax.remove()
+    return figure, list(grid.flat[:n])

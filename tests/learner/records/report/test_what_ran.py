@@ -39,3 +39,19 @@ def test_what_makes_no_sense_costs_itself_alone(run, odd):
     assert found("h1")[0]["text"] == f"first {EVIL}"
     assert "Last values" in [one["text"] for one in found("h2")]
     assert notes(found)
+
+
+def test_time_device_and_rates_are_told(run):
+    rates = [[0.1 / (i + 1), 0.01] for i in range(40)]
+    run.update(seconds=3723.4, learning_rates=rates, learner={"device": "cuda:0", "n_epochs": 40})
+    found = read(run.report())
+    facts = {head["text"]: cell["text"] for head, cell in zip(found("th"), found("td"), strict=True)}
+    assert (facts["wall time"], facts["device"], facts["n epochs"]) == ("1:02:03", "cuda:0", "40")
+    first, second = facts["learning rates by epoch"].split("; ")
+    assert first.startswith("0.1 → 0.02 → ")
+    assert first.count("→") == 11
+    assert first.endswith("→ 0.0025")
+    assert second == " → ".join(["0.01"] * 12) + " (12 of 40 epochs)"
+    assert "1:02:03" in found("p", "quiet")[0]["text"]
+    run.update(seconds=3.24, learning_rates=[[0.5]])
+    assert "3.2 s" in read(run.report())("p", "quiet")[0]["text"]
