@@ -109,7 +109,10 @@ class RunCallback(Callback):
         """Log the rows that the history has and the run has not, or what is missing of them."""
         rows = learn.history.rows[self._first + self._n_written :]
         self._n_written += len(rows)
-        for row in rows:
+        for full in rows:
+            row = dict(full)
+            if (reason := row.pop("cut_short", None)) is not None:
+                self.run.update(cut_short=f"epoch {row['epoch']}, {reason}")
             text = _text(row)
             known = {name for old in self._on_record if old.items() <= text.items() for name in old} - {"epoch"}
             if row.keys() - known > {"epoch"}:

@@ -47,6 +47,7 @@ def what_ran(info: Info, folder: Path) -> list[FT]:
     """Return a card each for the run, its config, the training and the tables."""
     general = [
         ("wall time", _duration(info["seconds"]) if "seconds" in info else None),
+        ("cut short", info.get("cut_short")),
         ("folder", folder),
         ("command", " ".join(info.get("command", [])) or None),
         ("seed", info.get("seed")),

@@ -122,6 +122,19 @@ def test_rates_and_time_of_a_fit_are_put_down(make_learner, run):
     assert run.info["learning_rates"] == [[0.25] * 4]
 
 
+def test_why_a_pass_was_cut_short_is_put_down(make_learner, run):
+    class Stop:
+        def after_batch(self, learn):
+            if learn.i == 1:
+                raise CancelFitException("good enough")
+
+    learn = make_learner([RunCallback(run), Stop()])
+    learn.fit(2)
+    assert (run.info["status"], run.info["cut_short"]) == ("finished", "epoch 0, train: good enough")
+    assert rows_of(run) == [{"epoch": 0, "train/loss": learn.history[0]["train/loss"]}]
+    assert "good enough" in run.report().read_text()
+
+
 def test_losses_are_called_by_their_name(make_learner, run):
     class Own(nn.Sequential):
         def forward(self, x, y):
