@@ -165,14 +165,14 @@ class History:
 
     def plot(self) -> Figure:
         """Draw each metric over the epochs, one panel a metric, one line a loader; return the figure."""
-        from matplotlib import pyplot as plt
+        from learner.drawing import panels
 
         columns = self.to_dict()
         epochs = columns.pop("epoch", [])
         columns.pop("cut_short", None)
-        panels = dict.fromkeys(name.split("/", 1)[1] for name in columns) or {"loss": None}
-        figure, axes = plt.subplots(1, len(panels), figsize=(4.5 * len(panels), 3.2), squeeze=False, layout="tight")
-        for ax, panel in zip(axes[0], panels, strict=True):
+        metrics = dict.fromkeys(name.split("/", 1)[1] for name in columns) or {"loss": None}
+        figure, axes = panels(len(metrics))
+        for ax, panel in zip(axes, metrics, strict=True):
             for name, values in columns.items():
                 loader, metric = name.split("/", 1)
                 if metric == panel:

@@ -113,11 +113,11 @@ class RecorderCallback(Callback):
 
     def plot(self) -> Figure:
         """Draw each value over the batches, one panel a value; return the figure."""
-        from matplotlib import pyplot as plt
+        from learner.drawing import panels
 
         values = self.values or {name: [] for name in self.fns}
-        figure, axes = plt.subplots(1, len(values), figsize=(4.5 * len(values), 3.2), squeeze=False, layout="tight")
-        for ax, (name, column) in zip(axes[0], values.items(), strict=True):
+        figure, axes = panels(len(values))
+        for ax, (name, column) in zip(axes, values.items(), strict=True):
             ax.plot(column)
             ax.set(xlabel="batch", title=name)
         return figure

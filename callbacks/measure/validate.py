@@ -87,11 +87,11 @@ class ValidateCallback(Callback):
 
     def plot(self) -> Figure:
         """Draw each metric over the optimizer steps, one panel a metric; return the figure."""
-        from matplotlib import pyplot as plt
+        from learner.drawing import panels
 
         names = list(dict.fromkeys(name for row in self.rows for name in row.metrics)) or ["loss"]
-        figure, axes = plt.subplots(1, len(names), figsize=(4.5 * len(names), 3.2), squeeze=False, layout="tight")
-        for ax, name in zip(axes[0], names, strict=True):
+        figure, axes = panels(len(names))
+        for ax, name in zip(axes, names, strict=True):
             known = [row for row in self.rows if name in row.metrics]
             ax.plot([row.n_steps for row in known], [row.metrics[name] for row in known], marker=".")
             ax.set(xlabel="step", title=f"{self.loader}/{name}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -25,7 +26,9 @@ class RunCallback(Callback):
 
     During the fit the run is the active one: `learner.records.log`, `collect_metrics` and `CollectCallback` write to
     it. Pictures of callbacks that have a method `figures`, as `ActivationStats`, are kept when the fit has ended well.
-    `run.info["learner"]` says what is trained, `run.info["status"]` how it stands: "running" (or killed),
+    `run.info["learner"]` says what is trained; after the fit `run.info["seconds"]` says how long it took, and
+    `run.info["learning_rates"]` a rate of each optimizer group for each epoch, as it was when its training pass ended.
+    `run.info["status"]` says how it stands: "running" (or killed),
     "finished", "failed" (`run.info["error"]` says by what), "interrupted" (by Ctrl-C or SIGTERM). Nothing is written in
     a sandbox.
 
@@ -51,7 +54,7 @@ class RunCallback(Callback):
     """
 
     order = -100  # among the first to begin and the last to end, so that the run is active for the others
-    state = ("_first", "_epoch")
+    state = ("_first", "_epoch", "_rates")
 
     def __init__(self, run: Run) -> None:
         if not isinstance(run, Run):
@@ -59,6 +62,8 @@ class RunCallback(Callback):
         self.run = run
         self._is_on = False
         self._on_record: list[dict[str, str]] = []
+        self._rates: list[list[float]] = []
+        self._start = 0.0  # [s]
         self._first = self._n_written = self._epoch = 0  # the fit's first row in the history; how many are on record
 
     def before_fit(self, learn: Learner) -> None:
@@ -67,6 +72,7 @@ class RunCallback(Callback):
             return
         self._first = sys.maxsize if learn.is_resumed else len(learn.history)  # no row before the state is put back
         self._n_written = self._epoch = 0
+        self._rates, self._start = [], time.monotonic()
         self._on_record = [_text(row) for row in self.run.logged() if axis_of(row) == "epoch"]
         for dl in learn.dls.values():
             if isinstance(dataset := getattr(dl, "dataset", None), Table):
@@ -82,6 +88,11 @@ class RunCallback(Callback):
             self._write(learn)
             self._epoch = learn.epoch
 
+    def after_epoch(self, learn: Learner) -> None:
+        """Note the rates of a training pass, before a schedule sets those of the next."""
+        if self._is_on and learn.training and learn.opt is not None:
+            self._rates.append([float(group["lr"]) for group in learn.opt.param_groups])
+
     def cleanup_fit(self, learn: Learner) -> None:
         """Write the last epoch, and how the fit ended."""
         if not self._is_on:
@@ -89,20 +100,19 @@ class RunCallback(Callback):
         self._is_on = False
         self.run.__exit__(None, None, None)
         self._write(learn)
-        error = learn.ended_by
-        if error is None or isinstance(error, CancelFitException):
-            self.run.update(status="finished")
+        seconds = round(time.monotonic() - self._start, 3)
+        self.run.update(**_ending(learn.ended_by), seconds=seconds, learning_rates=self._rates)
+        if self.run.info["status"] == "finished":
             self._keep_figures(learn)
-        elif isinstance(error, KeyboardInterrupt | SystemExit):
-            self.run.update(status="interrupted")
-        else:
-            self.run.update(status="failed", error=f"{type(error).__name__}: {error}")
 
     def _write(self, learn: Learner) -> None:
         """Log the rows that the history has and the run has not, or what is missing of them."""
         rows = learn.history.rows[self._first + self._n_written :]
         self._n_written += len(rows)
-        for row in rows:
+        for full in rows:
+            row = dict(full)
+            if (reason := row.pop("cut_short", None)) is not None:
+                self.run.update(cut_short=f"epoch {row['epoch']}, {reason}")
             text = _text(row)
             known = {name for old in self._on_record if old.items() <= text.items() for name in old} - {"epoch"}
             if row.keys() - known > {"epoch"}:
@@ -118,6 +128,15 @@ class RunCallback(Callback):
                 plt.close(figure)
 
 
+def _ending(error: BaseException | None) -> dict[str, str]:
+    """Return how a fit ended."""
+    if error is None or isinstance(error, CancelFitException):
+        return {"status": "finished"}
+    if isinstance(error, KeyboardInterrupt | SystemExit):
+        return {"status": "interrupted"}
+    return {"status": "failed", "error": f"{type(error).__name__}: {error}"}
+
+
 def _text(row: Mapping[str, Any]) -> dict[str, str]:
     """Return a row with its values as text, by which NaN is known again."""
     return {name: str(value) for name, value in row.items()}
@@ -130,6 +149,7 @@ def _summary(learn: Learner) -> dict[str, Any]:
     return {
         "model": type(learn.model).__name__,
         "n_parameters": sum(p.numel() for p in parameters),
+        "device": ", ".join(dict.fromkeys(str(p.device) for p in parameters)) or "cpu",
         "n_trainable": sum(p.numel() for p in parameters if p.requires_grad),
         "loss": None if loss_f is None else getattr(loss_f, "__name__", type(loss_f).__name__),
         "optimizer": type(opt).__name__,

@@ -67,9 +67,9 @@ class LRFinderResult:
 
     def plot(self) -> Figure:
         """Draw losses over learning rates, and the suggestion; return the figure."""
-        from matplotlib import pyplot as plt
+        from learner.drawing import subplots
 
-        figure, ax = plt.subplots(figsize=(4.5, 3.2), layout="tight")
+        figure, ax = subplots(figsize=(4.5, 3.2), layout="tight")
         ax.plot(self.lrs, self.losses, alpha=0.4, label="loss")
         ax.plot(self.lrs, self.smoothed, label="smoothed")
         if self.suggestion is not None:

@@ -65,9 +65,9 @@ class RepresentationMap:
         labels = _checked_labels(self.labels if labels is None else labels, len(self.positions))
         written = _checked_names(self.names if names is None else names, len(self.positions))
         if ax is None:
-            from matplotlib import pyplot as plt
+            from learner.drawing import subplots
 
-            ax = plt.subplots(figsize=(6.4, 4.8), layout="constrained")[1]
+            ax = subplots(figsize=(6.4, 4.8), layout="constrained")[1]
         # Smaller and fainter the more there are, so that where many lie can still be seen.
         style = {"s": float(np.clip(20_000 / len(self.positions), 5, 45)), "alpha": 0.75}
         if labels is not None and labels.dtype.kind == "f":

@@ -97,7 +97,7 @@ class Dynamics:
         ids, reasons = found["example_id"], found["reason"]
         lines = [reason.replace(", ", "\n").replace(" in ", "\nin ") for reason in reasons]
         captions = [f"#{i}\n{words}" for i, words in zip(ids, lines, strict=True)]
-        return sample_grid(self.samples.images(ids, image), captions, "labels most likely wrong")
+        return sample_grid(self.samples.drawable(ids, image), captions, "labels most likely wrong")
 
     def to_pandas(self) -> pd.DataFrame:
         """Return all but the epochs as a data frame, a row for each sample.

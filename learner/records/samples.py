@@ -389,6 +389,7 @@ class Samples:
         Raises:
             LearnerError: if the table is not known, or has changed.
         """
+        from learner.records.report.excerpts import excerpts
         from learner.records.report.images import image_of, sample_grid
 
         first = self._take(np.arange(min(checked_k(k), len(self))))
@@ -397,7 +398,8 @@ class Samples:
         if images and len(images) == len(samples):
             return sample_grid(images, first._captions(), "")
         columns = {name: first.words(name) for name in first.scalars}
-        return Listing({**columns, "sample": [" ".join(str(sample).split())[:100] for sample in samples]})
+        texts = excerpts(first.table, first.numpy("example_id")) if first.table is not None else None
+        return Listing({**columns, "sample": texts or [" ".join(str(sample).split())[:100] for sample in samples]})
 
     def images(self, ids: Sequence[int] | np.ndarray, image: Callable[[Any], Any] | None = None) -> list[np.ndarray]:
         """Return samples as pictures, (H, W) or (H, W, 3) from 0 to 1.
@@ -421,6 +423,20 @@ class Samples:
                 )
             found.append(picture)
         return found
+
+    def drawable(
+        self, ids: Sequence[int] | np.ndarray, image: Callable[[Any], Any] | None = None
+    ) -> Sequence[np.ndarray | str]:
+        """Return what to draw of samples: their text if they are no images and hold words, else as `images`.
+
+        Raises:
+            LearnerError: if the table is not known, or a sample holds neither.
+        """
+        from learner.records.report.excerpts import excerpts
+
+        table = self.table
+        texts = excerpts(table, ids) if table is not None and image is None else None
+        return texts or self.images(ids, image)
 
     def _originals(self, ids: Sequence[int] | np.ndarray) -> list[Any]:
         """Return the samples themselves, as they were collected."""
@@ -472,13 +488,15 @@ class Samples:
             image: a function of a sample that gives what to draw, as `lambda sample: sample[0].reshape(8, 8)`.
 
         Raises:
-            LearnerError: if the table is not known, or its samples are no images and `image` is not given.
+            LearnerError: if the table is not known, or its samples are neither images nor text.
         """
         from learner.records.report.images import sample_grid
 
         last, when = self._last()
         worst = last.top(column, k)
-        return sample_grid(worst.images(worst.numpy("example_id"), image), worst._captions(), f"largest {column}{when}")
+        return sample_grid(
+            worst.drawable(worst.numpy("example_id"), image), worst._captions(), f"largest {column}{when}"
+        )
 
     def plot_confusion(
         self,
@@ -516,7 +534,7 @@ class Samples:
             known.classes,
             when,
             cell=(row, column),
-            images=found.images(found.numpy("example_id"), image),
+            images=found.drawable(found.numpy("example_id"), image),
             captions=found._captions(),
         )
 

@@ -1,9 +1,10 @@
-"""Samples that are images: what of a sample can be drawn, and many of them side by side."""
+"""Samples side by side: what of a sample can be drawn, and many of them in one figure."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from textwrap import fill
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -39,7 +40,8 @@ def _as_picture(value: Any) -> np.ndarray | None:
     if isinstance(value, Tensor):
         value = value.detach().cpu().float().numpy() if value.is_floating_point() else value.detach().cpu().numpy()
     if callable(getattr(value, "convert", None)) and hasattr(value, "getbands"):  # a PIL image
-        value = np.asarray(value.convert("RGB"))
+        is_deep = value.mode[0] in "IF"  # 16 or 32 bits: `convert` would cut off all above 255
+        value = np.asarray(value if is_deep else value.convert("RGB"))
     if not isinstance(value, np.ndarray) or value.dtype.kind not in "biuf":
         return None
     if value.ndim == 3 and value.shape[0] in (1, 3, 4) and (value.shape[-1] not in (1, 3, 4) or len(value) == 1):
@@ -57,26 +59,26 @@ def _as_picture(value: Any) -> np.ndarray | None:
     return (numbers - low) / max(high - low, 1e-12)  # it was normalised, in a way that is not known here
 
 
-def sample_grid(images: Sequence[np.ndarray], captions: Sequence[str], title: str) -> Figure:
+def sample_grid(images: Sequence[np.ndarray | str], captions: Sequence[str], title: str) -> Figure:
     """Draw samples side by side, each with words above it; at most a hundred.
 
     Args:
-        images: (H, W) or (H, W, 3) as `image_of` gives them.
+        images: (H, W) or (H, W, 3) as `image_of` gives them; or words.
         captions: one for each.
         title: of the figure.
     """
-    from matplotlib import pyplot as plt
+    from learner.drawing import new_figure
 
     n = min(len(images), _MOST_IMAGES)
     n_columns = _n_columns(n)
     n_rows = math.ceil(n / n_columns)
-    figure = plt.figure(figsize=(max(1.45 * n_columns, 3), 1.85 * n_rows + 0.5), layout="constrained")
+    figure = new_figure(figsize=(max(1.45 * n_columns, 3), 1.85 * n_rows + 0.5), layout="constrained")
     draw_images(figure, images[:n], captions[:n], title + (f", {n} of {len(images)}" if n < len(images) else ""))
     return figure
 
 
-def draw_images(figure: FigureBase, images: Sequence[np.ndarray], captions: Sequence[str], title: str) -> None:
-    """Draw images into a figure or a part of one, each with words above it."""
+def draw_images(figure: FigureBase, images: Sequence[np.ndarray | str], captions: Sequence[str], title: str) -> None:
+    """Draw images or words into a figure or a part of one, each with a caption above it."""
     figure.suptitle(title, fontsize="medium")
     if not len(images):
         return
@@ -85,8 +87,12 @@ def draw_images(figure: FigureBase, images: Sequence[np.ndarray], captions: Sequ
     for ax in axes.flat:
         ax.set_axis_off()
     for ax, picture, caption in zip(axes.flat, images, captions, strict=False):
-        ax.imshow(picture, cmap="gray", vmin=0, vmax=1)
-        ax.set_title(caption, fontsize=7.5)
+        if isinstance(picture, str):
+            words = fill(picture, 24, max_lines=9, placeholder=" …")
+            ax.text(0.5, 1, words, ha="center", va="top", fontsize=6.5, parse_math=False)
+        else:
+            ax.imshow(picture, cmap="gray", vmin=0, vmax=1)
+        ax.set_title(caption, fontsize=7.5, parse_math=False)
 
 
 def _n_columns(n: int) -> int:

@@ -14,8 +14,10 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure, FigureBase
 
-_BODY, _TAIL, _LOW, _MISSING = "#3f90da", "#bd1f01", "#832db6", "#c8c8c8"
+# Of medium lightness, so that they can be seen on light and on dark ground.
+_BODY, _TAIL, _LOW, _MISSING = "#3f90da", "#d2391a", "#a05bd6", "#9a9fa6"
 _MANY = 20  # classes; of more, colours and numbers cannot be told apart
+_MOST_CLASSES = 100  # of a whole matrix; of more it would show nothing, and grow with their square
 _MOST_PANELS = 20
 
 
@@ -30,14 +32,16 @@ def data_map(confidence: np.ndarray, variability: np.ndarray, correctness: np.nd
     Source:
         Swayamdipta et al. 2020, "Dataset Cartography", figure 1.
     """
-    from matplotlib import colormaps
-    from matplotlib import pyplot as plt
+    from matplotlib.colors import LinearSegmentedColormap
 
-    figure, (ax, side) = plt.subplots(
+    from learner.drawing import subplots
+
+    figure, (ax, side) = subplots(
         1, 2, figsize=(7.4, 4.8), width_ratios=(6, 1), sharey=True, layout="constrained", gridspec_kw={"wspace": 0}
     )
     order = np.argsort(-correctness, kind="stable")  # the few that are mostly wrong lie on top
-    colors = colormaps["RdYlBu"].with_extremes(bad=_MISSING)
+    stops = [_TAIL, "#e39a12", "#2ba58c", _BODY]
+    colors = LinearSegmentedColormap.from_list("correctness", stops).with_extremes(bad=_MISSING)
     points = ax.scatter(
         variability[order],
         confidence[order],
@@ -80,9 +84,9 @@ def histogram(values: np.ndarray, name: str, *, ids: np.ndarray | None = None, w
         ids: of the samples, to name the three largest.
         when: words for the title.
     """
-    from matplotlib import pyplot as plt
+    from learner.drawing import subplots
 
-    figure, ax = plt.subplots(figsize=(7, 3.8), layout="constrained")
+    figure, ax = subplots(figsize=(7, 3.8), layout="constrained")
     known = np.isfinite(values)
     finite = values[known]
     odd = f", {len(values) - len(finite):,} not finite" if len(finite) < len(values) else ""
@@ -117,10 +121,12 @@ def confusion_matrix(
     when: str = "",
     *,
     cell: tuple[int, int] | None = None,
-    images: Sequence[np.ndarray] = (),
+    images: Sequence[np.ndarray | str] = (),
     captions: Sequence[str] = (),
 ) -> Figure:
     """Draw how often which class was taken for which: counts, the colour the share of the true class.
+
+    Of more than 100 classes those with the most errors are drawn, and all others as one.
 
     Args:
         true: class ids; rows with a negative one are left out.
@@ -132,35 +138,67 @@ def confusion_matrix(
         captions: of the images.
     """
     from matplotlib import pyplot as plt
-    from matplotlib.colors import PowerNorm
+    from matplotlib.colors import LinearSegmentedColormap, PowerNorm, to_rgba
     from matplotlib.patches import Rectangle
 
+    from learner.drawing import new_figure
+
     known = (true >= 0) & (predicted >= 0)
+    true, predicted = true[known].astype(np.int64), predicted[known].astype(np.int64)
+    when = f"{len(true):,} samples, {(true == predicted).sum() / max(len(true), 1):.1%} right{when}"
+    title = "" if cell is None else f"true {classes[cell[0]]}, said {classes[cell[1]]}"
+    if len(classes) > _MOST_CLASSES:
+        place, classes = _with_most_errors(true, predicted, classes, cell or ())
+        true, predicted = place[true], place[predicted]
+        when += f"\nof {len(place):,} classes those with the most errors"
+        cell = None if cell is None else (int(place[cell[0]]), int(place[cell[1]]))
     n = len(classes)
-    counts = np.bincount(true[known].astype(np.int64) * n + predicted[known].astype(np.int64), minlength=n * n)
-    counts = counts.reshape(n, n)
+    counts = np.bincount(true * n + predicted, minlength=n * n).reshape(n, n)
     shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
     size = min(9.0, 2.6 + 0.42 * n)
-    figure = plt.figure(figsize=(size + 1.6 + (size if cell else 0), size), layout="constrained")
+    figure = new_figure(figsize=(size + 1.6 + (size if cell else 0), size), layout="constrained")
     halves: Any = figure.subfigures(1, 2, width_ratios=(size + 1.6, size)) if cell else [figure]
     left, ax = halves[0], halves[0].subplots()
-    image = ax.imshow(shares, cmap="Blues", norm=PowerNorm(0.4, 0, 1))  # errors are small shares, and must be seen
+    # Nothing where there is nothing, so that it can be read on any ground; errors are small shares, and must be seen.
+    stops = (0, to_rgba(_BODY, 0)), (1e-3, to_rgba(_BODY, 0.2)), (1, to_rgba("#2c76bd", 1))
+    colors = LinearSegmentedColormap.from_list("shares", stops)
+    image = ax.imshow(shares, cmap=colors, norm=PowerNorm(0.4, 0, 1))
     _draw_bar(left, ax, image, "share of the true class", fraction=0.045, ticks=[0, 0.01, 0.1, 0.3, 1])
-    share = np.trace(counts) / max(counts.sum(), 1)
-    ax.set_title(f"{counts.sum():,} samples, {share:.1%} right{when}", fontsize="medium")
+    ax.set_title(when, fontsize="medium")
     ax.set(xlabel="predicted", ylabel="true")
     if n <= _MANY:
         longest = max(map(len, classes))
-        ax.set_xticks(range(n), classes, rotation=45 if longest > 2 else 0, ha="right" if longest > 2 else "center")
-        ax.set_yticks(range(n), classes)
+        turned: dict[str, Any] = {"rotation": 45, "ha": "right"} if longest > 2 else {}
+        ax.set_xticks(range(n), classes, parse_math=False, **turned)
+        ax.set_yticks(range(n), classes, parse_math=False)
         for i, j in zip(*counts.nonzero(), strict=True):
-            color = "white" if shares[i, j] > 0.3 else "black"
+            color = "white" if shares[i, j] > 0.3 else plt.rcParams["text.color"]
             ax.text(j, i, f"{counts[i, j]:,}", ha="center", va="center", color=color, fontsize=10 if n <= 12 else 7)
     if cell is not None:
         ax.add_patch(Rectangle((cell[1] - 0.5, cell[0] - 0.5), 1, 1, fill=False, ec=_TAIL, lw=2))
         shown = f"{len(images)} of {counts[cell]:,}" if len(images) < counts[cell] else f"{counts[cell]:,}"
-        draw_images(halves[1], images, captions, f"true {classes[cell[0]]}, said {classes[cell[1]]}: {shown}")
+        draw_images(halves[1], images, captions, f"{title}: {shown}")
     return figure
+
+
+def _with_most_errors(
+    true: np.ndarray, predicted: np.ndarray, classes: Sequence[str], kept: Sequence[int]
+) -> tuple[np.ndarray, list[str]]:
+    """Return a place for each class, and the names by place: few have one of their own, the others share the last.
+
+    Args:
+        true: class ids.
+        predicted: class ids.
+        classes: names by id.
+        kept: ids that have a place of their own in any case.
+    """
+    n, wrong = len(classes), true != predicted
+    errors = np.bincount(true[wrong], minlength=n) + np.bincount(predicted[wrong], minlength=n)
+    errors[list(kept)] = errors.sum() + 1
+    chosen = np.sort(np.argsort(-errors, kind="stable")[: _MANY - 1])
+    place = np.full(n, len(chosen))
+    place[chosen] = np.arange(len(chosen))
+    return place, [*(classes[i] for i in chosen), f"{n - len(chosen):,} others"]
 
 
 def plane_map(
@@ -186,7 +224,7 @@ def plane_map(
         TypeError: if `by` is something else.
         ValueError: if the last panel has less than two finite vectors.
     """
-    from matplotlib import pyplot as plt
+    from learner.drawing import subplots
 
     titles = list(panels)
     if len(titles) > _MOST_PANELS:  # evenly, the first and the last one among them
@@ -204,7 +242,7 @@ def plane_map(
     n_rows = math.ceil(len(titles) / n_columns)
     side = 5.2 if len(titles) == 1 else 3.0
     size = (side * n_columns + 1.2, side * n_rows + 0.4)
-    figure, axes = plt.subplots(n_rows, n_columns, figsize=size, squeeze=False, layout="constrained")
+    figure, axes = subplots(n_rows, n_columns, figsize=size, squeeze=False, layout="constrained")
     palette = _Palette(colors, color_name, classes)
     edges = np.array([(each.min(0), each.max(0)) for each in points.values() if len(each)])
     middle, half = (edges.max((0, 1)) + edges.min((0, 1))) / 2, 0.53 * np.ptp(edges, axis=(0, 1)).max()

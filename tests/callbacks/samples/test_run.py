@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -18,6 +19,7 @@ from callbacks import (
     CheckpointCallback,
     MetricsCallback,
     RunCallback,
+    SchedulerCallback,
     SeedCallback,
     accuracy,
 )
@@ -99,6 +101,7 @@ def test_what_is_trained_is_put_down(make_learner, run):
     assert Run.open(run.path).info["learner"] == {
         "model": "Sequential",
         "n_parameters": 4 * 8 + 8 + 8 * 3 + 3,
+        "device": "cpu",
         "n_trainable": 4 * 8 + 8 * 3 + 3,
         "loss": "cross_entropy",
         "optimizer": "AdamW",
@@ -107,6 +110,29 @@ def test_what_is_trained_is_put_down(make_learner, run):
         "n_batches": {"train": 3, "valid": 2},
         "callbacks": ["RunCallback", "AccumulateCallback"],
     }
+
+
+def test_rates_and_time_of_a_fit_are_put_down(make_learner, run):
+    schedule = SchedulerCallback(partial(torch.optim.lr_scheduler.StepLR, step_size=1, gamma=0.5), each="epoch")
+    make_learner([RunCallback(run), schedule]).fit(3, lr=0.5)
+    assert run.info["learning_rates"] == [[0.5], [0.25], [0.125]]
+    assert 0 < run.info["seconds"] < 60
+    groups = lambda params, lr: torch.optim.SGD([{"params": [param]} for param in params], lr=lr)
+    make_learner([RunCallback(run)], opt_func=groups).fit(1, lr=0.25)
+    assert run.info["learning_rates"] == [[0.25] * 4]
+
+
+def test_why_a_pass_was_cut_short_is_put_down(make_learner, run):
+    class Stop:
+        def after_batch(self, learn):
+            if learn.i == 1:
+                raise CancelFitException("good enough")
+
+    learn = make_learner([RunCallback(run), Stop()])
+    learn.fit(2)
+    assert (run.info["status"], run.info["cut_short"]) == ("finished", "epoch 0, train: good enough")
+    assert rows_of(run) == [{"epoch": 0, "train/loss": learn.history[0]["train/loss"]}]
+    assert "good enough" in run.report().read_text()
 
 
 def test_losses_are_called_by_their_name(make_learner, run):
@@ -353,6 +379,7 @@ def test_a_fit_that_was_stopped_leaves_the_same_series(make_learner, tmp_path, b
         assert (status, run.info["status"]) == ("interrupted" if by_interrupt else "failed", "finished")
         assert (run.info["error"], run.info["learner"]) == (None, whole.info["learner"])
         assert run.scalars() == whole.scalars(), n
+        assert run.info["learning_rates"] == whole.info["learning_rates"], n
 
 
 def test_what_was_not_on_record_yet_is_written_by_the_fit_that_goes_on(tmp_path, run):

@@ -67,3 +67,39 @@ def test_dead_fractions(layers):
     np.testing.assert_allclose(a.lines[0].get_ydata(), [0.1, 0.3])
     assert not b.lines
     assert [ax.get_title() for ax in (a, b)] == ["a", "b"]
+
+
+def layers_of(n, n_bins=8):
+    """Layers with long names, whose counts are in the bins 2 and 3."""
+    hist = torch.zeros(5, n_bins)
+    hist[:, 2:4] = 1
+    given = Given(hist, torch.zeros(5))
+    return {f"encoder.transformer_layers.{i}.attention LayerNorm": given for i in range(n)}
+
+
+@pytest.mark.parametrize(("n", "n_panels", "words"), [(28, 28, ""), (200, 48, "48 of 200 layers, evenly by depth")])
+def test_panels_of_a_deep_model_can_be_read(n, n_panels, words):
+    figure = plot_histograms(layers_of(n), "size", "step", (0, 4))
+    assert len(figure.axes) == n_panels
+    assert figure.get_suptitle() == words
+    for ax, i in ((figure.axes[0], 0), (figure.axes[-1], n - 1)):
+        assert ax.get_title() == "…" + f"encoder.transformer_layers.{i}.attention"[-23:] + "\nLayerNorm"
+    assert figure.axes[0].get_ylim() == (1, 2)  # where there is something
+    assert figure.get_figwidth() == 12
+    assert figure.get_figheight() < 20
+
+
+def test_a_legend_of_many_layers_names_some_by_depth():
+    lines = {f"layer {i}": [torch.arange(3.0)] for i in range(100)}
+    figure = plot_lines(lines, ["mean"], "step")
+    legend = figure.axes[0].get_legend()
+    names = [text.get_text() for text in legend.get_texts()]
+    assert (names[0], names[-1], len(names)) == ("layer 0", "layer 99", 15)
+    assert legend.get_title().get_text() == "15 of 100, by depth"
+    assert len(figure.axes[0].lines) == 100
+    figure.canvas.draw()
+    assert figure.axes[0].get_window_extent().width > 250  # the legend leaves room
+
+
+def test_no_layers():
+    assert plot_lines({}, ["mean"], "step").axes

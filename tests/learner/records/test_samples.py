@@ -457,10 +457,24 @@ def test_show_draws_images_as_they_were_collected(table):
     assert len(samples.show(1).axes) == 1
 
 
+def test_samples_that_are_text_are_shown_and_drawn():
+    texts = [f"review {i}" for i in range(4)]
+    table = Table.from_dict({"text": texts}).map(lambda row: (torch.ones(2), 0))
+    ids = np.array([3, 1, 0, 2])
+    columns = {"example_id": ids, "label": ids % 2, "predicted": ids * 0, "loss": ids / 4}
+    samples = Samples([to_arrow(columns, dict.fromkeys(("label", "predicted"), ANIMALS))], table=table)
+    assert samples.show(2)["sample"].tolist() == ["review 3", "review 1"]
+    drawn = [[ax.texts[0].get_text() for ax in samples.plot_worst(3).axes if ax.texts]]
+    drawn += [
+        [ax.texts[0].get_text() for ax in samples.plot_confusion(cell=("dog", "cat")).subfigs[1].axes if ax.texts]
+    ]
+    assert drawn == [["review 3", "review 2", "review 1"], ["review 3", "review 1"]]
+
+
 def test_show_writes_what_is_no_image():
-    table = Table.from_dict({"text": ["one\ntwo", "three"]})
+    table = Table.from_dict({"x": [1, 3]})
     found = made({"example_id": [1, 0], "loss": [0.5, 0.25]}, table=table).show()
-    assert found["sample"].tolist() == ["{'text': 'three'}", r"{'text': 'one\ntwo'}"]
+    assert found["sample"].tolist() == ["{'x': 3}", "{'x': 1}"]
     assert found["loss"].tolist() == [0.5, 0.25]
 
 

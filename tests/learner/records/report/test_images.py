@@ -36,6 +36,21 @@ def test_colours_come_last_without_transparency():
     np.testing.assert_allclose(image_of((Image.fromarray(colored[..., :3]), 0)), wanted, rtol=1e-6)
 
 
+@pytest.mark.parametrize("mode", ["I;16", "I;16L", "I;16B", "I", "F"])
+def test_deep_pictures_keep_their_levels(mode):
+    ramp = np.linspace(0, 65535, 64).reshape(8, 8).round()
+    kinds = {"I;16": "<u2", "I;16L": "<u2", "I;16B": ">u2", "I": "<i4", "F": "<f4"}
+    picture = Image.frombytes(mode, (8, 8), ramp.astype(kinds[mode]).tobytes())
+    np.testing.assert_allclose(image_of(picture), ramp / 65535, rtol=1e-6)
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGBA", "CMYK", "YCbCr", "HSV", "LAB"])
+def test_pictures_of_other_modes_are_seen_as_they_are(mode):
+    grey = Image.fromarray(np.repeat(GREY[..., None] * 20, 3, axis=2))
+    picture = grey.convert("LAB") if mode == "LAB" else grey.convert(mode)
+    np.testing.assert_allclose(image_of(picture), np.asarray(picture.convert("RGB")) / 255, rtol=1e-6)
+
+
 def test_numbers_are_brought_between_0_and_1():
     half = torch.tensor([[0.25, 0.5], [0.0, 0.75]], dtype=torch.bfloat16)
     np.testing.assert_allclose(image_of(half), half.float().numpy())
@@ -62,4 +77,15 @@ def test_a_grid_shows_each_once_up_to_a_hundred(n, shown):
     assert [ax.get_title() for ax in figure.axes if ax.images] == [f"#{i}" for i in range(shown)]
     assert figure.get_suptitle() == ("worst, 100 of 230" if n > 100 else "worst")
     figure.canvas.draw()
+    plt.close(figure)
+
+
+def test_words_are_drawn_where_there_is_no_image():
+    figure = sample_grid(["costs $5 or $\\frac{$ " + "word " * 200, "short"], ["said $a$", "#1"], "worst")
+    figure.canvas.draw()
+    texts = [ax.texts[0].get_text() for ax in figure.axes]
+    assert texts[1] == "short"
+    assert texts[0].startswith("costs $5 or $\\frac{$")
+    assert texts[0].count("\n") == 8
+    assert texts[0].endswith("…")
     plt.close(figure)

@@ -52,7 +52,7 @@ def test_tails_of_a_histogram_are_marked():
     assert words == ["below 1 %, 9: 9 samples", "above 99 %, 989: 10 samples"]
     assert sorted(line.get_xdata()[0] for line in ax.lines) == [9, 989]
     ax = histogram(np.append(values, 5000), "loss").axes[0]
-    assert ax.patches[-1].get_facecolor() == to_rgba("#bd1f01") != ax.patches[0].get_facecolor()
+    assert ax.patches[-1].get_facecolor() == to_rgba("#d2391a") != ax.patches[0].get_facecolor()
 
 
 def test_a_histogram_of_nothing_finite():
@@ -77,7 +77,7 @@ def test_a_cell_is_framed_and_its_samples_drawn():
     figure.canvas.draw()
     frame = figure.axes[0].patches[0]
     assert frame.get_xy() == (0.5, -0.5)
-    assert frame.get_edgecolor() == to_rgba("#bd1f01")
+    assert frame.get_edgecolor() == to_rgba("#d2391a")
     assert "#7" in [ax.get_title() for ax in figure.axes]
     assert [part.get_suptitle() for part in figure.subfigs][1] == "true cat, said dog: 1 of 2"
 
@@ -92,6 +92,27 @@ def test_many_classes_have_no_numbers():
     figure = confusion_matrix(ids, ids, [f"class {i}" for i in ids])
     figure.canvas.draw()
     assert not figure.axes[0].texts
+
+
+def test_of_very_many_classes_those_with_the_most_errors_are_drawn():
+    n = 100_000
+    classes = [f"class {i}" for i in range(n)]
+    true, said = np.arange(n), np.arange(n)
+    said[[7, 8]] = 9  # two errors; and one between classes that have no place of their own
+    said[50_000] = 60_000
+    figure = confusion_matrix(true, said, classes, cell=(70_000, 7), images=[], captions=[])
+    figure.canvas.draw()
+    ax = figure.axes[0]
+    assert ax.images[0].get_array().shape == (20, 20)
+    names = [text.get_text() for text in ax.get_yticklabels()]
+    assert {"class 7", "class 8", "class 9", "class 50000", "class 60000", "class 70000"} <= {*names}
+    assert names[-1] == "99,981 others"
+    counts = {(names[int(y)], names[int(x)]): t.get_text() for t in ax.texts for x, y in [t.get_position()]}
+    assert counts["class 7", "class 9"] == counts["class 9", "class 9"] == "1"
+    assert counts["99,981 others", "99,981 others"] == "99,981"
+    assert ax.get_title() == "100,000 samples, 100.0% right\nof 100,000 classes those with the most errors"
+    assert ax.patches[0].get_xy() == (names.index("class 7") - 0.5, names.index("class 70000") - 0.5)
+    assert figure.subfigs[1].get_suptitle() == "true class 70000, said class 7: 0"
 
 
 # -- maps ----------------------------------------------------------------------------------------------------------
