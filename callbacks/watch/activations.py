@@ -10,17 +10,15 @@ import torch
 from torch import Tensor, nn
 
 from callbacks.watch.blocks import next_row, read, room_after, taken
-from callbacks.watch.histogram import LARGEST, N_BINS, histogram
+from callbacks.watch.histogram import LARGEST, histogram
 from callbacks.watch.hooks import HooksCallback, checked_count, first_tensor
+from callbacks.watch.measure import ROW, SmallOutputs, measure
 from callbacks.watch.stats_plots import plot_dead, plot_histograms, plot_lines
 from learner import Learner, LearnerError
 
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
-
-
-_ROW = (2 + N_BINS,)  # the mean, the sum of squared deviations from it, the counts
 
 
 class LayerStats(NamedTuple):
@@ -108,6 +106,7 @@ class ActivationStats(HooksCallback):
         self._where: tuple[int, str | None, int] = (0, None, 0)
         self._n_looked_at = 0
         self._takes_hist = True
+        self._small = SmallOutputs()
 
     # -- recording ---------------------------------------------------------------------------------------------
 
@@ -126,7 +125,10 @@ class ActivationStats(HooksCallback):
         self._where = (learn.epoch, learn.dl_name, learn.i)
         self._takes_hist = self._n_looked_at % self.hist_every == 0
         self._n_looked_at += learn.role in self.roles
-        super().around_predict(learn, action)
+        try:
+            super().around_predict(learn, action)
+        finally:
+            self._small.write()
 
     def state_dict(self) -> dict[str, Any]:
         """Return what was recorded so far: numbers in a few tensors, since there may be many."""
@@ -168,18 +170,18 @@ class ActivationStats(HooksCallback):
         flat = tensor.detach().reshape(-1)
         if flat.dtype != torch.float32:
             flat = _as_float(flat)
-        # From the mean, not from zero: of 1000.1² - 1000² little is left in float32.
-        mean = flat.mean()
-        deviations = flat - mean
-        row = next_row(hook.blocks, len(hook.calls), _ROW, flat.dtype, flat.device)
-        row[0] = mean
-        row[1] = torch.dot(deviations, deviations)
+        row = next_row(hook.blocks, len(hook.calls), ROW, flat.dtype, flat.device)
         n_hist = 0
-        if self._takes_hist:
-            if self.hist_rows is not None and tensor.ndim:
-                flat = flat[: self.hist_rows * (n // len(tensor))]
-            row[2:] = histogram(flat)
-            n_hist = len(flat)
+        if self._takes_hist and self.hist_rows is None and self._small.takes(flat):
+            self._small.add(flat, row)
+            n_hist = n
+        else:
+            measure(flat, row)
+            if self._takes_hist:
+                if self.hist_rows is not None and tensor.ndim:
+                    flat = flat[: self.hist_rows * (n // len(tensor))]
+                row[2:] = histogram(flat)
+                n_hist = len(flat)
         hook.calls.append(_Call(self._where, n, n_hist))
 
     # -- reading: here the device is waited for ----------------------------------------------------------------
@@ -199,7 +201,7 @@ class ActivationStats(HooksCallback):
         if name not in self._calls_of(dl_name):
             raise ValueError(f"`name` must be one of {', '.join(map(repr, self._calls))}, got {name!r}.")
         kept = [(i, call) for i, call in enumerate(self._calls[name]) if dl_name in (None, call.where[1])]
-        rows = read(self._blocks[name], _ROW).double()[[i for i, _ in kept]]
+        rows = read(self._blocks[name], ROW).double()[[i for i, _ in kept]]
         mean, squares, hist = rows[:, 0], rows[:, 1], rows[:, 2:]
         n, n_hist = torch.tensor([(call.n, call.n_hist) for _, call in kept], dtype=torch.float64).reshape(-1, 2).T
         hist[n_hist == 0] = math.nan

@@ -138,6 +138,17 @@ def test_values_that_are_not_finite_or_alone_warn_of_nothing():
         getattr(stats, plot)().canvas.draw()
 
 
+def test_a_batch_that_is_cancelled_or_fails_keeps_what_was_measured():
+    class Fails(nn.Module):
+        def forward(self, x):
+            raise RuntimeError("of the model")
+
+    stats, x = ActivationStats(), torch.randn(8, 4)
+    with pytest.raises(RuntimeError, match="of the model"):
+        fit(nn.Sequential(nn.Linear(4, 4), Fails()), [x], stats)
+    assert stats.layer("0").hist.sum() == 32
+
+
 # -- when and what ---------------------------------------------------------------------------------------------
 
 
