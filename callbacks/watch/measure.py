@@ -7,7 +7,7 @@ from torch import Tensor
 
 from callbacks.watch.histogram import N_BINS, histograms
 
-ROW = (2 + N_BINS,)  # the mean, the sum of squared deviations from it, the counts
+ROW = (3 + N_BINS,)  # the saturated fraction, the mean, the sum of squared deviations from it, the counts
 
 _SMALL = 2**13  # [numbers]; above it the fixed cost of a kernel is little beside its work
 _CAPACITY = 2**16  # [numbers], a quarter of a MB: stays in a processor's cache
@@ -19,8 +19,8 @@ def measure(flat: Tensor, row: Tensor) -> None:
     # From the mean, not from zero: of 1000.1² - 1000² little is left in float32.
     mean = flat.mean()
     deviations = flat - mean
-    row[0] = mean
-    row[1] = torch.dot(deviations, deviations)
+    row[1] = mean
+    row[2] = torch.dot(deviations, deviations)
 
 
 class SmallOutputs:
@@ -29,11 +29,11 @@ class SmallOutputs:
     Layer by layer the calls would cost more than their work: the histogram of one is that of all, in bins of its own.
 
     Example:
-        >>> outputs, rows = SmallOutputs(), torch.empty(2, 42)
+        >>> outputs, rows = SmallOutputs(), torch.empty(2, 43)
         >>> outputs.add(torch.tensor([-0.1, 0.2, 0.8]), rows[0])
         >>> outputs.add(torch.tensor([10.0, 11.0]), rows[1])
         >>> outputs.write()
-        >>> rows[:, 0], rows[:, 2:].nonzero().T
+        >>> rows[:, 1], rows[:, 3:].nonzero().T
         (tensor([ 0.3000, 10.5000]), tensor([[ 0,  0,  1],
                 [ 0,  3, 39]]))
     """
@@ -56,7 +56,7 @@ class SmallOutputs:
         self._buffer[self._n_used : self._n_used + n] = flat
         self._n_used += n
         self._sizes.append(n)
-        self._rows.append(row)
+        self._rows.append(row[1:])
 
     @torch.inference_mode()  # what was made in this mode, in a frozen part of the model, may be written to in no other
     def write(self) -> None:
