@@ -10,17 +10,16 @@ import torch
 from torch import Tensor, nn
 
 from callbacks.watch.blocks import next_row, read, room_after, taken
-from callbacks.watch.histogram import LARGEST, N_BINS, histogram
+from callbacks.watch.histogram import BINS_PER_UNIT, LARGEST, histogram
 from callbacks.watch.hooks import HooksCallback, checked_count, first_tensor
+from callbacks.watch.measure import ROW, SmallOutputs, measure
 from callbacks.watch.stats_plots import plot_dead, plot_histograms, plot_lines
+from callbacks.watch.units import can_die, saturated, saturates
 from learner import Learner, LearnerError
 
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
-
-
-_ROW = (2 + N_BINS,)  # the mean, the sum of squared deviations from it, the counts
 
 
 class LayerStats(NamedTuple):
@@ -108,6 +107,9 @@ class ActivationStats(HooksCallback):
         self._where: tuple[int, str | None, int] = (0, None, 0)
         self._n_looked_at = 0
         self._takes_hist = True
+        self._can_die: set[str] = set()
+        self._saturating: set[str] = set()
+        self._small = SmallOutputs()
 
     # -- recording ---------------------------------------------------------------------------------------------
 
@@ -117,6 +119,9 @@ class ActivationStats(HooksCallback):
         self._calls = {name: [] for name in self.layers}
         self._blocks = {name: [] for name in self.layers}
         self._n_looked_at = 0
+        watched = self._chosen(learn.model)
+        self._can_die = {name for name, module in watched.items() if can_die(module)}
+        self._saturating = {name for name, module in watched.items() if saturates(module)}
         hook: Any
         for hook, name in zip(self.hooks, self.layers, strict=True):
             hook.calls, hook.blocks = self._calls[name], self._blocks[name]
@@ -126,7 +131,10 @@ class ActivationStats(HooksCallback):
         self._where = (learn.epoch, learn.dl_name, learn.i)
         self._takes_hist = self._n_looked_at % self.hist_every == 0
         self._n_looked_at += learn.role in self.roles
-        super().around_predict(learn, action)
+        try:
+            super().around_predict(learn, action)
+        finally:
+            self._small.write()
 
     def state_dict(self) -> dict[str, Any]:
         """Return what was recorded so far: numbers in a few tensors, since there may be many."""
@@ -160,7 +168,8 @@ class ActivationStats(HooksCallback):
         tensor = output if isinstance(output, Tensor) else first_tensor(output)
         if tensor is None:
             return
-        if tensor.is_nested:  # sequences of many lengths
+        is_nested = tensor.is_nested
+        if is_nested:  # sequences of many lengths
             tensor = torch.cat(tensor.unbind())
         n = tensor.numel()
         if not n:
@@ -168,18 +177,20 @@ class ActivationStats(HooksCallback):
         flat = tensor.detach().reshape(-1)
         if flat.dtype != torch.float32:
             flat = _as_float(flat)
-        # From the mean, not from zero: of 1000.1² - 1000² little is left in float32.
-        mean = flat.mean()
-        deviations = flat - mean
-        row = next_row(hook.blocks, len(hook.calls), _ROW, flat.dtype, flat.device)
-        row[0] = mean
-        row[1] = torch.dot(deviations, deviations)
+        row = next_row(hook.blocks, len(hook.calls), ROW, flat.dtype, flat.device)
+        if self._takes_hist and saturates(module):
+            row[0] = math.nan if is_nested else saturated(module, tensor.detach())
         n_hist = 0
-        if self._takes_hist:
-            if self.hist_rows is not None and tensor.ndim:
-                flat = flat[: self.hist_rows * (n // len(tensor))]
-            row[2:] = histogram(flat)
-            n_hist = len(flat)
+        if self._takes_hist and self.hist_rows is None and self._small.takes(flat):
+            self._small.add(flat, row)
+            n_hist = n
+        else:
+            measure(flat, row)
+            if self._takes_hist:
+                if self.hist_rows is not None and tensor.ndim:
+                    flat = flat[: self.hist_rows * (n // len(tensor))]
+                row[3:] = histogram(flat)
+                n_hist = len(flat)
         hook.calls.append(_Call(self._where, n, n_hist))
 
     # -- reading: here the device is waited for ----------------------------------------------------------------
@@ -199,12 +210,35 @@ class ActivationStats(HooksCallback):
         if name not in self._calls_of(dl_name):
             raise ValueError(f"`name` must be one of {', '.join(map(repr, self._calls))}, got {name!r}.")
         kept = [(i, call) for i, call in enumerate(self._calls[name]) if dl_name in (None, call.where[1])]
-        rows = read(self._blocks[name], _ROW).double()[[i for i, _ in kept]]
-        mean, squares, hist = rows[:, 0], rows[:, 1], rows[:, 2:]
+        rows = read(self._blocks[name], ROW).double()[[i for i, _ in kept]]
+        mean, squares, hist = rows[:, 1], rows[:, 2], rows[:, 3:]
         n, n_hist = torch.tensor([(call.n, call.n_hist) for _, call in kept], dtype=torch.float64).reshape(-1, 2).T
         hist[n_hist == 0] = math.nan
         dead = torch.where(mean.isnan(), math.nan, hist[:, 0] / n_hist)  # what is no number is not alive
         return LayerStats(mean, (squares / (n - 1)).sqrt(), hist, dead)
+
+    def saturation(self, name: str, dl_name: str | None = None) -> Tensor:
+        """Return which fraction of what an activation gave was at the ends of its range, each time that it ran [0-1].
+
+        That is, above 0.95 or below -0.95 for `Tanh`, above 0.975 or below 0.025 for `Sigmoid`; of `Softmax` it is the
+        fraction of distributions with a probability above 0.95. NaN where no histogram was taken, and for outputs that
+        hold a NaN.
+
+        Args:
+            name: one of `layers`, an activation that has such ends.
+            dl_name: only passes over this loader; all if None.
+
+        Raises:
+            ValueError: if there is no such layer, or it has no ends.
+        """
+        dead = self.layer(name, dl_name).dead  # NaN where nothing is known
+        if name not in self._saturating:
+            raise ValueError(
+                f"`name` must be a layer whose range has ends, as tanh, sigmoid and softmax, got {name!r}, a "
+                f"{self.layers[name]}; there is {sorted(self._saturating)}."
+            )
+        kept = [i for i, call in enumerate(self._calls[name]) if dl_name in (None, call.where[1])]
+        return torch.where(dead.isnan(), math.nan, read(self._blocks[name], ROW).double()[kept, 0])
 
     def to_pandas(self, dl_name: str | None = None) -> pd.DataFrame:
         """Return a row for each time a layer ran; needs pandas.
@@ -236,12 +270,35 @@ class ActivationStats(HooksCallback):
         )
 
     def color_dim(self, dl_name: str | None = None) -> Figure:
-        """Draw the histograms of each layer side by side, as log(1 + count), large |activations| on top."""
-        return plot_histograms(self._titled(dl_name), "|activation|", "recorded batch", (0, LARGEST))
+        """Draw the histograms of each layer side by side, as log(1 + count), large |activations| on top.
+
+        Bins above all that was counted are left out.
+        """
+        stats = self._titled(dl_name)
+        counted = torch.stack([layer.hist.nansum(dim=0) for layer in stats.values()]).sum(dim=0).nonzero()
+        top = (int(counted[-1]) + 1) / BINS_PER_UNIT if len(counted) else LARGEST
+        return plot_histograms(stats, "|activation|", "recorded batch", (0, LARGEST), shown=(0, top))
 
     def dead_chart(self, dl_name: str | None = None) -> Figure:
-        """Draw the fraction of activations near zero (|activation| < 0.25) of each layer over the batches."""
-        return plot_dead(self._titled(dl_name), "fraction near zero", "recorded batch")
+        """Draw which fraction of each layer's activations is near zero (|activation| < 0.25) over the batches.
+
+        Of all leaves of a model only those are drawn whose units can die, as `ReLU`, and, with the fraction that is at
+        the ends of their range, those that saturate, as `Tanh`; all if there is none of them. Layers that were asked
+        for by `modules` or `mod_filter` are drawn in any case.
+        """
+        stats = self._titled(dl_name)
+        titles = dict(zip(self._calls, stats, strict=True))
+        drawn = self._can_die | self._saturating
+        if self.modules is not None or self.mod_filter is not None or not drawn:
+            drawn = set(titles)
+        shown: dict[str, LayerStats] = {}
+        for name, title in titles.items():
+            if name in self._saturating:
+                shown[f"{title}: saturated"] = stats[title]._replace(dead=self.saturation(name, dl_name))
+            elif name in drawn:
+                shown[title] = stats[title]
+        label = "fraction near zero, or saturated" if self._saturating else "fraction near zero"
+        return plot_dead(shown, label, "recorded batch")
 
     def _calls_of(self, dl_name: str | None) -> dict[str, list[_Call]]:
         if not self._calls:

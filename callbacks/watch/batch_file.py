@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence
 
 from callbacks.watch.nan_cause import listed
 from learner import Learner
@@ -88,7 +89,7 @@ def plain(value: Any, name: str, lost: list[str]) -> Any:
     """Return a nest as tensors, numbers, strings, tuples, lists and dicts alone; the tensors are copies.
 
     Args:
-        value: the nest. Named tuples and dataclasses become dicts, which `rebuilt` knows again.
+        value: the nest. Named tuples, dataclasses and nested tensors become dicts, which `rebuilt` knows again.
         name: what to call it.
         lost: takes the names of the parts that are none of these; of them only a description is kept.
 
@@ -100,8 +101,7 @@ def plain(value: Any, name: str, lost: list[str]) -> Any:
     if value is None:
         return None
     if isinstance(value, Tensor):
-        # Not the rest of the memory that it may be a view of.
-        return value.detach().as_subclass(Tensor).to("cpu", copy=True)
+        return _plain_tensor(value)
     for kind in (bool, int, float, str):  # and what NumPy derives from them
         if isinstance(value, kind):
             return kind(value)
@@ -110,6 +110,8 @@ def plain(value: Any, name: str, lost: list[str]) -> Any:
     fields = None if isinstance(value, Mapping) else fields_of(value)
     if fields is not None:
         kind_of = "named tuple" if isinstance(value, tuple) else "dataclass"
+        if isinstance(value, PackedSequence):
+            kind_of = "packed sequence"
         return {_MARK: [kind_of, type(value).__name__], **plain(dict(fields), name, lost)}
     if isinstance(value, tuple | list):
         items = [plain(item, f"{name}[{i}]", lost) for i, item in enumerate(value)]
@@ -118,8 +120,21 @@ def plain(value: Any, name: str, lost: list[str]) -> Any:
     return reprlib.repr(value)
 
 
+def _plain_tensor(value: Tensor) -> Any:
+    """Return a copy on the CPU, without the rest of the memory that a tensor may be a view of."""
+    value = value.detach()
+    if value.is_nested:  # its layout cannot be read from a file without running code
+        layout = "jagged" if value.layout is torch.jagged else "strided"
+        return {_MARK: ["nested tensor", layout], "parts": [_plain_tensor(part) for part in value.unbind()]}
+    if type(value) is not Tensor and value.layout is torch.strided:
+        value = value.as_subclass(Tensor)
+    return value.to("cpu", copy=True)
+
+
 def rebuilt(value: Any) -> Any:
     """Return a nest as it was before `plain`; named tuples and dataclasses have their fields, but not their methods.
+
+    Packed sequences and nested tensors are as they were.
 
     Example:
         >>> from collections import namedtuple
@@ -135,6 +150,10 @@ def rebuilt(value: Any) -> Any:
     if _MARK not in value:
         return fields
     kind, name = value[_MARK]
+    if kind == "packed sequence":
+        return PackedSequence(**fields)
+    if kind == "nested tensor":
+        return torch.nested.nested_tensor(fields["parts"], layout=torch.jagged if name == "jagged" else torch.strided)
     made: Any = namedtuple(name, fields) if kind == "named tuple" else make_dataclass(name, fields)
     return made(**fields)
 

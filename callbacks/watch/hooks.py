@@ -11,8 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from learner import Callback, Hook, Hooks, Learner
+from learner.data.batch import fields_of
 from learner.data.moving import to_device
-from learner.interrogate.hooks import uncompiled
+from learner.interrogate.hooks import can_be_hooked, uncompiled
 from learner.interrogate.layers import find_layers, named_layers
 from learner.loop.frequency import Every
 
@@ -153,6 +154,11 @@ class HooksCallback(Callback):
                 f"`modules` and `mod_filter` must leave a module to watch, got none of {len(chosen)}; a filter on its "
                 f"own is asked about leaves, for larger parts pass `modules`."
             )
+        if scripted := [name for name, module in kept.items() if not can_be_hooked(module)]:
+            raise ValueError(
+                f"`modules` must be modules that run in Python, got {scripted}, scripted or traced; choose others by "
+                f"`modules` or `mod_filter`, or use the modules that were scripted."
+            )
         return kept
 
 
@@ -168,11 +174,11 @@ def _device_of(value: Any) -> str | None:
 
 
 def first_tensor(value: Any) -> Tensor | None:
-    """Return the first tensor in a nest of tuples, lists and dicts, depth first, or None."""
+    """Return the first tensor in a nest of tuples, lists, mappings and dataclasses, depth first, or None."""
     if isinstance(value, Tensor):
         return value
-    if isinstance(value, dict):
-        value = tuple(value.values())
+    if (fields := fields_of(value)) is not None:
+        value = tuple(fields.values())
     if isinstance(value, tuple | list):
         for part in value:
             if (found := first_tensor(part)) is not None:

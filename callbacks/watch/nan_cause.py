@@ -40,7 +40,7 @@ class TensorStats(NamedTuple):
         finite = values[values.isfinite()]
         found = [float(f(finite)) if len(finite) else None for f in (torch.min, torch.max, _mean)]
         dtype = str(tensor.dtype).removeprefix("torch.")
-        return cls(name, tuple(tensor.shape), dtype, int(values.isnan().sum()), int(values.isinf().sum()), *found)
+        return cls(name, _shape(tensor), dtype, int(values.isnan().sum()), int(values.isinf().sum()), *found)
 
     @property
     def is_finite(self) -> bool:
@@ -177,12 +177,22 @@ def _mean(values: Tensor) -> Tensor:
 def _values(tensor: Tensor) -> Tensor:
     """Return what a tensor of any kind holds as one that can be asked for NaN."""
     tensor = tensor.detach()
+    if tensor.is_nested:  # sequences of many lengths
+        tensor = torch.cat([part.reshape(-1) for part in tensor.unbind()])
     if tensor.layout is not torch.strided:
         tensor = tensor.to_dense()
     if tensor.is_complex():
         tensor = torch.view_as_real(tensor.resolve_conj())
     # Eight bits have no `isfinite`.
     return tensor.float() if tensor.is_floating_point() and tensor.itemsize == 1 else tensor
+
+
+def _shape(tensor: Tensor) -> tuple[int, ...]:
+    """Return the shape of a tensor of any kind, -1 where its parts differ."""
+    if not tensor.is_nested:
+        return tuple(tensor.shape)
+    sizes = zip(*(part.shape for part in tensor.unbind()), strict=True)
+    return tensor.size(0), *(size[0] if len(set(size)) == 1 else -1 for size in sizes)
 
 
 def _tensors(name: str, value: Any) -> Iterator[tuple[str, Tensor]]:

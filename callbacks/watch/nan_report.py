@@ -20,7 +20,7 @@ from callbacks.watch.nan_cause import FirstBad, NaNReport, TensorStats, has_nan,
 from callbacks.watch.rewind import Rewind
 from learner import Callback, CancelFitException, Learner
 from learner.data.generators import preserved_rng
-from learner.interrogate.hooks import Tap, uncompiled
+from learner.interrogate.hooks import Tap, can_be_hooked, uncompiled
 from learner.interrogate.layers import named_layers
 
 _STATS = ("inputs", "outputs", "batch")  # what of a report is of several tensors
@@ -134,17 +134,15 @@ class NaNReportCallback(Callback):
         """Tell where a loss comes from, write the file, end the fit."""
         if not self._passes:  # added in the middle of a pass, and not there before the batch
             return
-        before = self._passes[-1]
-        before.restore_buffers()
         path = None if self.path is None or learn.in_sandbox else self.path
-        saved = None if path is None else batch_state(learn, before.xb, before.rng_by_device())
-        self.report = report = _run_again(learn, before, loss, path)
-        if path is not None:
-            try:
-                write(path, {**(saved or {}), "loss": loss, "report": str(report)})
-            except OSError as error:
-                error.add_note(str(report))
-                raise
+        try:
+            report = self._explain(learn, loss, path)
+        except Exception as error:  # whatever it is, it must not be all that is told
+            error.add_note(
+                f"raised while the cause of a loss was looked for that was {loss} in epoch {learn.epoch}, loader "
+                f"{learn.dl_name!r}, batch {learn.i}"
+            )
+            raise
         inputs = f" What went in: {'; '.join(map(str, report.inputs))}." if report.inputs else ""
         again = f" NaNReportCallback.repeat({str(path)!r}, learn) runs the batch again." if path else ""
         warnings.warn(
@@ -153,6 +151,20 @@ class NaNReportCallback(Callback):
             stacklevel=2,
         )
         raise CancelFitException
+
+    def _explain(self, learn: Learner, loss: float, path: Path | None) -> NaNReport:
+        """Run the batch again, keep the report and write the file."""
+        before = self._passes[-1]
+        before.restore_buffers()
+        saved = None if path is None else batch_state(learn, before.xb, before.rng_by_device())
+        self.report = report = _run_again(learn, before, loss, path)
+        if path is not None:
+            try:
+                write(path, {**(saved or {}), "loss": loss, "report": str(report)})
+            except OSError as error:
+                error.add_note(str(report))
+                raise
+        return report
 
     @staticmethod
     def repeat(path: str | os.PathLike[str], learn: Learner) -> NaNReport:
@@ -214,6 +226,8 @@ def _run_again(learn: Learner, before: Rewind, loss: float, path: Path | None) -
         stack.enter_context(preserved_rng())
         stack.enter_context(uncompiled())
         for name, module in layers.items():
+            if not can_be_hooked(module):  # the module around it tells
+                continue
             leave = partial(watch.leave, name, type(module).__name__)
             stack.callback(Tap(module, watch.enter, leave).remove)
         learn.predict()

@@ -5,7 +5,9 @@ from __future__ import annotations
 import sys
 import weakref
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager
+from functools import partial
+from threading import Lock
 from types import TracebackType
 from typing import Any, Self
 
@@ -14,19 +16,116 @@ from torch import nn
 
 HookFunction = Callable[["Hook", nn.Module, tuple[Any, ...], Any], Any]
 
+# Where torch keeps the hooks that are put on here, and how each is called.
+_TABLES = ("_forward_hooks", "_forward_pre_hooks", "_forward_pre_hooks_with_kwargs")
+
+
+def can_be_hooked(module: nn.Module) -> bool:
+    """Tell whether hooks can be put on a module: not on scripted and traced ones, which run without Python.
+
+    Example:
+        >>> can_be_hooked(nn.Linear(3, 2))
+        True
+    """
+    return not isinstance(module, torch.jit.ScriptModule)
+
+
+def after_copy(memo: dict[int, Any], module_id: int, f: Callable[[nn.Module], None]) -> None:
+    """Call `f` with the copy of a module when the `copy.deepcopy` that makes it is done.
+
+    Args:
+        memo: what `__deepcopy__` is given.
+        module_id: the `id` of the module that is copied.
+        f: called with its copy.
+    """
+    if (twin := memo.get(module_id)) is not None:
+        end = _EndOfCopy(partial(f, twin))
+        memo[id(end)] = end
+
+
+class _EndOfCopy:
+    """Dropped with the memo of a `deepcopy`, when that is done."""
+
+    def __init__(self, f: Callable[[], None]) -> None:
+        self._f = f
+
+    def __del__(self) -> None:
+        self._f()
+
+
+class _Listener:
+    """What is put into a module's tables of hooks: a callable that a deep copy of the module is made without.
+
+    A copy is not the module that is watched: what it gives would be recorded as given by that one, for ever.
+    """
+
+    key: int | None = None  # in the tables
+
+    def __init__(self, module: nn.Module) -> None:
+        self._module_id = id(module)  # not the module, which holds this
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Callable[..., None]:
+        after_copy(memo, self._module_id, self._erase)
+        return _ignore
+
+    def _erase(self, module: nn.Module) -> None:
+        for table in _TABLES:
+            vars(module)[table].pop(self.key, None)
+
+    def __reduce__(self) -> Any:
+        raise TypeError(
+            "a module must be pickled without the hooks that watch it, got one that is watched just now; save its "
+            "`state_dict()`, or a `copy.deepcopy` of it."
+        )
+
+
+def _ignore(*args: Any) -> None:
+    """Stand in for a hook until it is erased."""
+
+
+class _OfHook(_Listener):
+    """Calls the function of a hook; must not keep the hook alive, or dropping it would never take it off."""
+
+    def __init__(self, module: nn.Module, hook: Hook) -> None:
+        super().__init__(module)
+        self._hook = weakref.ref(hook)
+
+    def __call__(self, module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
+        if hook := self._hook():
+            hook.f(hook, module, inputs, output)
+
+
+class _Before(_Listener):
+    """Calls what is to happen before a module runs."""
+
+    def __init__(self, module: nn.Module, f: Callable[..., Any]) -> None:
+        super().__init__(module)
+        self._f = f
+
+    def __call__(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        return self._f(args, kwargs)
+
+
+class _After(_Before):
+    """Calls what is to happen after a module has run."""
+
+    def __call__(self, module: nn.Module, inputs: tuple[Any, ...], output: Any) -> Any:
+        return self._f(output)
+
 
 class Hook:
     """A forward hook: calls `f(hook, module, inputs, output)` each time `module` has run.
 
     On at once; off at the end of a `with` block, by `remove()`, or when nobody holds the hook any more. What `f`
-    returns is dropped: a hook looks, it does not touch. `f` may keep what it finds as attributes of the hook.
+    returns is dropped: a hook looks, it does not touch. `f` may keep what it finds as attributes of the hook. A
+    `copy.deepcopy` of the module has no hook; a module that has one cannot be pickled.
 
     Args:
         module: the module to watch.
         f: called with the hook, the module, its inputs (a tuple) and its output.
 
     Raises:
-        TypeError: if `module` is no `nn.Module` or `f` cannot be called.
+        TypeError: if `module` is not an `nn.Module`, or a scripted one, or if `f` cannot be called.
 
     Example:
         >>> import torch
@@ -43,15 +142,11 @@ class Hook:
             raise TypeError(f"`module` must be an nn.Module, got {module!r}.")
         if not callable(f):
             raise TypeError(f"`f` must be a function of (hook, module, inputs, output), got {f!r}.")
+        _require_hookable(module)
         self.f = f
-        # The module must not keep the hook alive, or dropping the hook would never take it off.
-        this = weakref.ref(self)
-
-        def call(module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
-            if hook := this():
-                hook.f(hook, module, inputs, output)
-
-        self._handle = module.register_forward_hook(call)
+        listener = _OfHook(module, self)
+        self._handle = module.register_forward_hook(listener)
+        listener.key = self._handle.id
 
     def remove(self) -> None:
         """Take the hook off; a second time does nothing."""
@@ -130,13 +225,16 @@ class Tap:
         before: Callable[[tuple[Any, ...], dict[str, Any]], tuple[tuple[Any, ...], dict[str, Any]] | None] | None,
         after: Callable[[Any], Any] | None,
     ) -> None:
+        _require_hookable(module)
         self._handles = []
         if before:
-            self._handles.append(
-                module.register_forward_pre_hook(lambda module, args, kwargs: before(args, kwargs), with_kwargs=True)
-            )
+            listener = _Before(module, before)
+            self._handles.append(module.register_forward_pre_hook(listener, with_kwargs=True))
+            listener.key = self._handles[-1].id
         if after:
-            self._handles.append(module.register_forward_hook(lambda module, inputs, output: after(output)))
+            listener = _After(module, after)
+            self._handles.append(module.register_forward_hook(listener))
+            listener.key = self._handles[-1].id
 
     def remove(self) -> None:
         """Take both off; a second time does nothing."""
@@ -144,23 +242,57 @@ class Tap:
             handle.remove()
 
 
-@contextmanager
-def uncompiled() -> Iterator[None]:
+def _require_hookable(module: nn.Module) -> None:
+    if not can_be_hooked(module):
+        name = getattr(module, "original_name", type(module).__name__)
+        raise TypeError(
+            f"`module` must be a module that runs in Python, got a scripted or traced {name}, on which no hook can be "
+            f"put; watch the module around it, or use the module that was scripted."
+        )
+
+
+class _Uncompiled(AbstractContextManager[None]):
+    """Settings of the process that several need at once, in any order and any thread: the last one puts them back."""
+
+    def __init__(self) -> None:
+        self._lock, self._n_users = Lock(), 0
+        self._was_fused = True
+        self._stance: AbstractContextManager[Any] | None = None
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if not self._n_users:
+                self._was_fused = torch.backends.mha.get_fastpath_enabled()
+                torch.backends.mha.set_fastpath_enabled(False)
+            # If nothing is compiled, to import it takes seconds; it may come while somebody is in here.
+            if self._stance is None and "torch._dynamo" in sys.modules:
+                self._stance = torch.compiler.set_stance("force_eager")
+            self._n_users += 1
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        with self._lock:
+            self._n_users -= 1
+            if self._n_users:
+                return
+            torch.backends.mha.set_fastpath_enabled(self._was_fused)
+            if self._stance is not None:
+                self._stance.__exit__(None, None, None)
+                self._stance = None
+
+
+_UNCOMPILED = _Uncompiled()
+
+
+def uncompiled() -> AbstractContextManager[None]:
     """Run modules as they were written: what was compiled already calls no hook that is put on later.
 
     The fused kernels of torch's own transformers are off as well: an encoder hands its layers nested tensors for them,
-    which layers with hooks cannot take.
+    which layers with hooks cannot take. Both are settings of the process, so that other threads run uncompiled too for
+    as long as one of them is in here.
 
     Source:
         Observed with torch 2.13: a hook on what was compiled fires 0 times, and nothing says so; a hook on a layer of a
         `TransformerEncoder` that is given padding under `no_grad` ends in "NestedTensorImpl doesn't support sizes".
         What was compiled stays compiled.
     """
-    is_fused = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
-    try:
-        # If nothing is compiled, to import it takes seconds.
-        with torch.compiler.set_stance("force_eager") if "torch._dynamo" in sys.modules else nullcontext():
-            yield
-    finally:
-        torch.backends.mha.set_fastpath_enabled(is_fused)
+    return _UNCOMPILED

@@ -12,7 +12,7 @@ from torch import nn
 
 from learner.data.feed import Feed
 from learner.data.moving import cloned, to_device
-from learner.interrogate.layers import places_by_name
+from learner.interrogate.layers import Layer, places_by_name
 
 if TYPE_CHECKING:
     from learner.interrogate.capture import Capture
@@ -101,7 +101,9 @@ class Predictor(Feed):
                 return self(batch)
         forward = self.call(self.model, self.preprocess(self._on_device(batch)))
         found = self._capture
-        return PredictorOutput(forward, {} if found is None else {layer: found[layer] for layer in self._layers})
+        # What a glob names and what does not run, as parts that are used by their weights alone, is left out.
+        hidden = {} if found is None else {layer: found[layer] for layer in self._layers if layer in found}
+        return PredictorOutput(forward, hidden)
 
     @contextmanager
     def with_hooks(self) -> Iterator[Predictor]:
@@ -110,8 +112,12 @@ class Predictor(Feed):
             yield self
             return
         from learner.interrogate.capture import Capture  # who asks for no layers does not wait for it
+        from learner.interrogate.parts import only_tensor
 
-        with Capture(self.model, self._layers, lambda layer, value, inputs: cloned(value)) as self._capture:
+        def take(layer: Layer, value: Any, inputs: Any) -> Any:
+            return cloned(value if layer.is_certain else only_tensor(value))
+
+        with Capture(self.model, self._layers, take) as self._capture:
             try:
                 yield self
             finally:

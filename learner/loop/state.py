@@ -12,14 +12,17 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial, singledispatch
+from itertools import chain
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from learner.data.generators import preserved_rng, remember_rng
 from learner.data.loaders import Loaders
+from learner.errors import LearnerError
 from learner.loop.types import Learner
 
 Restore = Callable[[], Any]
@@ -154,7 +157,17 @@ def _(value: random.Random) -> Restore:
 
 
 def remember_model(model: nn.Module) -> Restore:
-    """Take down parameters, all buffers, gradients, `requires_grad` and modes; return what puts them back."""
+    """Take down parameters, all buffers, gradients, `requires_grad` and modes; return what puts them back.
+
+    Raises:
+        LearnerError: if a layer is lazy and has not run yet, for nothing puts that back.
+    """
+    if lazy := [name for name, t in chain(model.named_parameters(), model.named_buffers()) if is_lazy(t)]:
+        more = ", ..." if len(lazy) > 5 else ""
+        raise LearnerError(
+            f"`model` must have its final parameters before a sandbox can put them back, got lazy ones that have not "
+            f"seen a batch: {', '.join(map(repr, lazy[:5]))}{more}; call the model on a batch first, `learn.model(x)`."
+        )
     modes = [(module, module.training) for module in model.modules()]
     parameters = [(p, remember(p), p.requires_grad, p.grad, remember(p.grad)) for p in model.parameters()]
     # Buffers may be rebound in forward, so they go back by name; the persistent ones and the others alike.

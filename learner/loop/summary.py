@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from learner.data.loaders import Loaders
-from learner.interrogate.hooks import Hook, Hooks, uncompiled
+from learner.interrogate.hooks import Hook, Hooks, can_be_hooked, uncompiled
 from learner.interrogate.layers import named_layers
 from learner.loop.types import Learner
 
@@ -66,13 +66,14 @@ def summarize(learn: Learner) -> Summary:
     def take_shape(hook: Hook, module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
         shapes[id(module)] = _shape(output)
 
-    with Hooks(layers.values(), take_shape), uncompiled():
+    with Hooks(filter(can_be_hooked, layers.values()), take_shape), uncompiled():
         learn.get_preds(_first_batch(learn))
     rows = []
     for name, module in layers.items():
         own = list(module.parameters(recurse=False))
         sizes = (sum(p.numel() for p in own), sum(p.numel() for p in own if p.requires_grad))
-        rows.append(LayerRow(name or "(model)", type(module).__name__, shapes.get(id(module), "not run"), *sizes))
+        output = shapes.get(id(module), "not run" if can_be_hooked(module) else "scripted")
+        rows.append(LayerRow(name or "(model)", type(module).__name__, output, *sizes))
     parameters = list(learn.model.parameters())  # each once, also where layers share one
     trainable = [p for p in parameters if p.requires_grad]
     return Summary(rows, sum(map(torch.numel, parameters)), sum(map(torch.numel, trainable)))

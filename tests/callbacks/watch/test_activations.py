@@ -138,6 +138,17 @@ def test_values_that_are_not_finite_or_alone_warn_of_nothing():
         getattr(stats, plot)().canvas.draw()
 
 
+def test_a_batch_that_is_cancelled_or_fails_keeps_what_was_measured():
+    class Fails(nn.Module):
+        def forward(self, x):
+            raise RuntimeError("of the model")
+
+    stats, x = ActivationStats(), torch.randn(8, 4)
+    with pytest.raises(RuntimeError, match="of the model"):
+        fit(nn.Sequential(nn.Linear(4, 4), Fails()), [x], stats)
+    assert stats.layer("0").hist.sum() == 32
+
+
 # -- when and what ---------------------------------------------------------------------------------------------
 
 
@@ -501,7 +512,7 @@ def test_plots_show_the_numbers(make_learner):
     np.testing.assert_array_equal(means.lines[1].get_ydata(), mean)
     np.testing.assert_array_equal(stds.lines[1].get_ydata(), std)
     np.testing.assert_allclose(stats.color_dim().axes[1].images[0].get_array(), np.log1p(hist.numpy()).T)
-    np.testing.assert_array_equal(stats.dead_chart().axes[1].lines[0].get_ydata(), dead)
+    np.testing.assert_array_equal(stats.dead_chart().axes[0].lines[0].get_ydata(), dead)  # of the ReLU alone
 
 
 @pytest.mark.parametrize("read", [*PLOTS, "to_pandas"])
@@ -541,7 +552,7 @@ def test_all_pictures_by_name_once_there_is_something_to_draw(make_learner):
     make_learner(stats).fit(1)
     figures = stats.figures()
     assert list(figures) == ["activations", "activation_histograms", "dead_activations"]
-    assert [len(figure.axes) for figure in figures.values()] == [2, 3, 3]
+    assert [len(figure.axes) for figure in figures.values()] == [2, 3, 1]
     for figure in figures.values():
         plt.close(figure)
 
@@ -551,3 +562,42 @@ def test_a_fit_goes_on_with_the_same_layers_only(tmp_path):
     learn = tiny_learner([CheckpointCallback(tmp_path), ActivationStats("0")])
     with pytest.raises(LearnerError, match=r"the layers to watch are .* saved of callback ActivationStats"):
         learn.fit(2, resume=True)
+
+
+# -- dead and saturated ------------------------------------------------------------------------------------------------
+
+
+def titles(figure):
+    return [ax.get_title() for ax in figure.axes]
+
+
+def test_only_what_can_die_or_saturate_is_drawn_as_such():
+    model = nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 4), nn.Tanh(), nn.Linear(4, 1))
+    batches = list(torch.randn(3, 8, 4) * 20)
+    stats, reference = ActivationStats(hist_every=2), outputs_of("3")
+    fit(model, batches, stats, reference)
+    figure = stats.dead_chart()
+    assert titles(figure) == ["1 ReLU", "3 Tanh: saturated"]
+    expected = torch.stack([(output.abs() > 0.95).double().mean() for output in reference.hooks[0].outputs])
+    expected[1] = math.nan  # no histogram was taken
+    assert (expected[::2] > 0).all()
+    torch.testing.assert_close(stats.saturation("3"), expected, equal_nan=True, rtol=1e-6, atol=0)
+    np.testing.assert_allclose(figure.axes[1].lines[0].get_ydata(), expected[::2], rtol=1e-6)
+    with pytest.raises(
+        ValueError, match=r"`name` must be a layer whose range has ends, .*got '0', a Linear; there is \['3'\]"
+    ):
+        stats.saturation("0")
+    chosen = ActivationStats(["0", "1"])
+    fit(model, batches, chosen)
+    assert titles(chosen.dead_chart()) == ["0 Linear", "1 ReLU"]  # as asked for
+    lines = ActivationStats()
+    fit(nn.Sequential(nn.Linear(4, 2), nn.Linear(2, 1)), batches, lines)
+    assert titles(lines.dead_chart()) == ["0 Linear", "1 Linear"]  # or it would be empty
+
+
+def test_histograms_are_shown_as_far_as_there_is_something():
+    stats = ActivationStats()
+    fit(nn.Sequential(nn.Identity(), nn.Linear(4, 1)), [torch.full((2, 4), 3.1), torch.full((2, 4), 0.1)], stats)
+    assert [ax.get_ylim() for ax in stats.color_dim().axes] == [(0, 3.25)] * 2
+    fit(nn.Sequential(nn.Identity(), nn.Linear(4, 1)), [torch.full((2, 4), 99.0)], beyond := ActivationStats("0"))
+    assert beyond.color_dim().axes[0].get_ylim() == (0, 10)

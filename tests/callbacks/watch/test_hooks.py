@@ -356,3 +356,33 @@ def test_a_fit_goes_on_with_the_same_layers_only(tmp_path):
     learn = tiny_learner([CheckpointCallback(tmp_path), HooksCallback(count, "0")])
     with pytest.raises(LearnerError, match=r"the layers to watch are \['0'\] here, \['0', '1', '2', '3'\] saved of"):
         learn.fit(2, resume=True)
+
+
+def test_a_copy_of_the_model_that_is_made_in_a_fit_is_not_taken_for_it(make_learner):
+    class Teacher:
+        def before_fit(self, learn):
+            self.model = copy.deepcopy(learn.model)
+
+        def around_predict(self, learn, action):
+            action()
+            with torch.no_grad():
+                self.model(learn.xb)
+
+    def count(hook, module, inputs, output):
+        hook.n = getattr(hook, "n", 0) + 1
+
+    watch, teacher = HooksCallback(count), Teacher()
+    make_learner([watch, teacher]).fit(1)
+    assert [hook.n for hook in watch.hooks] == [3, 3, 3]
+    assert not any(module._forward_hooks for module in teacher.model.modules())
+    pickle.dumps(teacher.model)
+
+
+# torch's own, of what it means to drop
+@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
+def test_scripted_layers_are_refused_by_name(make_learner):
+    model = nn.Sequential(torch.jit.script(nn.Linear(4, 8)), nn.Linear(8, 3))
+    learn = make_learner(model=model)
+    with pytest.raises(ValueError, match=r"`modules` must be modules that run in Python, got \['0'\], scripted"):
+        learn.fit(1, cbs=HooksCallback(print))
+    learn.fit(1, cbs=HooksCallback(lambda *_: None, "1"))

@@ -517,6 +517,77 @@ def test_an_error_in_the_second_run_leaves_nothing_behind(error, tmp_path):
         learn.fit(1)
 
 
+def test_whatever_fails_while_it_looks_tells_of_the_loss_as_well():
+    class FailsAgain(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight, self.n_calls = nn.Parameter(torch.ones(())), 0
+
+        def forward(self, x):
+            self.n_calls += 1
+            if self.n_calls > 1:
+                raise RuntimeError("not again")
+            return self.weight * x * math.nan
+
+    with pytest.raises(RuntimeError, match="not again") as caught:
+        Learner(FailsAgain(), {"train": [batch()]}, functional.mse_loss, cbs=NaNReportCallback(None)).fit(1)
+    assert any("that was nan in epoch 0, loader 'train', batch 0" in note for note in caught.value.__notes__)
+
+
+class First(nn.Module):
+    """Makes rows of a batch of an odd kind, and NaN of the rows."""
+
+    def __init__(self, rows):
+        super().__init__()
+        self.rows, self.rnn, self.head, self.log = rows, nn.LSTM(3, 3), nn.Linear(3, 2), Log()
+
+    def forward(self, x):
+        return self.log(-1 - self.head(self.rows(self, x)).abs())
+
+
+SEQUENCES = [torch.ones(n, 3) for n in (5, 2, 3)]
+
+
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors:UserWarning")
+@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
+@pytest.mark.parametrize("path", [None, "nan.pt"])
+@pytest.mark.parametrize("kind", ["jagged", "nested", "sparse", "csr", "packed", "scripted"])
+def test_batches_and_modules_of_odd_kinds_hide_nothing(kind, path, tmp_path):
+    nested = {"jagged": torch.jagged, "nested": torch.strided}
+    x = torch.ones(3, 3)
+    rows = nn.Linear(3, 3)
+    if kind in nested:
+        x = torch.nested.nested_tensor(SEQUENCES, layout=nested[kind])
+        rows = lambda net, x: x.to_padded_tensor(0.0).mean(1)
+    elif kind == "packed":
+        x = nn.utils.rnn.pack_sequence(SEQUENCES, enforce_sorted=False)
+        rows = lambda net, x: net.rnn(x)[1][0][-1]
+    elif kind in ("sparse", "csr"):
+        x = torch.eye(3).to_sparse() if kind == "sparse" else csr(torch.eye(3))
+        rows = lambda net, x: x.to_dense()
+    else:
+        scripted = torch.jit.script(rows)
+        rows = lambda net, x: scripted(x)
+    model = First(rows)
+    if kind == "scripted":
+        model.scripted = scripted
+    path = path and tmp_path / path
+    report, learn = report_of(model, [(x, torch.zeros(3, 2))], path=path)
+    assert report.module == "log"
+    assert report.batch[0].n_nan == 0
+    if kind in nested:
+        assert report.batch[0].shape == (3, -1, 3)
+        assert report.batch[0].mean == 1
+    if path:
+        again = NaNReportCallback.repeat(path, learn)
+        assert again == report
+
+
+def csr(dense):
+    with warnings.catch_warnings(action="ignore"):  # torch's own, that these are new
+        return dense.to_sparse_csr()
+
+
 def test_a_file_that_cannot_be_written_does_not_lose_the_report(tmp_path):
     (tmp_path / "file").touch()
     watch = NaNReportCallback(tmp_path / "file" / "nan.pt")

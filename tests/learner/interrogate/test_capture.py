@@ -1296,3 +1296,193 @@ def test_a_bound_method_is_seen_without_the_model_being_called(net, x):
             acts["head"]
     assert torch.equal(acts["embed"], by_hand(net, x)["embed"])
     assert torch.equal(acts["lstm:0"].amax(1), made)
+
+
+# -- gradients by what was captured ------------------------------------------------------------------------------------
+
+
+def grad_cam_by_hand(model, images, k):
+    """Return the gradient of a class's scores by the features before the pooling, and its map."""
+    features = model[:2](images)
+    gradient = torch.autograd.grad(model[2:](features)[:, k].sum(), features)[0]
+    return features, gradient, (gradient.mean((2, 3), keepdim=True) * features).sum(1).relu()
+
+
+@pytest.mark.parametrize("is_frozen", [False, True])
+@pytest.mark.parametrize("layer", ["1", "2:in"])
+def test_grad_cam_is_that_by_hand(layer, is_frozen):
+    model = nn.Sequential(
+        nn.Conv2d(1, 4, 3),
+        nn.ReLU(inplace=True),
+        nn.Identity(),
+        nn.AdaptiveAvgPool2d(2),
+        nn.Flatten(),
+        nn.Linear(16, 3),
+    )
+    images = torch.randn(5, 1, 8, 8)
+    features, gradient, cam = grad_cam_by_hand(model, images, 2)
+    model.requires_grad_(not is_frozen)
+    with capture(model, layer, grad=True) as acts:
+        scores = model(images)
+    assert torch.equal(acts[layer], features)
+    found = torch.autograd.grad(scores[:, 2].sum(), acts[layer])[0]
+    assert torch.equal(found, gradient)
+    assert torch.equal((found.mean((2, 3), keepdim=True) * acts[layer]).sum(1).relu(), cam)
+    with capture(model, layer, grad=True) as acts:
+        model(images)[:, 2].sum().backward()
+    assert torch.equal(acts[layer].grad, gradient)
+    assert not is_frozen or all(p.grad is None for p in model.parameters())
+
+
+def test_gradients_of_all_layers_and_weights_are_as_without_a_capture(mlp, rows):
+    wanted = torch.autograd.grad(mlp(rows).square().sum(), list(mlp.parameters()))
+    with capture(mlp, "**", "0:in", grad=True) as acts:
+        output = mlp(rows)
+    found = torch.autograd.grad(output.square().sum(), [*mlp.parameters(), *(acts[name] for name in acts)])
+    for one, other in zip(found, wanted, strict=False):
+        torch.testing.assert_close(one, other)
+    by_name = dict(zip(acts, found[len(wanted) :], strict=True))
+    torch.testing.assert_close(by_name[""], 2 * output)
+    hidden = mlp[:-1](rows)
+    torch.testing.assert_close(
+        by_name["1"], torch.autograd.grad(mlp[-1](hidden).square().sum(), hidden)[0], atol=1e-6, rtol=1e-5
+    )
+
+
+def test_gradients_by_one_element_and_by_each_call():
+    lstm, x = nn.LSTM(3, 4, batch_first=True), torch.randn(2, 5, 3)
+    with capture(lstm, ":0", grad=True) as acts:
+        states, _ = lstm(x)
+    states.square().sum().backward()
+    torch.testing.assert_close(acts[":0"].grad, 2 * states)
+
+    class Twice(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = nn.Linear(3, 3)
+
+        def forward(self, x):
+            return self.layer(self.layer(x))
+
+    model = Twice()
+    with capture(model, "layer", grad=True, calls="all") as acts:
+        model(x).sum().backward()
+    first, second = acts["layer"]
+    torch.testing.assert_close(second.grad, torch.ones(2, 5, 3))
+    torch.testing.assert_close(first.grad, model.layer.weight.sum(0).expand(2, 5, 3))
+
+
+def test_gradients_that_cannot_be_are_refused(mlp, rows):
+    with pytest.raises(ValueError, match=r"`grad=True` needs .* got a `pool`"):
+        capture(mlp, "0", grad=True, pool="mean")
+    with pytest.raises(ValueError, match=r"`grad=True` needs .* got `stop=True`"):
+        capture(mlp, "0", grad=True, stop=True)
+    with capture(mlp, "0", grad=True), torch.no_grad(), pytest.raises(LearnerError, match=r"gradients off.* at '0'"):
+        mlp(rows)
+    model = nn.Sequential(nn.Embedding(5, 2))
+    with capture(model, "0:in", grad=True), pytest.raises(LearnerError, match=r"needs floats.*int64 at '0:in'"):
+        model(torch.zeros(3, dtype=torch.int64))
+
+
+# -- one tensor and nothing else; globs --------------------------------------------------------------------------------
+
+
+class Attends(nn.Module):
+    """Gives the layers in it a tensor and Nones, and gets a tensor and None; a part of it never runs."""
+
+    def __init__(self):
+        super().__init__()
+        self.pre, self.attention, self.lstm = nn.Linear(4, 4), nn.MultiheadAttention(4, 2), nn.LSTM(4, 4)
+        self.masked = Masking()
+
+    def forward(self, x):
+        x = self.pre(x)
+        x = self.masked(x, None, mask=None)
+        return self.lstm(self.attention(x, x, x, need_weights=False)[0])[0]
+
+
+class Masking(nn.Module):
+    def forward(self, x, bias, mask=None):
+        return x
+
+
+def test_the_one_tensor_beside_none_is_meant():
+    model, x = Attends(), torch.randn(2, 3, 4)
+    with capture(model, "masked:in", "attention", edit={"masked:in": lambda value: 2 * value}) as acts:
+        model(x)
+    doubled = 2 * model.pre(x)
+    assert torch.equal(acts["masked:in"], doubled)
+    torch.testing.assert_close(acts["attention"], model.attention(doubled, doubled, doubled)[0])
+
+
+def test_a_glob_leaves_out_what_gives_no_single_tensor_and_what_never_runs():
+    model, x = Attends(), torch.randn(2, 3, 4)
+    with capture(model, "**") as acts:
+        model(x)
+    assert set(acts) == {"", "pre", "masked", "attention"}  # not `attention.out_proj`, not `lstm`
+    assert "lstm" not in acts
+    with capture(model, "lstm", "*"), pytest.raises(LearnerError, match="of 'lstm'; pick an element, as 'lstm:0'"):
+        model(x)
+
+
+# -- a checkpoint, scripted parts, mappings ----------------------------------------------------------------------------
+
+
+class Checkpointed(nn.Module):
+    def __init__(self, use_reentrant=None):
+        super().__init__()
+        self.a, self.mid, self.b, self.use_reentrant = nn.Linear(3, 3), nn.Linear(3, 3), nn.Linear(3, 2), use_reentrant
+
+    def forward(self, x):
+        def part(x):
+            return self.mid(torch.tanh(self.a(x)))
+
+        is_plain = self.use_reentrant is None
+        return self.b(part(x) if is_plain else checkpoint(part, x, use_reentrant=self.use_reentrant))
+
+
+CHECKPOINTED_EDITS = {
+    "in the middle": {"a": lambda output: 3 * output},
+    "at the end": {"mid": lambda output: 3 * output},
+    "of what goes in": {"mid:in": lambda value: value + 1},
+    "a constant": {"a": torch.zeros_like},
+}
+
+
+def gradients(model, loss):
+    loss.backward()
+    return [None if p.grad is None else p.grad.clone() for p in model.parameters()]
+
+
+@pytest.mark.parametrize("use_reentrant", [True, False])
+@pytest.mark.parametrize("edit", CHECKPOINTED_EDITS.values(), ids=CHECKPOINTED_EDITS)
+def test_an_edit_under_a_checkpoint_is_run_again_or_refused(edit, use_reentrant):
+    x = torch.randn(4, 3, requires_grad=True)
+    plain, model = Checkpointed(), Checkpointed(use_reentrant)
+    model.load_state_dict(plain.state_dict())
+    with capture(plain, edit=edit):
+        wanted = gradients(plain, plain(x).sum())
+    with capture(model, edit=edit):  # the backward pass within the block: as without a checkpoint
+        found = gradients(model, model(x).sum())
+    for one, other in zip(found, wanted, strict=True):
+        assert (one is None or not one.any()) if other is None else torch.equal(one, other)
+    not_come = r"the backward pass of \['.*'\] has not come; call `backward\(\)` inside"
+    with pytest.raises(LearnerError, match=not_come), capture(model, edit=edit):
+        model(x)
+    with torch.no_grad(), capture(model, edit=edit):
+        model(x)
+    with capture(model, edit={"b": lambda output: 2 * output}):  # which no checkpoint runs again
+        loss = model(x).sum()
+    loss.backward()
+
+
+# torch's own, of what it means to drop
+@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
+def test_a_scripted_layer_is_refused_by_name_and_passed_over_by_a_glob():
+    model = nn.Sequential(torch.jit.script(nn.Linear(3, 4)), nn.Linear(4, 2))
+    for kwargs in ({"edit": {"0": lambda output: output}}, {}):
+        with pytest.raises(TypeError, match="`layers` must be modules that run in Python, got '0', which is scripted"):
+            capture(model, *([] if kwargs else ["0"]), **kwargs)
+    with capture(model, "*") as acts:
+        model(torch.ones(5, 3))
+    assert list(acts) == ["1"]

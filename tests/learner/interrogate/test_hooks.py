@@ -5,6 +5,7 @@ import gc
 import pickle
 import subprocess
 import sys
+import threading
 import weakref
 from pathlib import Path
 
@@ -218,3 +219,87 @@ def test_uncompiled_draws_in_no_compiler():
     root = Path(__file__).parents[3]
     run = subprocess.run([sys.executable, "-c", script], cwd=root, capture_output=True, text=True, check=True)
     assert run.stdout == "False\n"
+
+
+# -- copies, threads, scripted modules ---------------------------------------------------------------------------------
+
+
+def n_entries(model):
+    return sum(len(vars(m)[table]) for m in model.modules() for table in vars(m) if table.startswith("_forward"))
+
+
+def test_a_deep_copy_has_none_of_the_hooks_but_those_of_others(model):
+    model[1].register_forward_hook(print_nothing)
+    seen = []
+    taps = [Tap(model[0], lambda args, kwargs: seen.append("in"), seen.append), Tap(model, None, seen.append)]
+    with Hooks(model, lambda *args: seen.append("hook")):
+        twin = copy.deepcopy(model)
+        twins = copy.deepcopy({"a": [model[0]], "b": model})  # as parts of something else, twice
+        assert n_entries(model) > n_entries(twin) == 1
+        for copied in (twin, twins["b"], pickle.loads(pickle.dumps(twin))):
+            copied(torch.ones(1, 3))
+            assert n_entries(copied) == 1
+        assert n_entries(twins["a"][0]) == 0
+        assert twins["a"][0] is twins["b"][0]
+        assert seen == []
+        model(torch.ones(1, 3))  # which is watched as before
+        assert [event for event in seen if isinstance(event, str)] == ["in", *["hook"] * 3]
+    for tap in taps:
+        tap.remove()
+    assert n_entries(model) == 1
+
+
+def print_nothing(module, inputs, output):
+    """Be a hook of somebody else, which can be pickled."""
+
+
+def test_a_watched_module_says_how_it_can_be_pickled(model):
+    cure = r"without the hooks.*save its `state_dict\(\)`, or a `copy.deepcopy` of it"
+    with Hook(model[0], look), pytest.raises(TypeError, match=cure):
+        pickle.dumps(model)
+    pickle.dumps(model)
+
+
+# torch's own, of what it means to drop
+@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
+@pytest.mark.parametrize("make", [lambda m: Hook(m, look), lambda m: Hooks([m], look), lambda m: Tap(m, None, print)])
+def test_what_is_scripted_or_traced_is_refused(make):
+    for module in (torch.jit.script(nn.Linear(3, 2)), torch.jit.trace(nn.Linear(3, 2), torch.ones(1, 3))):
+        with pytest.raises(TypeError, match="must be a module that runs in Python, got a scripted or traced Linear"):
+            make(module)
+
+
+def is_as_usual():
+    stance = torch._dynamo.eval_frame._stance.stance if "torch._dynamo" in sys.modules else "default"
+    return torch.backends.mha.get_fastpath_enabled() and stance == "default"
+
+
+def test_uncompiled_is_put_back_by_the_last_one_in_whatever_order_they_leave():
+    import torch._dynamo.eval_frame
+
+    blocks = [uncompiled() for _ in range(3)]
+    for block in blocks:
+        block.__enter__()
+    for block in blocks:
+        assert not is_as_usual()
+        assert torch._dynamo.eval_frame._stance.stance == "force_eager"
+        block.__exit__(None, None, None)
+    assert is_as_usual()
+
+
+def test_uncompiled_is_put_back_by_the_last_of_many_threads():
+    start, n_wrong = threading.Barrier(4), []
+
+    def use():
+        start.wait()
+        for _ in range(300):
+            with uncompiled():
+                n_wrong.extend([1] * torch.backends.mha.get_fastpath_enabled())
+
+    threads = [threading.Thread(target=use) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert n_wrong == []
+    assert is_as_usual()

@@ -497,3 +497,12 @@ def test_more_layers_while_hooks_are_on():
     assert list(more) == ["0", "3"]
     assert torch.equal(more["3"], model(X2))
     assert n_hooks(model) == 0
+
+
+def test_a_glob_leaves_out_what_never_runs_and_takes_the_one_tensor():
+    model = nn.Sequential(nn.TransformerEncoderLayer(8, 2, 16, batch_first=True))
+    hidden = Predictor(model, layers=["0.**"])(torch.randn(4, 5, 8)).hidden_layers
+    assert "0.self_attn.out_proj" not in hidden  # used by its weights alone
+    assert hidden["0.self_attn"].shape == (4, 5, 8)  # of (tensor, None)
+    with pytest.raises(LearnerError, match=r"`layers` must be modules that run, but '0.self_attn\.out_proj' did not"):
+        Predictor(model, layers=["0.self_attn.out_proj"])(torch.randn(4, 5, 8))

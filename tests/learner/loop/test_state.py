@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import nn
 
+from learner import LearnerError
 from learner.loop.state import pass_mode, remember, remember_model, remember_optimizer
 
 # -- modes --------------------------------------------------------------------------------------------------------
@@ -204,3 +205,20 @@ def test_an_optimizer_goes_on_as_if_nothing_had_been(name, n_before):
     assert len(opt.state) == (2 if n_before else 0)
     step(model, opt, 3)
     assert all(torch.equal(p, e) for p, e in zip(model.parameters(), expected, strict=True))
+
+
+@pytest.mark.parametrize("call", ["summary", "lr_find", "sandbox"])
+def test_a_lazy_model_that_has_not_run_is_told_before_anything_is_changed(make_learner, call):
+    def use(learn):
+        result = getattr(learn, call)()
+        if call == "sandbox":
+            with result:
+                pass
+
+    model = nn.Sequential(nn.LazyLinear(4), nn.LazyBatchNorm1d(), nn.Linear(4, 3))
+    learn = make_learner(model=model)
+    with pytest.raises(LearnerError, match=r"lazy ones that have not seen a batch: '0\.weight', .*`learn\.model\(x\)`"):
+        use(learn)
+    assert isinstance(model[0], nn.LazyLinear)
+    model(torch.ones(2, 4))
+    use(learn)

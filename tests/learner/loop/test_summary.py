@@ -105,3 +105,11 @@ def test_hooks_are_gone_after_an_error_too(make_learner):
 def test_it_works_without_a_train_loader_and_without_a_loss(make_learner, dls):
     learn = make_learner(dls={"infer": [torch.ones(2, 4)]}, loss_f=None)
     assert learn.summary().rows[-1].output == "(2, 3)"
+
+
+# torch's own, of what it means to drop
+@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
+def test_a_scripted_part_is_there_without_what_it_gives(make_learner):
+    model = nn.Sequential(torch.jit.script(nn.Linear(4, 8)), nn.Linear(8, 3))
+    rows = make_learner(model=model).summary().rows
+    assert [(row.name, row.output, row.n_parameters) for row in rows] == [("0", "scripted", 40), ("1", "(16, 3)", 27)]
