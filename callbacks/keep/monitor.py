@@ -7,9 +7,6 @@ import math
 from collections.abc import Iterable
 from typing import Any, Literal, NamedTuple
 
-from callbacks.lambdas import LambdaCallback
-from callbacks.measure.metrics import MetricsCallback
-from callbacks.train.lr_find import LRFinderCallback
 from learner import Callback, Learner, LearnerError
 from learner.data.loaders import role_of
 
@@ -44,6 +41,8 @@ class Monitor(Callback):
 
     def before_fit(self, learn: Learner) -> None:
         """Start clean; refuse a loader or a metric that does not exist."""
+        from callbacks.train.lr_find import LRFinderCallback
+
         if self.loader not in learn.dls:
             raise ValueError(f"`loader` must be one of {', '.join(map(repr, learn.dls))}, got {self.loader!r}.")
         self._check_metric(learn)
@@ -102,6 +101,8 @@ class Monitor(Callback):
         Values that are logged are known when they come. So where something of the user's own may log, only what looks
         like a typing error is refused.
         """
+        from callbacks.measure.metrics import MetricsCallback
+
         known = ["loss"] if role_of(self.loader) != "infer" else []
         if known:
             known += [name for cb in learn.cbs if isinstance(cb, MetricsCallback) for name in cb.metrics]
@@ -115,6 +116,8 @@ class Monitor(Callback):
 
 def _may_log(learn: Learner) -> bool:
     """Tell whether there is code that is not the library's own and gets the learner."""
+    from callbacks.lambdas import LambdaCallback
+
     return type(learn) is not Learner or any(
         isinstance(cb, LambdaCallback) or type(cb).__module__.partition(".")[0] != "callbacks" for cb in learn.cbs
     )

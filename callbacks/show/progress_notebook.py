@@ -8,7 +8,6 @@ from time import perf_counter
 from typing import Any
 
 import torch
-from fastcore.xml import Div, Img, Table, Tbody, Td, Th, Thead, Tr, ft, to_xml
 from torch import Tensor
 from tqdm.std import tqdm
 
@@ -65,6 +64,8 @@ class Notebook:
             self._handle.update(data, raw=True)
 
     def _html(self) -> str:
+        from fastcore.xml import Div, Img, Table, Tbody, Td, Th, Thead, Tr, ft, to_xml  # takes 40 ms to import
+
         parts = []
         if self._rows:
             rows = [Tr(*[Td(cells.get(name, "")) for name in self._columns]) for cells in self._rows]
