@@ -1,7 +1,7 @@
 """What opening the doors costs: `python benchmarks/imports.py`.
 
-Each import runs in processes of its own, with bytecode at hand, after torch was imported. Its cost is the CPU time of
-the one statement [ms], the median over nine processes, over what must be imported before it. Every public name of `callbacks` is
+Each import runs in processes of its own, with bytecode at hand, after torch and what the table names were imported. Its
+cost is the CPU time of the one statement [ms], the median over nine processes. Every public name of `callbacks` is
 imported once to find the dearest ones, which are then measured as the others are.
 """
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from typing import Any, ClassVar
@@ -47,6 +46,7 @@ from learner.loop.prepare import prepare_training
 from learner.loop.rates import BaseRates
 from learner.loop.state import pass_mode, remember_learner
 from learner.loop.summary import Summary, summarize
+from learner.loop.tell import tell
 from learner.loop.types import Handler
 
 OptFunc = Callable[..., torch.optim.Optimizer]
@@ -443,7 +443,7 @@ class Learner:
     def plan(self, cbs: Any = None) -> None:
         """Print who is called at each signal and action, in the order in which they run; `cbs` are added for it."""
         with self.added(cbs):
-            sys.stdout.write(plan_text(self._dispatch) + "\n")
+            tell(plan_text(self._dispatch))
 
     def _repr_html_(self) -> str:
         return plan_html(self._dispatch)

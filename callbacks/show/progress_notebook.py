@@ -20,7 +20,8 @@ def line_of(columns: list[str], cells: dict[str, str]) -> str:
 class Notebook:
     """Bars, table and curve in one output, drawn anew at each change; its static HTML stays in the saved file."""
 
-    is_seen = True
+    is_plain = False
+    pause = 0.1  # [s] between two drawings, at least
     patience = 0.5  # [s] before a bar that will leave nothing: its output stays in the cell as an empty line
 
     def __init__(self, curve: Curve | None = None) -> None:
@@ -51,6 +52,8 @@ class Notebook:
 
     def end(self) -> None:
         """Show what stays."""
+        if self._curve is not None:
+            self._curve.draw()
         if self._handle is not None or self._rows:
             self._show()
 
@@ -72,7 +75,7 @@ class Notebook:
             parts.append(Table(Thead(Tr(*[Th(name) for name in self._columns])), Tbody(*rows)))
         for bar in self.bars:
             parts.append(Div(ft("progress", value=bar["n"] if bar["total"] else None, max=bar["total"]), _state(bar)))
-        if self._curve is not None and (image := self._curve.image()):
+        if self._curve is not None and (image := self._curve.image):
             parts.append(Img(src=f"data:image/png;base64,{image}", alt="loss curve"))
         return str(to_xml(Div(*parts), indent=False)) if parts else ""
 
@@ -99,6 +102,7 @@ class Curve:
         self.new: list[Tensor] = []  # not read yet: reading waits for the device
         self._losses: list[float] = []
         self._marks: dict[str, list[tuple[int, float]]] = {}
+        self.image = ""  # as PNG in base64, as it was drawn last
 
     def mark(self, loader: str, loss: float) -> None:
         """Put down the mean loss over another loader, at the batch that is done."""
@@ -120,13 +124,13 @@ class Curve:
             self._losses += torch.stack([loss.reshape(()) for loss in self.new]).tolist()
             self.new.clear()
 
-    def image(self) -> str:
-        """Return the curve as PNG in base64; an empty string if there is nothing to draw."""
+    def draw(self) -> None:
+        """Draw what there is into `image`; waits for the device."""
         from matplotlib.figure import Figure  # without pyplot there is no global state to clean up
 
         self._read()
         if not self._losses and not self._marks:
-            return ""
+            return
         figure = Figure(figsize=(6, 3), layout="tight")
         ax = figure.subplots()
         step = len(self._losses) // self._MAX_POINTS + 1
@@ -137,4 +141,4 @@ class Curve:
         ax.legend()
         file = io.BytesIO()
         figure.savefig(file, format="png")
-        return base64.b64encode(file.getvalue()).decode()
+        self.image = base64.b64encode(file.getvalue()).decode()
