@@ -15,6 +15,7 @@ from callbacks.show.progress_notebook import Curve, Notebook, line_of
 from callbacks.show.remaining import Remaining, in_words
 from learner import Callback, Learner
 from learner.data.loaders import length_of
+from learner.errors import CancelException
 from learner.history import format_value
 from learner.loop.tell import is_terminal, tell
 
@@ -30,8 +31,9 @@ class ProgressCallback(Callback):
     `epoch 3/30 train ... 14/80 ... 0:41 left`; epochs are numbered as in the history, from 0.
 
     In a terminal the bar goes to stderr and vanishes, the rows go to stdout and stay. What is no terminal gets a plain
-    line instead, once a minute in a pass that takes as long. In Jupyter all of it is one output, of which the table stays. Passes
-    outside a fit show a bar alone, and so does a fit in a sandbox. A fit that goes on from a checkpoint shows the whole
+    line instead, once a minute in a pass that takes as long. In Jupyter all of it is one output, of which the table
+    stays. Passes outside a fit show a bar alone, and so does a fit in a sandbox. Where a Cancel exception ends a pass
+    and gives a reason, as `CancelFitException("the loss is too high")`, a line says so. A fit that goes on from a checkpoint shows the whole
     table and curve, also what was before; its first bar begins where it goes on, and the time of a row is that of both.
 
     The loss is read, which waits for the device, only when it is drawn: at most 10 times a second.
@@ -125,6 +127,7 @@ class ProgressCallback(Callback):
             # missing, since this pass may be one that a callback asked for.
             if learn.dl_name == list(learn.dls)[-1] and self._round.cells and self._round.seen.issuperset(learn.dls):
                 self._end_round()
+        self._tell_reason(learn)
         if not self._is_fitting and not self._screen.bars:
             self._end()
 
@@ -180,6 +183,12 @@ class ProgressCallback(Callback):
         self._next = self._pauses_until = end + max(self._screen.pause, (end - start) / _SHARE)
         if self._curve is not None and end >= self._curve_due:
             self._draw_curve(self._curve)
+
+    def _tell_reason(self, learn: Learner) -> None:
+        """Say why a pass of the fit's own was ended, if the exception that did it says so."""
+        reason = str(learn.ended_by) if isinstance(learn.ended_by, CancelException) else ""
+        if reason and self._is_fitting and self._n_open == 0 and not learn.in_sandbox:
+            tell(f"epoch {self._start + learn.epoch} {learn.dl_name}, batch {learn.i}: ended, {reason}")
 
     def _draw_curve(self, curve: Curve) -> None:
         """Draw the curve for the next drawings of the bar; it takes longer, and the bar must not wait for its pause."""

@@ -142,14 +142,17 @@ def test_best_weights_come_back_after_it_stopped():
                 states.append({k: v.clone() for k, v in learn.model.state_dict().items()})
 
     stop = EarlyStoppingCallback("score", mode="min", patience=2)
-    learn = make(stop, BestModelCallback("score", restore=True), Feed([2.0, 1.0, 3.0, 4.0, 0.0]), Save())
+    learn = make(stop, BestModelCallback("score", mode="min", restore=True), Feed([2.0, 1.0, 3.0, 4.0, 0.0]), Save())
     learn.fit(5)
     assert (stop.stopped_epoch, learn.best.epoch) == (3, 1)
     assert all(torch.equal(v, states[1][k]) for k, v in learn.model.state_dict().items())
 
 
 def test_two_watch_two_things():
-    stops = [EarlyStoppingCallback("score", mode="min", patience=4), EarlyStoppingCallback("score", mode="min", "valid2", patience=1)]
+    stops = [
+        EarlyStoppingCallback("score", mode="min", patience=4),
+        EarlyStoppingCallback("score", "valid2", "min", patience=1),
+    ]
     make(Feed(range(9)), Feed([3, 2, 2, 1], "valid2"), *stops, names=("train", "valid", "valid2")).fit(9)
     assert [stop.stopped_epoch for stop in stops] == [None, 2]
 

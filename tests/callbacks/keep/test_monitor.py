@@ -258,7 +258,7 @@ def test_on_an_infer_loader_there_is_no_loss():
 )
 def test_where_something_may_log_it_is_an_error_at_the_end_of_the_first_pass(kwargs):
     cls, cbs = kwargs.get("cls", Learner), kwargs.get("cbs", [])
-    learn = make(*cbs, BestModelCallback("f1"), names=("train", "valid", "valid2"), cls=cls)
+    learn = make(*cbs, BestModelCallback("f1", mode="max"), names=("train", "valid", "valid2"), cls=cls)
     name = "loss_2" if cls is Log else "score"
     match = rf"measured on loader 'valid' \((loss, {name}|{name}, loss)\), got 'f1'; add it"
     with pytest.raises(LearnerError, match=match):
@@ -267,7 +267,7 @@ def test_where_something_may_log_it_is_an_error_at_the_end_of_the_first_pass(kwa
 
 
 def test_a_logged_name_may_be_like_another():
-    keep = BestModelCallback("loss_2")
+    keep = BestModelCallback("loss_2", mode="min")
     learn = make(keep, cls=Log)
     learn.fit(2)
     assert keep.best.value == min(learn.history.to_dict()["valid/loss_2"])
