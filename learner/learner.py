@@ -65,6 +65,8 @@ _NEW_BATCH = {
 class Learner:
     """Train a model: a loop of three stages that tells callbacks where it is, and holds the state they share.
 
+    It prints nothing by itself: to see how a fit goes, add `callbacks.ProgressCallback()`.
+
     Args:
         model: what is trained.
         dls: named loaders; anything `Loaders.of` takes: a mapping, a pair (train, valid), an object with both.

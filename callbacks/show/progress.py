@@ -33,8 +33,10 @@ class ProgressCallback(Callback):
     In a terminal the bar goes to stderr and vanishes, the rows go to stdout and stay. What is no terminal gets a plain
     line instead, once a minute in a pass that takes as long. In Jupyter all of it is one output, of which the table
     stays. Passes outside a fit show a bar alone, and so does a fit in a sandbox. Where a Cancel exception ends a pass
-    and gives a reason, as `CancelFitException("the loss is too high")`, a line says so. A fit that goes on from a checkpoint shows the whole
-    table and curve, also what was before; its first bar begins where it goes on, and the time of a row is that of both.
+    and gives a reason, as `CancelFitException("the loss is too high")`, a line says so.
+
+    A fit that goes on from a checkpoint shows the whole table and curve, also what was before; its first bar begins
+    where it goes on, and the time of a row is that of both.
 
     The loss is read, which waits for the device, only when it is drawn: at most 10 times a second.
 

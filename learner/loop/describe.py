@@ -22,10 +22,8 @@ def _parts(learn: Learner) -> Iterator[str]:
     yield f"loss: {'made by the model' if learn.loss_f is None else _name(learn.loss_f)}"
     yield f"optimizer: {_name(learn.opt_func) if learn.opt is None else type(learn.opt).__name__}, {_rates(learn)}"
     yield f"callbacks: {', '.join(type(cb).__name__ for cb in learn.cbs) or 'none'}"
-    n_epochs = len(learn.history)
-    yield (
-        f"trained: {_count(n_epochs, 'epoch')}, {_count(learn.n_steps, 'step')}" if learn.n_steps else "not trained yet"
-    )
+    done = f"{_count(len(learn.history), 'epoch')}, {_count(learn.n_steps, 'step')}"
+    yield f"trained: {done}" if learn.n_steps else "not trained yet"
 
 
 def _model(model: nn.Module) -> str:

@@ -9,7 +9,7 @@ import sys
 import termios
 import threading
 from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
-from itertools import groupby
+from itertools import groupby, pairwise
 from pathlib import Path
 
 import nbclient
@@ -22,6 +22,7 @@ from torch import Tensor
 from callbacks import CheckpointCallback, ProgressCallback
 from callbacks.show import progress, progress_notebook
 from learner import Callback, CancelEpochException, CancelFitException
+from learner.errors import CancelException
 from tests.resuming import StopAt, resumed, seed_all, stopped, tiny_learner, uninterrupted
 
 HEADER = "epoch  train/loss  valid/loss      time"
@@ -71,7 +72,7 @@ def at(signal, action):
 def stop_at(signal, error, epoch, loader="train"):
     def stop(learn):
         if (learn.epoch, learn.dl_name) == (epoch, loader):
-            raise error("stop")
+            raise error() if issubclass(error, CancelException) else error("stop")  # a reason has a line of its own
 
     return at(signal, stop)
 
@@ -527,7 +528,7 @@ def test_a_fit_is_one_output_with_bars_while_it_runs_and_a_table_after_it(make_l
         ("0", "2", "epoch 0/2 valid 0/2"),
         ("1", "2", "epoch 0/2 valid 1/2"),
     ]
-    assert any(", loss 1.0000]" in html for html in while_running)
+    assert any(", loss 1.0000, " in html for html in while_running)
     assert "<progress" not in at_the_end
     assert rows_of(at_the_end) == [
         ["epoch", "train/loss", "valid/loss", "time"],
@@ -833,6 +834,28 @@ def test_the_bar_does_not_wait_for_a_curve_that_takes_long(monkeypatch):
     monkeypatch.setattr(progress, "Curve", Slow)
     monkeypatch.setattr(progress, "Notebook", Screen)
     tiny_learner([clock, ProgressCallback(plot=True)]).fit(10)
-    gaps = [b - a for a, b in zip(moved, moved[1:], strict=False)]
+    gaps = [b - a for a, b in pairwise(moved)]
     assert max(gaps) <= 1.0 + 2 * clock.tick + 1e-9
-    assert min(b - a for a, b in zip(drawn[:-1], drawn[1:-1], strict=False)) >= 10
+    assert min(b - a for a, b in pairwise(drawn[:-1])) >= 10
+
+
+@pytest.mark.parametrize(("error", "epochs"), [(CancelFitException, []), (CancelEpochException, ["0", "1"])])
+def test_the_reason_of_a_cancel_is_told(make_learner, printed, error, epochs):
+    def stop(learn):
+        if (learn.epoch, learn.dl_name, learn.i) == (0, "train", 1):
+            raise error("the loss is too high")
+
+    make_learner(cbs=[at("after_batch", stop), ProgressCallback()]).fit(2)
+    lines = printed()
+    assert lines[0] == "epoch 0 train, batch 1: ended, the loss is too high"
+    assert [line.split()[0] for line in lines[1:] if not line.startswith("epoch")] == epochs
+
+
+def test_a_cancel_without_a_reason_has_no_line_nor_has_one_in_a_sandbox(make_learner, printed):
+    learn = make_learner(cbs=[stop_at("after_batch", CancelFitException, 0), ProgressCallback()])
+    learn.fit(2)
+    assert printed() == []
+    learn = make_learner(cbs=[stop_at("after_batch", CancelFitException, 0), ProgressCallback()])
+    with learn.sandbox():
+        learn.fit(2)
+    assert printed() == []

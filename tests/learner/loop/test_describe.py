@@ -49,8 +49,5 @@ def test_odd_ones_have_words_too():
     model = nn.Sequential(nn.Linear(4, 2), nn.Linear(2, 1)).requires_grad_(False)
     model[1].requires_grad_(True)
     lines = repr(Learner(model, {"train": [(X, Y)]}, lr=0.5)).splitlines()
-    assert lines[:3] == [
-        "Learner: Sequential, 13 parameters, 10 of them frozen",
-        "  data: train (1 batch)",
-        "  loss: made by the model",
-    ]
+    assert lines[0] == "Learner: Sequential, 13 parameters, 10 of them frozen"
+    assert lines[1:3] == ["  data: train (1 batch)", "  loss: made by the model"]

@@ -1,4 +1,4 @@
-"""What people bring from elsewhere: the classes of the course run as they are, other names are told what they are here."""
+"""What people bring from elsewhere: the classes of the course run as they are; other names are told what is here."""
 
 import copy
 import math
@@ -32,7 +32,7 @@ def test_a_name_from_elsewhere_is_told_what_it_is_here_and_is_not_there(name):
     learn = learner()
     assert not hasattr(learn, name)
     assert getattr(learn, name, None) is None
-    with pytest.raises(AttributeError, match=rf"'Learner' object has no attribute '{name}'; here it is `") as caught:
+    with pytest.raises(AttributeError, match=rf"'Learner' object has no attribute '{name}'; here it is ") as caught:
         getattr(learn, name)
     assert (caught.value.name, caught.value.obj) == (name, learn)  # of which Python makes its own suggestion
 
