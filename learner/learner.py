@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
 
 import torch
 from torch import Tensor, nn
@@ -34,9 +33,11 @@ from learner.loop.checks import (
     checked_lr,
     unusual_loss,
 )
+from learner.loop.describe import describe_learner
 from learner.loop.diagnose import annotate
 from learner.loop.dispatch import Dispatch
 from learner.loop.extensions import extension
+from learner.loop.foreign import missing_attribute, no_data_in_predict
 from learner.loop.frequency import Decision, Gate
 from learner.loop.gather import Gather
 from learner.loop.interrupts import Pending, deferred_interrupts, stop_if_interrupted
@@ -47,6 +48,7 @@ from learner.loop.prepare import prepare_training
 from learner.loop.rates import BaseRates
 from learner.loop.state import pass_mode, remember_learner
 from learner.loop.summary import Summary, summarize
+from learner.loop.tell import tell
 from learner.loop.types import Handler
 
 OptFunc = Callable[..., torch.optim.Optimizer]
@@ -62,6 +64,8 @@ _NEW_BATCH = {
 
 class Learner:
     """Train a model: a loop of three stages that tells callbacks where it is, and holds the state they share.
+
+    It prints nothing by itself: to see how a fit goes, add `callbacks.ProgressCallback()`.
 
     Args:
         model: what is trained.
@@ -352,8 +356,10 @@ class Learner:
 
     # -- the actions: override them in a subclass; own or wrap them in a callback ------------------------------
 
-    def predict(self) -> None:
-        """Write `output` and `preds` from `xb`."""
+    def predict(self, *data: Any) -> None:
+        """Write `output` and `preds` from `xb`; takes no data, which `get_preds` does."""
+        if data:
+            raise no_data_in_predict(data)
         output = self.output = self.predictor.feed(self.model, self.xb)
         self.preds = output if isinstance(output, Tensor) else preds_of(output)
 
@@ -445,7 +451,16 @@ class Learner:
     def plan(self, cbs: Any = None) -> None:
         """Print who is called at each signal and action, in the order in which they run; `cbs` are added for it."""
         with self.added(cbs):
-            sys.stdout.write(plan_text(self._dispatch) + "\n")
+            tell(plan_text(self._dispatch))
+
+    def __repr__(self) -> str:
+        return describe_learner(self)
+
+    if not TYPE_CHECKING:  # else type checkers would take every name for one that is there
+
+        def __getattr__(self, name: str) -> NoReturn:
+            """Say what a name is here that other libraries have; called only for what is not there."""
+            raise missing_attribute(self, name)
 
     def _repr_html_(self) -> str:
         return plan_html(self._dispatch)

@@ -29,9 +29,10 @@ class BestModelCallback(Monitor):
 
     Args:
         metric: `loss`, a metric of a `MetricsCallback`, or a name given to `learn.log` (by a callback: before it is
-            this one's turn).
+            this one's turn). With its loader, as in the history, it is `valid/loss`.
         loader: its name in `dls`.
-        mode: whether the "min" or the "max" is best.
+        mode: whether the "min" or the "max" is best. It may be left out for the loss, for the library's own functions,
+            for objects of torchmetrics, and for what has an attribute `higher_is_better`.
         restore: put the best weights back when the fit ends, however it ends: also after an interrupt or an error.
             Callbacks listening to `after_fit` still see the last weights. Without a best epoch nothing is changed.
 
@@ -43,7 +44,7 @@ class BestModelCallback(Monitor):
 
     Raises:
         TypeError, ValueError: if an argument is of the wrong kind, or `mode` is neither; before the first batch, if
-            there is no such loader or metric; names those there are.
+            there is no such loader or metric, which names those there are, or if `mode` is left out and must be given.
         LearnerError: at the end of the first pass over the loader, if only then it shows that there is no such metric.
             That is so where a callback or a Learner subclass of your own might have logged it.
 
@@ -64,7 +65,7 @@ class BestModelCallback(Monitor):
         self,
         metric: str = "loss",
         loader: str = "valid",
-        mode: Literal["min", "max"] = "min",
+        mode: Literal["min", "max"] | None = None,
         restore: bool = False,
     ) -> None:
         super().__init__(metric, loader, mode)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 import warnings
 from contextlib import closing
 from pathlib import Path
@@ -20,6 +19,7 @@ from learner.data.loaders import Loaders
 from learner.data.order import OrderedLoader
 from learner.data.position import ResumableLoader, SkipLoader
 from learner.loop.frequency import Every, Pace
+from learner.loop.tell import tell
 
 
 class CheckpointCallback(Callback):
@@ -44,7 +44,7 @@ class CheckpointCallback(Callback):
         metric: by which an epoch is the best; its checkpoint is kept, named `.best.pt`. `loss`, a metric of a
             `MetricsCallback`, or a name given to `learn.log`.
         loader: over which it is measured, by its name in `dls`.
-        mode: whether the "min" or the "max" is best.
+        mode: whether the "min" or the "max" is best; where it may be left out: as for `BestModelCallback`.
         exact: refuse loaders of which nobody can promise that they give the same again, instead of a warning.
 
     Attributes:
@@ -90,7 +90,7 @@ class CheckpointCallback(Callback):
         keep: int = 3,
         metric: str | None = None,
         loader: str = "valid",
-        mode: Literal["min", "max"] = "min",
+        mode: Literal["min", "max"] | None = None,
         *,
         exact: bool = False,
     ) -> None:
@@ -100,7 +100,7 @@ class CheckpointCallback(Callback):
             raise TypeError("`every` must say how often, got None; do 'epoch', 100 or '10 min'.")
         if not os.fspath(path):
             raise ValueError("`path` must be the path of a folder, got ''; do 'runs/checkpoints'.")
-        if metric is None and mode == "max":
+        if metric is None and mode is not None:
             raise ValueError(f"`mode` must have a `metric`, got {mode!r} alone; say which one, or leave it out.")
         # Not the callback's own `every`, which leaves signals out: it has to hear of each batch.
         self._every = Every.of(every, otherwise="leave it out for 'epoch'")
@@ -132,6 +132,7 @@ class CheckpointCallback(Callback):
             return
         if self.metric is not None:
             self._monitor.before_fit(learn)
+            self.metric = self._monitor.metric  # without its loader
         for name, loader in learn.dls.items():
             if reason := why_not_exact(loader):
                 problem = f"loader {name!r} must give the same batches again for a training to go on, but {reason}"
@@ -192,9 +193,7 @@ class CheckpointCallback(Callback):
             files = f"{len(aside)} checkpoint{'s' if len(aside) > 1 else ''}"
             what = "later than where this fit begins" if goes_on else "of another training"
             hint = "" if goes_on else ", from which `resume=True` would have gone on"
-            sys.stdout.write(
-                f"{self._folder.path} has {files} {what}{hint}: set aside, with `.old` at the end of the name.\n"
-            )
+            tell(f"{self._folder.path} has {files} {what}{hint}: set aside, with `.old` at the end of the name.")
         for name, loader in Loaders.of(learn.dls).items():  # each now, since others may use it before its turn
             self._know(name, loader)
 
@@ -237,7 +236,7 @@ class CheckpointCallback(Callback):
             return learn.dl  # another callback of this kind has done it
         resumable = self._know(name, learn.dl)
         if learn.i and (why := resumable.why_read_again):
-            sys.stdout.write(f"resume: reads {learn.i} batches of loader {name!r} again, since {why}.\n")
+            tell(f"resume: reads {learn.i} batches of loader {name!r} again, since {why}.")
         return resumable.at(learn.history.state_dict()["start"] + self._n_done, learn.i)
 
     def _save(self, learn: Learner, i: int, *, is_best: bool = False, is_over: bool = False) -> None:
@@ -257,7 +256,7 @@ class CheckpointCallback(Callback):
         finally:
             self._pass_within = ""
         if learn.interrupt is not None and self._wait():
-            sys.stderr.write(f"a checkpoint is in {self._folder.path}; `fit(n, resume=True)` goes on from it.\n")
+            tell(f"a checkpoint is in {self._folder.path}; `fit(n, resume=True)` goes on from it.", to="stderr")
 
     def _wait(self) -> bool:
         """Wait for the file that is being written; what went wrong with it stops nothing else. Return whether it is."""
@@ -289,7 +288,7 @@ class CheckpointCallback(Callback):
             return Path(path), read_checkpoint(path)
         folder = self._folder if path is None else CheckpointFolder(path)
         if (found := folder.newest()) is None:
-            sys.stdout.write(f"resume: no checkpoint in {folder.path} yet; begins anew.\n")
+            tell(f"resume: no checkpoint in {folder.path} yet; begins anew.")
         return found
 
     def state_dict(self) -> dict[str, Any]:

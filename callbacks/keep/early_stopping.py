@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 import operator
-import sys
 from typing import Any, Literal
 
 from callbacks.keep.monitor import Best, Monitor
 from learner import CancelFitException, Learner
 from learner.history import format_value
+from learner.loop.tell import tell
 
 
 class EarlyStoppingCallback(Monitor):
@@ -23,9 +23,10 @@ class EarlyStoppingCallback(Monitor):
     stays ended if it is resumed; one that was not stopped goes on waiting where it was.
 
     Args:
-        metric: `loss`, a metric of a `MetricsCallback`, or a name given to `learn.log`.
+        metric: `loss`, a metric of a `MetricsCallback`, or a name given to `learn.log`; with its loader `valid/loss`.
         loader: its name in `dls`.
-        mode: whether smaller ("min") or larger ("max") values are better.
+        mode: whether smaller ("min") or larger ("max") values are better; where it may be left out: as for
+            `BestModelCallback`.
         patience: how long to wait for an improvement [epochs].
         min_delta: by how much more a value must be better to count as an improvement, in the metric's unit.
 
@@ -61,7 +62,7 @@ class EarlyStoppingCallback(Monitor):
         self,
         metric: str = "loss",
         loader: str = "valid",
-        mode: Literal["min", "max"] = "min",
+        mode: Literal["min", "max"] | None = None,
         patience: int = 3,
         min_delta: float = 0.0,
     ) -> None:
@@ -92,9 +93,9 @@ class EarlyStoppingCallback(Monitor):
         if self.stopped_epoch is None or learn.in_sandbox:
             return
         best = f"the best was {format_value(self.best.value)} in epoch {self.best.epoch}" if self.best else "it is NaN"
-        sys.stdout.write(
+        tell(
             f"stopped in epoch {self.stopped_epoch}: {self.loader}/{self.metric} has not improved for {self.patience} "
-            f"epoch{'s' if self.patience > 1 else ''}, {best}\n"
+            f"epoch{'s' if self.patience > 1 else ''}, {best}"
         )
 
     def state_dict(self) -> dict[str, Any]:

@@ -7,9 +7,6 @@ import math
 from collections.abc import Iterable
 from typing import Any, Literal, NamedTuple
 
-from callbacks.lambdas import LambdaCallback
-from callbacks.measure.metrics import MetricsCallback
-from callbacks.train.lr_find import LRFinderCallback
 from learner import Callback, Learner, LearnerError
 from learner.data.loaders import role_of
 
@@ -31,22 +28,33 @@ class Monitor(Callback):
 
     order = 50
 
-    def __init__(self, metric: str, loader: str, mode: Literal["min", "max"]) -> None:
+    def __init__(self, metric: str, loader: str, mode: Literal["min", "max"] | None) -> None:
         for name, value in (("metric", metric), ("loader", loader)):
             if not isinstance(value, str):
                 raise TypeError(f"`{name}` must be a name, as in `learn.metrics`, got {value!r}.")
-        if mode not in ("min", "max"):
+        if mode not in ("min", "max", None):
             raise ValueError(f"`mode` must be 'min' or 'max', got {mode!r}; it says which values are better.")
         self.metric, self.loader, self.mode = metric, loader, mode
+        self._asked_mode = mode
         self.best: Best | None = None
         self._is_on = False
         self._start = 0
 
     def before_fit(self, learn: Learner) -> None:
         """Start clean; refuse a loader or a metric that does not exist."""
+        from callbacks.train.lr_find import LRFinderCallback
+
+        name, _, metric = self.metric.partition("/")
+        if name in learn.dls and metric:
+            if self.loader not in (name, "valid"):
+                raise ValueError(
+                    f"`metric` must be of loader {self.loader!r}, got {self.metric!r}; leave `loader` out."
+                )
+            self.loader, self.metric = name, metric
         if self.loader not in learn.dls:
             raise ValueError(f"`loader` must be one of {', '.join(map(repr, learn.dls))}, got {self.loader!r}.")
         self._check_metric(learn)
+        self.mode = self._asked_mode or _better_values(self.metric, learn)
         self.best = None
         self._is_on = not any(isinstance(cb, LRFinderCallback) for cb in learn.cbs)
         self._start = learn.history.state_dict()["start"]
@@ -76,13 +84,16 @@ class Monitor(Callback):
 
     def differences(self, state: dict[str, Any]) -> list[str]:
         """Say whether a checkpoint follows something else."""
+        followed = self._followed()
+        if self.metric == f"{state['loader']}/{state['metric']}":  # taken apart when a fit begins
+            followed.update(loader=state["loader"], metric=state["metric"])
         return [
             f"`{name}` is {here!r} here, {state[name]!r} saved"
-            for name, here in self._followed().items()
-            if here != state[name]
+            for name, here in followed.items()
+            if here != state[name] and None not in (here, state[name])  # None: derived when a fit begins
         ]
 
-    def _followed(self) -> dict[str, str]:
+    def _followed(self) -> dict[str, str | None]:
         return {"metric": self.metric, "loader": self.loader, "mode": self.mode}
 
     def _see(self, learn: Learner, now: Best) -> None:
@@ -102,6 +113,8 @@ class Monitor(Callback):
         Values that are logged are known when they come. So where something of the user's own may log, only what looks
         like a typing error is refused.
         """
+        from callbacks.measure.metrics import MetricsCallback
+
         known = ["loss"] if role_of(self.loader) != "infer" else []
         if known:
             known += [name for cb in learn.cbs if isinstance(cb, MetricsCallback) for name in cb.metrics]
@@ -113,8 +126,26 @@ class Monitor(Callback):
             raise ValueError(unknown_metric(self.metric, self.loader, known))
 
 
+def _better_values(metric: str, learn: Learner) -> Literal["min", "max"]:
+    """Return which values of a metric are better, where the metric says so; ask where it does not."""
+    from callbacks.measure.metrics import MetricsCallback
+
+    if metric == "loss":
+        return "min"
+    for cb in learn.cbs:
+        if isinstance(cb, MetricsCallback) and metric in cb.metrics:
+            is_higher = getattr(cb.metrics[metric], "higher_is_better", None)
+            if is_higher is not None:
+                return "max" if is_higher else "min"
+    raise ValueError(
+        f"`mode` must be 'min' or 'max' for {metric!r}, which does not say which values are better, got None; add it."
+    )
+
+
 def _may_log(learn: Learner) -> bool:
     """Tell whether there is code that is not the library's own and gets the learner."""
+    from callbacks.lambdas import LambdaCallback
+
     return type(learn) is not Learner or any(
         isinstance(cb, LambdaCallback) or type(cb).__module__.partition(".")[0] != "callbacks" for cb in learn.cbs
     )

@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, TypeVar
 
+import torch
 from torch import Tensor
 
 from learner.data.batch import describe
 
 Metric = Callable[[Any, Any], Any]
 F = TypeVar("F", bound=Metric)
+
+IGNORED = -100  # the label of what has none, such as padding; the one that `cross_entropy` leaves out
 
 
 def mean_over_samples(f: F) -> F:
@@ -29,7 +32,9 @@ def mean_over_samples(f: F) -> F:
 
 @mean_over_samples
 def accuracy(preds: Tensor, target: Tensor) -> Tensor:
-    """Return the fraction of right answers [0-1].
+    """Return the fraction of right answers [0-1], of those whose label is not -100, as padding has it.
+
+    A prediction with NaN is wrong. Where no label counts, the result is NaN.
 
     Shapes:
         Several classes: `preds` (N, C, ...) scores, `target` (N, ...) class numbers; the highest score decides.
@@ -48,7 +53,8 @@ def accuracy(preds: Tensor, target: Tensor) -> Tensor:
     """
     if preds.ndim > 1 and preds.shape[1] > 1:
         _check_classes("accuracy", preds, target)
-        return (preds.argmax(1) == target).float().mean()
+        best, classes = preds.max(1)
+        return _mean_of_labelled((classes == target) & ~best.isnan(), target)  # the largest of NaN and others is NaN
     if preds.ndim > 1:
         target = target[:, 0] if target.shape == preds.shape else target
         preds = preds[:, 0]
@@ -57,11 +63,13 @@ def accuracy(preds: Tensor, target: Tensor) -> Tensor:
             f"`accuracy` must be given scores (N, C, ...) and classes (N, ...), or logits and 0/1 of one shape, "
             f"got {describe(preds)} and {describe(target)}."
         )
-    return ((preds > 0) == (target > 0.5)).float().mean()
+    return _mean_of_labelled(((preds > 0) == (target > 0.5)) & ~preds.isnan(), target)
 
 
 def top_k_accuracy(k: int) -> Metric:
     """Return a metric named `top_<k>_accuracy`: the fraction whose class is among the k highest scores [0-1].
+
+    NaN and the label -100 are treated as by `accuracy`.
 
     Shapes: as `accuracy` for several classes.
 
@@ -82,10 +90,11 @@ def top_k_accuracy(k: int) -> Metric:
         _check_classes(top_k.__name__, preds, target)
         if preds.shape[1] < k:
             raise ValueError(f"`k` must be at most the number of classes, got {k} of {preds.shape[1]}.")
-        return (preds.topk(k, dim=1).indices == target[:, None]).any(1).float().mean()
+        is_right = (preds.topk(k, dim=1).indices == target[:, None]).any(1)
+        return _mean_of_labelled(is_right & ~preds.isnan().any(1), target)
 
     top_k.__name__ = f"top_{k}_accuracy"
-    return top_k
+    return _with(top_k, higher_is_better=True, share_of=share_labelled)
 
 
 @mean_over_samples
@@ -118,6 +127,33 @@ def mae(preds: Tensor, target: Tensor) -> Tensor:
     """
     _check_same_shape("mae", preds, target)
     return (preds - target).abs().mean()
+
+
+def share_labelled(target: Tensor) -> Tensor:
+    """Return the fraction of labels that count [0-1]."""
+    return _is_labelled(target).float().mean()
+
+
+def _is_labelled(target: Tensor) -> Tensor:
+    if not target.is_signed():  # then there is no -100, and 156 in eight bits would be taken for it
+        return torch.ones_like(target, dtype=torch.bool)
+    return target != IGNORED
+
+
+def _mean_of_labelled(is_right: Tensor, target: Tensor) -> Tensor:
+    counts = _is_labelled(target)
+    return (is_right & counts).sum() / counts.sum()
+
+
+def _with(f: Metric, **attributes: Any) -> Metric:
+    """Set what the callbacks read of a metric: which values are better, and how much of a batch it is a mean over."""
+    vars(f).update(attributes)
+    return f
+
+
+_with(accuracy, higher_is_better=True, share_of=share_labelled)
+_with(mse, higher_is_better=False)
+_with(mae, higher_is_better=False)
 
 
 def _check_classes(name: str, preds: Tensor, target: Tensor) -> None:

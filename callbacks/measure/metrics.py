@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from functools import partial
 from typing import Any
 
@@ -30,10 +31,14 @@ class MetricsCallback(Callback):
             A function is named as in its definition, an object by its class, the second of one class with a `_2`.
         named: the same under names of your own.
 
-    A function that is a mean over samples can say so by `@mean_over_samples`, as `accuracy` does. It then is not
-    called for each batch, but once for many joined together. An object is moved to the device of the predictions
-    and reset when a pass begins. A pass within a pass is measured by copies, so that neither disturbs the other.
-    Batches without a target, and passes over `infer` loaders, are not measured.
+    A function may say which values are better (`f.higher_is_better = True`, as torchmetrics' objects do), for the
+    callbacks that choose by a metric; and over which share of a batch it is a mean (`f.share_of(target)`, [0-1]), so
+    that batches with few labels weigh little, as `accuracy` does. One that is a mean over samples can say so by
+    `@mean_over_samples`, as `accuracy` does. It then is not called for each batch, but once for many joined together.
+
+    An object is moved to the device of the predictions and reset when a pass begins. A pass within a pass is measured
+    by copies, so that neither disturbs the other. Batches without a target, and passes over `infer` loaders, are not
+    measured.
 
     A checkpoint within a pass keeps what was measured so far. Of an object that is what its `state_dict` gives, or all
     of its attributes but functions and classes, if it has none; they must be plain data.
@@ -167,7 +172,12 @@ class _Pass:
     def _evaluate(self, functions: dict[str, Metric], preds: Any, target: Any, weight: int) -> None:
         with torch.no_grad():
             for name, f in functions.items():
-                self._averages.add(name, checked_scalar(name, f(preds, target)), weight)
+                value = checked_scalar(name, f(preds, target))
+                if (share_of := getattr(f, "share_of", None)) is not None:  # it leaves out what has no label
+                    share = share_of(target)
+                    value = torch.where(share > 0, value * share, 0.0)
+                    self._averages.add(_share(name), share, weight)
+                self._averages.add(name, value, weight)
 
     def _update(self, preds: Any, target: Any) -> None:
         if not self._is_placed:
@@ -182,6 +192,9 @@ class _Pass:
     def results(self) -> dict[str, float]:
         self._flush()
         values = self._averages.means()
+        for name in self._names:
+            if (share := values.get(_share(name))) is not None:
+                values[name] = values[name] / share if share else math.nan
         if self._is_updated:
             for name, metric in self._objects.items():
                 value = checked_scalar(name, metric.compute())
@@ -249,6 +262,11 @@ class _Waiting:
     def joined(self) -> tuple[Tensor, Tensor]:
         preds, targets = self.rows()
         return preds.flatten(0, 1), targets.flatten(0, 1)
+
+
+def _share(name: str) -> str:
+    """Return under which name it is averaged how much of the batches a metric is a mean over."""
+    return f"share of {name}"
 
 
 def _by_name(metrics: tuple[Any, ...], named: dict[str, Any]) -> dict[str, Any]:

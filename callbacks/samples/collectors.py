@@ -251,7 +251,7 @@ class ClassificationMetricsCollector(MetricsCollector):
             "label": label,
             "predicted": predicted,
             "loss": kept.get("loss", loss),
-            "accuracy": (predicted == label).float(),
+            "accuracy": ((predicted == label) & ~confidence.isnan()).float(),
             "confidence": confidence,
             "true_probability": probabilities.gather(1, at_label)[:, 0],
             "margin": logits.gather(1, at_label)[:, 0] - others,

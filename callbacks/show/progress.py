@@ -9,24 +9,34 @@ from time import perf_counter
 from typing import Any
 
 from fastcore.imports import in_notebook
-from torch import Tensor
 from tqdm.std import tqdm
 
 from callbacks.show.progress_notebook import Curve, Notebook, line_of
+from callbacks.show.remaining import Remaining, in_words
 from learner import Callback, Learner
+from learner.data.loaders import length_of
+from learner.errors import CancelException
 from learner.history import format_value
+from learner.loop.tell import is_terminal, tell
 
 _PAUSE = 0.1  # [s] between two drawings, at least
+_LINE_PAUSE = 60.0  # [s] between two lines about a long pass, where there is no terminal
 _SHARE = 0.1  # [0-1] of the time that drawing may take, at most
 
 
 class ProgressCallback(Callback):
     """Show a bar for each pass, with the loss of the batch, and a table of the metrics with a row for each epoch.
 
-    In a terminal the bar goes to stderr and vanishes, the rows go to stdout and stay; what is no terminal gets no
-    bar, so a log file holds plain lines. In Jupyter all of it is one output, of which the table stays. Passes
-    outside a fit show a bar alone, and so does a fit in a sandbox. A fit that goes on from a checkpoint shows the whole
-    table and curve, also what was before; its first bar begins where it goes on, and the time of a row is that of both.
+    A bar says how far the fit is and how long it will still take, where its loaders have a length:
+    `epoch 3/30 train ... 14/80 ... 0:41 left`; epochs are numbered as in the history, from 0.
+
+    In a terminal the bar goes to stderr and vanishes, the rows go to stdout and stay. What is no terminal gets a plain
+    line instead, once a minute in a pass that takes as long. In Jupyter all of it is one output, of which the table
+    stays. Passes outside a fit show a bar alone, and so does a fit in a sandbox. Where a Cancel exception ends a pass
+    and gives a reason, as `CancelFitException("the loss is too high")`, a line says so.
+
+    A fit that goes on from a checkpoint shows the whole table and curve, also what was before; its first bar begins
+    where it goes on, and the time of a row is that of both.
 
     The loss is read, which waits for the device, only when it is drawn: at most 10 times a second.
 
@@ -60,6 +70,9 @@ class ProgressCallback(Callback):
         self._columns: dict[str, dict[str, None]] = {}
         self._is_fitting = False
         self._pauses_until = self._next = -math.inf  # [s] when drawing is allowed, and when it is due
+        self._curve_due = -math.inf  # [s] when the curve may be drawn again
+        self._remaining: Remaining | None = None
+        self._n_open = 0  # passes: one, and those within it
 
     def before_fit(self, learn: Learner) -> None:
         """Start a new table."""
@@ -69,6 +82,8 @@ class ProgressCallback(Callback):
         self._is_fitting = True
         self._start = learn.history.state_dict()["start"]
         self._columns = {name: {} for name in learn.dls}
+        self._remaining = Remaining({name: length_of(dl) for name, dl in learn.dls.items()}, learn.n_epochs)
+        self._n_open, self._curve_due = 0, -math.inf
 
     def before_epoch(self, learn: Learner) -> None:
         """Open a bar, and a row if a round begins."""
@@ -78,26 +93,32 @@ class ProgressCallback(Callback):
             self._end_round()
             self._round, self._epoch = _Round(self._start + learn.epoch), learn.epoch
         self._show_rows()
-        label = f"epoch {self._start + learn.epoch} {learn.dl_name}" if self._is_fitting else learn.dl_name
-        self._screen.open(label, learn.i)
+        self._screen.open(self._label(learn), learn.i)
+        self._n_open += 1
+        if self._remaining is not None and self._n_open == 1:
+            self._remaining.begin(learn.dl_name, learn.i, perf_counter())
         leaves_a_table = self._is_fitting and not learn.in_sandbox
-        due = self._pauses_until if leaves_a_table else perf_counter() + self._screen.patience
-        self._next = max(due, self._pauses_until) if self._screen.is_seen else math.inf
+        waits = not leaves_a_table or self._screen.is_plain
+        due = perf_counter() + self._screen.patience if waits else self._pauses_until
+        self._next = max(due, self._pauses_until)
         if perf_counter() >= self._next:
-            self._draw(learn.i, learn.n_batches, None)
+            self._draw(learn, learn.i)
 
     def after_batch(self, learn: Learner) -> None:
         """Move the bar, if it is time."""
         if self._curve is not None and learn.training and learn.loss is not None:
             self._curve.new.append(learn.loss.detach())
         if perf_counter() >= self._next:
-            self._draw(learn.i + 1, learn.n_batches, learn.loss)
+            self._draw(learn, learn.i + 1)
 
     def cleanup_epoch(self, learn: Learner) -> None:
         """Close the bar, also of a pass that was cut short; write the row if this was the last loader."""
         if self._screen is None:
             return
         self._screen.close()
+        self._n_open -= 1
+        if self._remaining is not None and self._n_open == 0:
+            self._remaining.end(learn.i + (learn.batch is not None), perf_counter())
         metrics = learn.metrics.get(learn.dl_name, {})
         if self._curve is not None and not learn.training and "loss" in metrics:
             self._curve.mark(learn.dl_name, metrics["loss"])
@@ -108,6 +129,7 @@ class ProgressCallback(Callback):
             # missing, since this pass may be one that a callback asked for.
             if learn.dl_name == list(learn.dls)[-1] and self._round.cells and self._round.seen.issuperset(learn.dls):
                 self._end_round()
+        self._tell_reason(learn)
         if not self._is_fitting and not self._screen.bars:
             self._end()
 
@@ -120,7 +142,7 @@ class ProgressCallback(Callback):
         if self._round is not None and not self._round.cells:
             self._round = None
         self._end_round()
-        self._is_fitting = False
+        self._is_fitting, self._remaining = False, None
         self._end()
 
     def state_dict(self) -> dict[str, Any]:
@@ -143,14 +165,39 @@ class ProgressCallback(Callback):
         if self._curve is not None and state["curve"] is not None:
             self._curve.load_state_dict(state["curve"])
 
-    def _draw(self, n: int, total: int | None, loss: Tensor | None) -> None:
+    def _label(self, learn: Learner) -> str:
+        """Say which pass it is, of how many epochs."""
+        if not self._is_fitting:
+            return learn.dl_name
+        return f"epoch {self._start + learn.epoch}/{self._start + learn.n_epochs} {learn.dl_name}"
+
+    def _draw(self, learn: Learner, n: int) -> None:
+        """Show how far the pass is, when `n` of its batches are done."""
         if self._screen is None:
             return
-        note = "" if loss is None else f"loss {format_value(loss.item())}"
         start = perf_counter()
-        self._screen.move(n, total, note)
+        is_outer = self._remaining is not None and self._n_open == 1
+        left = self._remaining.left(learn.epoch, n, start) if is_outer and self._remaining is not None else None
+        notes = [] if learn.loss is None else [f"loss {format_value(learn.loss.item())}"]
+        notes += [] if left is None else [f"{in_words(left)} left"]
+        self._screen.move(n, learn.n_batches, ", ".join(notes))
         end = perf_counter()
-        self._next = self._pauses_until = end + max(_PAUSE, (end - start) / _SHARE)
+        self._next = self._pauses_until = end + max(self._screen.pause, (end - start) / _SHARE)
+        if self._curve is not None and end >= self._curve_due:
+            self._draw_curve(self._curve)
+
+    def _tell_reason(self, learn: Learner) -> None:
+        """Say why a pass of the fit's own was ended, if the exception that did it says so."""
+        reason = str(learn.ended_by) if isinstance(learn.ended_by, CancelException) else ""
+        if reason and self._is_fitting and self._n_open == 0 and not learn.in_sandbox:
+            tell(f"epoch {self._start + learn.epoch} {learn.dl_name}, batch {learn.i}: ended, {reason}")
+
+    def _draw_curve(self, curve: Curve) -> None:
+        """Draw the curve for the next drawings of the bar; it takes longer, and the bar must not wait for its pause."""
+        start = perf_counter()
+        curve.draw()
+        end = perf_counter()
+        self._curve_due = end + max(_PAUSE, (end - start) / _SHARE)
 
     def _end_round(self) -> None:
         if self._round is not None:
@@ -206,14 +253,15 @@ class Bar(tqdm):  # type: ignore[misc]
 
 
 class _Terminal:
-    """Bars on stderr if that is a terminal; the table on stdout, line by line."""
-
-    patience = 0.0
+    """Bars on stderr if that is a terminal, else plain lines; the table on stdout, line by line."""
 
     def __init__(self) -> None:
         self.bars: list[Bar] = []
-        self.is_seen = True
+        self.is_plain = not is_terminal(sys.stderr)
+        self.pause = _LINE_PAUSE if self.is_plain else _PAUSE
+        self.patience = _LINE_PAUSE if self.is_plain else 0.0  # [s] before a first drawing
         self._columns: list[str] = []
+        self._labels: list[str] = []
 
     def open(self, label: str, first: int) -> None:
         # The delay leaves the first drawing to `move`.
@@ -221,30 +269,38 @@ class _Terminal:
             desc=label,
             initial=first,
             leave=False,
-            disable=None,
+            disable=self.is_plain,
             dynamic_ncols=True,
             mininterval=0,
             miniters=0,
             delay=1e-9,
         )
         self.bars.append(bar)
-        self.is_seen = not bar.disable
+        self._labels.append(label)
 
     def move(self, n: int, total: int | None, note: str) -> None:
+        if self.is_plain:
+            far = str(n) if total is None else f"{n}/{total}"
+            tell(" · ".join([self._labels[-1], far, *([note] if note else [])]))
+            return
         bar = self.bars[-1]
         bar.total = total
         bar.set_postfix_str(note, refresh=False)
         bar.update(n - bar.n)
 
     def close(self) -> None:
+        self._labels.pop()
         self.bars.pop().close()
 
     def add_row(self, columns: list[str], cells: dict[str, str]) -> None:
         if columns != self._columns:
             self._columns = columns
-            tqdm.write(line_of(columns, dict(zip(columns, columns, strict=True))))
-        tqdm.write(line_of(columns, cells))  # as `print`, but keeps clear of other bars
-        sys.stdout.flush()  # a killed run leaves its rows in the log
+            self._write(line_of(columns, dict(zip(columns, columns, strict=True))))
+        self._write(line_of(columns, cells))
+
+    def _write(self, line: str) -> None:
+        with Bar.external_write_mode():  # takes the bars away meanwhile
+            tell(line)
 
     def end(self) -> None:
         """Leave the rows as they are."""

@@ -8,7 +8,6 @@ from time import perf_counter
 from typing import Any
 
 import torch
-from fastcore.xml import Div, Img, Table, Tbody, Td, Th, Thead, Tr, ft, to_xml
 from torch import Tensor
 from tqdm.std import tqdm
 
@@ -21,7 +20,8 @@ def line_of(columns: list[str], cells: dict[str, str]) -> str:
 class Notebook:
     """Bars, table and curve in one output, drawn anew at each change; its static HTML stays in the saved file."""
 
-    is_seen = True
+    is_plain = False
+    pause = 0.1  # [s] between two drawings, at least
     patience = 0.5  # [s] before a bar that will leave nothing: its output stays in the cell as an empty line
 
     def __init__(self, curve: Curve | None = None) -> None:
@@ -52,6 +52,8 @@ class Notebook:
 
     def end(self) -> None:
         """Show what stays."""
+        if self._curve is not None:
+            self._curve.draw()
         if self._handle is not None or self._rows:
             self._show()
 
@@ -65,13 +67,15 @@ class Notebook:
             self._handle.update(data, raw=True)
 
     def _html(self) -> str:
+        from fastcore.xml import Div, Img, Table, Tbody, Td, Th, Thead, Tr, ft, to_xml  # takes 40 ms to import
+
         parts = []
         if self._rows:
             rows = [Tr(*[Td(cells.get(name, "")) for name in self._columns]) for cells in self._rows]
             parts.append(Table(Thead(Tr(*[Th(name) for name in self._columns])), Tbody(*rows)))
         for bar in self.bars:
             parts.append(Div(ft("progress", value=bar["n"] if bar["total"] else None, max=bar["total"]), _state(bar)))
-        if self._curve is not None and (image := self._curve.image()):
+        if self._curve is not None and (image := self._curve.image):
             parts.append(Img(src=f"data:image/png;base64,{image}", alt="loss curve"))
         return str(to_xml(Div(*parts), indent=False)) if parts else ""
 
@@ -98,6 +102,7 @@ class Curve:
         self.new: list[Tensor] = []  # not read yet: reading waits for the device
         self._losses: list[float] = []
         self._marks: dict[str, list[tuple[int, float]]] = {}
+        self.image = ""  # as PNG in base64, as it was drawn last
 
     def mark(self, loader: str, loss: float) -> None:
         """Put down the mean loss over another loader, at the batch that is done."""
@@ -119,13 +124,13 @@ class Curve:
             self._losses += torch.stack([loss.reshape(()) for loss in self.new]).tolist()
             self.new.clear()
 
-    def image(self) -> str:
-        """Return the curve as PNG in base64; an empty string if there is nothing to draw."""
+    def draw(self) -> None:
+        """Draw what there is into `image`; waits for the device."""
         from matplotlib.figure import Figure  # without pyplot there is no global state to clean up
 
         self._read()
         if not self._losses and not self._marks:
-            return ""
+            return
         figure = Figure(figsize=(6, 3), layout="tight")
         ax = figure.subplots()
         step = len(self._losses) // self._MAX_POINTS + 1
@@ -136,4 +141,4 @@ class Curve:
         ax.legend()
         file = io.BytesIO()
         figure.savefig(file, format="png")
-        return base64.b64encode(file.getvalue()).decode()
+        self.image = base64.b64encode(file.getvalue()).decode()

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import sys
-
 from learner import Callback, Learner, Loaders
 from learner.data.limit import checked_limit, describe_limits, limited
 from learner.data.loaders import role_of
+from learner.loop.tell import tell
 
 
 class OverfitCallback(Callback):
@@ -54,7 +53,7 @@ class OverfitCallback(Callback):
         """Put limited loaders in the place of the whole ones."""
         part = limited(learn.dls, self.limits)
         if not learn.in_sandbox:
-            sys.stdout.write(describe_limits(part) + "\n")
+            tell(describe_limits(part))
         self._whole, learn.dls = learn.dls, part  # last: where this method fails, nothing is put back
 
     def cleanup_fit(self, learn: Learner) -> None:

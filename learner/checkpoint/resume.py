@@ -18,7 +18,6 @@ That is a snapshot (`learner.checkpoint.snapshot`) and, under `fit`, what there 
 from __future__ import annotations
 
 import os
-import sys
 import warnings
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -46,6 +45,7 @@ from learner.data.loaders import Loaders, length_of
 from learner.errors import CancelFitException, LearnerError
 from learner.history import Averages
 from learner.interrogate.layers import inside
+from learner.loop.tell import tell
 from learner.loop.types import Learner
 
 _OF_FIT = ("params", "lr")  # what a fit leaves in an optimizer's group, or sets anew
@@ -178,7 +178,8 @@ class Resumption:
         except BaseException:
             put_back_counters(learn, former)
             raise
-        sys.stdout.writelines(f"resume: {line}\n" for line in words)
+        for line in words:
+            tell(f"resume: {line}")
         if self._fit["is_over"]:
             raise CancelFitException
 

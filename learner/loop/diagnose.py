@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from learner.data.batch import describe
+from learner.loop.foreign import foreign_callbacks
 from learner.loop.types import Learner
 
 _MARK = "learner: "
@@ -28,7 +29,7 @@ def annotate(error: BaseException, learn: Learner, place: str) -> None:
         if _is_in_step(error, learn):
             lines.append("the optimizer had begun its step: the weights may be half new; go on from a checkpoint.")
         if isinstance(error, Exception):
-            lines += _causes(learn)
+            lines += [*_causes(learn), *foreign_callbacks(error, learn.cbs)]
         note = "\n".join(lines)
     except Exception:  # a batch that cannot be described must not hide the error it caused
         pass
@@ -37,7 +38,7 @@ def annotate(error: BaseException, learn: Learner, place: str) -> None:
 
 def _position(learn: Learner) -> Iterator[str]:
     """Say where the loop is: epoch, loader, batch, shapes."""
-    yield f"epoch {learn.epoch}"
+    yield f"epoch {learn.history.state_dict()['start'] + learn.epoch}"  # as the history numbers it
     if learn.dl_name:
         yield f"loader {learn.dl_name!r}"
     if learn.is_in_batch:

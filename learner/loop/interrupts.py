@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -13,6 +12,7 @@ from types import FrameType
 from typing import Any
 
 from learner.loop.diagnose import annotate
+from learner.loop.tell import tell
 from learner.loop.types import Learner
 
 # What each is by default; a program that handles one of them otherwise has its own plans, and keeps them.
@@ -73,7 +73,7 @@ def _handle(learn: Learner, process: int, former: dict[int, Any], number: int, f
         # A signal to all processes of a job ends the workers too. Torch would raise that here and now, in the batch.
         former[_CHILD_ENDED] = signal.signal(_CHILD_ENDED, _ignore)
     with suppress(Exception):  # the terminal may be gone, or something else is just being written to it
-        sys.stderr.write(f"{signal.Signals(number).name}: stops after this batch; once more to stop at once.\n")
+        tell(f"{signal.Signals(number).name}: stops after this batch; once more to stop at once.", to="stderr")
 
 
 def _ignore(number: int, frame: FrameType | None) -> None:

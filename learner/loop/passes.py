@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -15,6 +14,7 @@ from learner.data.loaders import Loaders, length_of
 from learner.errors import CancelException, LearnerError
 from learner.history import Averages
 from learner.loop.checks import checked_scalar, no_batches, warn_of_length
+from learner.loop.tell import tell
 from learner.loop.types import Learner
 
 # What belongs to one pass: a pass within a pass (a validation in the middle of an epoch) gives it back.
@@ -98,7 +98,7 @@ def one_batch_each(learn: Learner, is_limited: bool) -> Iterator[None]:
     if is_limited:
         learn.dls = limited(whole, {})
         if not learn.in_sandbox:
-            sys.stdout.write(describe_limits(learn.dls) + "\n")
+            tell(describe_limits(learn.dls))
     try:
         yield
     finally:

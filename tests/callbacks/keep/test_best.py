@@ -151,7 +151,7 @@ def test_choosing_by_the_second_validation_set_equals_a_hand_written_loop():
 
 def test_all_that_makes_a_model_comes_back_bit_for_bit():
     feed = Feed([3.0, 1.0, 2.0, 5.0])
-    keep = BestModelCallback("score")
+    keep = BestModelCallback("score", mode="min")
     learn = make(feed, keep, model=Odd())
     learn.fit(4)
     assert not same(state_of(learn.model), feed.states[1])
@@ -206,7 +206,7 @@ class EndIn(Callback):
 @pytest.mark.parametrize("error", [CancelFitException, KeyboardInterrupt, KeyError])
 def test_the_best_weights_are_put_back_however_the_fit_ends(error):
     feed = Feed([1.0, 2.0, 3.0])
-    learn = make(feed, BestModelCallback("score", restore=True), EndIn(2, error))
+    learn = make(feed, BestModelCallback("score", mode="min", restore=True), EndIn(2, error))
     if error is CancelFitException:
         learn.fit(3)
     else:
@@ -218,7 +218,7 @@ def test_the_best_weights_are_put_back_however_the_fit_ends(error):
 
 def test_a_validation_after_a_fit_that_was_cut_short_does_not_count():
     log = LambdaCallback(after_batch=lambda learn: learn.log(score=-learn.epoch))
-    learn = make(log, BestModelCallback("score"), EndIn(1, CancelFitException))
+    learn = make(log, BestModelCallback("score", mode="min"), EndIn(1, CancelFitException))
     learn.fit(3)
     learn.validate()
     assert learn.best == (0, 0.0, "valid/score")
@@ -234,7 +234,7 @@ def test_a_fit_that_ends_before_there_is_a_best_epoch_keeps_its_weights():
 
 def test_without_restore_the_last_weights_stay():
     feed = Feed([1.0, 2.0])
-    learn = make(feed, keep := BestModelCallback("score"))
+    learn = make(feed, keep := BestModelCallback("score", mode="min"))
     learn.fit(2)
     assert same(state_of(learn.model), feed.states[1])
     keep.put_back(learn)
@@ -253,7 +253,7 @@ def test_the_best_so_far_is_there_while_the_fit_runs():
         def after_epoch(self, learn):
             seen.append(learn.best)
 
-    learn = make(Feed([2.0, 1.0]), BestModelCallback("score"), Look())
+    learn = make(Feed([2.0, 1.0]), BestModelCallback("score", mode="min"), Look())
     learn.fit(2)
     first, second = (0, 2.0, "valid/score"), (1, 1.0, "valid/score")
     assert seen == [None, None, None, first, first, first, first, second]
@@ -261,7 +261,7 @@ def test_the_best_so_far_is_there_while_the_fit_runs():
 
 def test_a_second_fit_starts_clean_and_counts_on():
     feed = Feed([1.0, 2.0])
-    learn = make(feed, keep := BestModelCallback("score", restore=True))
+    learn = make(feed, keep := BestModelCallback("score", mode="min", restore=True))
     learn.fit(2)
     assert learn.best == (0, 1.0, "valid/score")
     feed.values = [7.0, 6.0]
@@ -286,7 +286,7 @@ def test_metrics_of_a_callback_that_was_given_later_are_seen():
 
 def test_a_range_test_leaves_the_best_untouched():
     feed = Feed([1.0, 2.0])
-    learn = make(feed, keep := BestModelCallback("score"))
+    learn = make(feed, keep := BestModelCallback("score", mode="min"))
     learn.fit(2)
     best = learn.best
     learn.lr_find(n=5, plot=False)
@@ -322,7 +322,7 @@ def test_it_takes_no_copy_without_an_improvement(monkeypatch):
         return deepcopy(value, *args)
 
     monkeypatch.setattr(copy, "deepcopy", count)
-    make(Feed([2.0, 2.0, 3.0, math.nan, 1.0]), BestModelCallback("score")).fit(5)
+    make(Feed([2.0, 2.0, 3.0, math.nan, 1.0]), BestModelCallback("score", mode="min")).fit(5)
     assert n == 2
 
 
@@ -333,7 +333,7 @@ def test_a_cancelled_pass_is_not_the_best_one():
                 raise CancelEpochException
 
     log = LambdaCallback(after_batch=lambda learn: learn.log(score=-learn.epoch))
-    learn = make(log, BestModelCallback("score"), Cancel())
+    learn = make(log, BestModelCallback("score", mode="min"), Cancel())
     learn.fit(2)
     assert learn.best.epoch == 0
 
@@ -378,7 +378,7 @@ def test_a_mode_is_checked_when_it_is_made():
 @pytest.mark.parametrize("error", [None, KeyError])
 def test_the_best_weights_are_in_place_for_a_block_of_code_alone(error):
     feed = Feed([3.0, 1.0, 2.0, 5.0])
-    learn = make(feed, keep := BestModelCallback("score"), model=Odd())
+    learn = make(feed, keep := BestModelCallback("score", mode="min"), model=Odd())
     learn.fit(4)
     last, parameters = state_of(learn.model), list(learn.model.parameters())
     for _ in range(2):

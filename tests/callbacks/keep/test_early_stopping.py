@@ -72,7 +72,7 @@ def test_it_stops_where_a_loop_by_hand_does(values, mode, patience, min_delta):
 
 @pytest.mark.parametrize("values", [[math.nan] * 5, [math.inf] * 6, [1.0, 2.0, 3.0, 4.0, 5.0]])
 def test_patience_is_the_number_of_epochs_without_improvement(values):
-    stop = EarlyStoppingCallback("score", patience=3)
+    stop = EarlyStoppingCallback("score", mode="min", patience=3)
     learn = make(Feed(values), stop)
     learn.fit(len(values))
     first_is_a_number = not math.isnan(values[0])
@@ -82,33 +82,33 @@ def test_patience_is_the_number_of_epochs_without_improvement(values):
 
 def test_small_improvements_add_up():
     """What counts is the distance from the last improvement, not from the epoch before."""
-    stop = EarlyStoppingCallback("score", patience=2, min_delta=1.0)
+    stop = EarlyStoppingCallback("score", mode="min", patience=2, min_delta=1.0)
     make(Feed([9.0, 8.5, 7.5, 7.0, 6.5, 0.0]), stop).fit(6)
     assert stop.stopped_epoch == 4
     assert stop.best == (2, 7.5, "valid/score")
 
 
 def test_it_says_where_and_why_it_stopped(capsys):
-    make(Feed([0.25, 0.5, 0.5]), EarlyStoppingCallback("score", patience=2)).fit(9)
+    make(Feed([0.25, 0.5, 0.5]), EarlyStoppingCallback("score", mode="min", patience=2)).fit(9)
     line = "stopped in epoch 2: valid/score has not improved for 2 epochs, the best was 0.2500 in epoch 0\n"
     assert capsys.readouterr().out == line
-    make(Feed([math.nan]), EarlyStoppingCallback("score", patience=1)).fit(9)
+    make(Feed([math.nan]), EarlyStoppingCallback("score", mode="min", patience=1)).fit(9)
     assert capsys.readouterr().out == "stopped in epoch 0: valid/score has not improved for 1 epoch, it is NaN\n"
 
 
 def test_it_says_nothing_if_it_did_not_stop_nor_in_a_sandbox(capsys):
-    stop = EarlyStoppingCallback("score", patience=2)
+    stop = EarlyStoppingCallback("score", mode="min", patience=2)
     learn = make(Feed([3.0, 2.0, 4.0, 1.0]), stop)
     learn.fit(4)
     assert stop.stopped_epoch is None
     with learn.sandbox():
-        learn.fit(4, cbs=EarlyStoppingCallback("score", patience=1))
+        learn.fit(4, cbs=EarlyStoppingCallback("score", mode="min", patience=1))
         assert learn.epoch == 2
     assert capsys.readouterr().out == ""
 
 
 def test_the_line_stands_below_the_table(capsys):
-    make(Feed([1.0, 2.0]), EarlyStoppingCallback("score", patience=1), ProgressCallback()).fit(5)
+    make(Feed([1.0, 2.0]), EarlyStoppingCallback("score", mode="min", patience=1), ProgressCallback()).fit(5)
     assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == ["epoch", "0", "1", "stopped"]
 
 
@@ -141,21 +141,24 @@ def test_best_weights_come_back_after_it_stopped():
             if learn.dl_name == "valid":
                 states.append({k: v.clone() for k, v in learn.model.state_dict().items()})
 
-    stop = EarlyStoppingCallback("score", patience=2)
-    learn = make(stop, BestModelCallback("score", restore=True), Feed([2.0, 1.0, 3.0, 4.0, 0.0]), Save())
+    stop = EarlyStoppingCallback("score", mode="min", patience=2)
+    learn = make(stop, BestModelCallback("score", mode="min", restore=True), Feed([2.0, 1.0, 3.0, 4.0, 0.0]), Save())
     learn.fit(5)
     assert (stop.stopped_epoch, learn.best.epoch) == (3, 1)
     assert all(torch.equal(v, states[1][k]) for k, v in learn.model.state_dict().items())
 
 
 def test_two_watch_two_things():
-    stops = [EarlyStoppingCallback("score", patience=4), EarlyStoppingCallback("score", "valid2", patience=1)]
+    stops = [
+        EarlyStoppingCallback("score", mode="min", patience=4),
+        EarlyStoppingCallback("score", "valid2", "min", patience=1),
+    ]
     make(Feed(range(9)), Feed([3, 2, 2, 1], "valid2"), *stops, names=("train", "valid", "valid2")).fit(9)
     assert [stop.stopped_epoch for stop in stops] == [None, 2]
 
 
 def test_a_second_fit_starts_clean_and_counts_on():
-    feed, stop = Feed([1.0, 2.0, 3.0]), EarlyStoppingCallback("score", patience=2)
+    feed, stop = Feed([1.0, 2.0, 3.0]), EarlyStoppingCallback("score", mode="min", patience=2)
     learn = make(feed, stop)
     learn.fit(3)
     assert stop.stopped_epoch == 2
@@ -213,7 +216,7 @@ def test_a_metric_or_loader_that_does_not_exist_is_an_error_before_the_first_bat
 
 def stopping(cbs, values=(3.0, 2.0, 2.5, 2.5, 1.0)):
     """Stops in epoch 3 of 5."""
-    return tiny_learner([Feed(values), EarlyStoppingCallback("score", patience=2), *cbs])
+    return tiny_learner([Feed(values), EarlyStoppingCallback("score", mode="min", patience=2), *cbs])
 
 
 def test_it_stops_where_it_would_have_from_every_batch(tmp_path, capsys):

@@ -3,8 +3,18 @@
 import pytest
 import torch
 from torch import nn
+from torchmetrics.classification import MulticlassAccuracy
 
-from callbacks import BestModelCallback, LambdaCallback, LRFinderCallback, MetricsCallback, accuracy
+from callbacks import (
+    BestModelCallback,
+    CheckpointCallback,
+    EarlyStoppingCallback,
+    LambdaCallback,
+    LRFinderCallback,
+    MetricsCallback,
+    accuracy,
+    top_k_accuracy,
+)
 from callbacks.keep.monitor import Best, Monitor
 from learner import (
     Callback,
@@ -248,7 +258,7 @@ def test_on_an_infer_loader_there_is_no_loss():
 )
 def test_where_something_may_log_it_is_an_error_at_the_end_of_the_first_pass(kwargs):
     cls, cbs = kwargs.get("cls", Learner), kwargs.get("cbs", [])
-    learn = make(*cbs, BestModelCallback("f1"), names=("train", "valid", "valid2"), cls=cls)
+    learn = make(*cbs, BestModelCallback("f1", mode="max"), names=("train", "valid", "valid2"), cls=cls)
     name = "loss_2" if cls is Log else "score"
     match = rf"measured on loader 'valid' \((loss, {name}|{name}, loss)\), got 'f1'; add it"
     with pytest.raises(LearnerError, match=match):
@@ -257,7 +267,7 @@ def test_where_something_may_log_it_is_an_error_at_the_end_of_the_first_pass(kwa
 
 
 def test_a_logged_name_may_be_like_another():
-    keep = BestModelCallback("loss_2")
+    keep = BestModelCallback("loss_2", mode="min")
     learn = make(keep, cls=Log)
     learn.fit(2)
     assert keep.best.value == min(learn.history.to_dict()["valid/loss_2"])
@@ -271,7 +281,7 @@ def test_a_metric_that_a_later_pass_lacks_is_an_error_and_not_the_old_value():
     assert len(watch.seen) == 1
 
 
-@pytest.mark.parametrize("mode", ["max ", "minimum", None, 1])
+@pytest.mark.parametrize("mode", ["max ", "minimum", 1])
 def test_a_mode_is_min_or_max(mode):
     with pytest.raises(ValueError, match=r"`mode` must be 'min' or 'max', got"):
         Watch(mode=mode)
@@ -336,3 +346,87 @@ def test_a_checkpoint_that_follows_something_else_is_refused(tmp_path):
     match = "`loader` is 'train' here, 'valid' saved of callback Follow; `mode` is 'max' here, 'min' saved of callback"
     with pytest.raises(LearnerError, match=match):
         resumed(lambda cbs: following(cbs, loader="train", mode="max"), 2, tmp_path)
+
+
+# -- which values are better, and where the metric is ------------------------------------------------------------------
+
+
+def constant(preds, target):
+    return 0.5
+
+
+def surprise(preds, target):
+    return 0.5
+
+
+surprise.higher_is_better = False
+
+MODES = {
+    "loss": ("min", None),
+    "accuracy": ("max", accuracy),
+    "top_1_accuracy": ("max", top_k_accuracy(1)),
+    "MulticlassAccuracy": ("max", MulticlassAccuracy(2)),
+    "surprise": ("min", surprise),
+}
+
+
+@pytest.mark.filterwarnings("ignore:loader .* must give the same batches again")
+@pytest.mark.parametrize("name", MODES)
+@pytest.mark.parametrize("prefix", ["", "valid/"])
+def test_the_mode_follows_from_the_metric(name, prefix, tmp_path):
+    mode, metric = MODES[name]
+    monitors = [Watch(prefix + name, mode=None), BestModelCallback(prefix + name), EarlyStoppingCallback(prefix + name)]
+    keep = CheckpointCallback(tmp_path, metric=prefix + name)
+    make(MetricsCallback(*[metric] if metric else []), *monitors, keep).fit(1)
+    assert {monitor.mode for monitor in monitors} == {mode}
+    assert {monitor.best.metric for monitor in (*monitors[1:], keep)} == {f"valid/{name}"}
+    assert keep.best_path is not None
+
+
+@pytest.mark.parametrize("cls", [BestModelCallback, EarlyStoppingCallback, CheckpointCallback])
+def test_where_it_does_not_follow_it_is_asked_for_before_the_first_batch(cls, tmp_path):
+    args = [tmp_path] if cls is CheckpointCallback else []
+    learn = make(MetricsCallback(constant), cls(*args, metric="constant"))
+    with pytest.raises(ValueError, match="`mode` must be 'min' or 'max' for 'constant', which does not say which"):
+        learn.fit(1)
+    assert n_passes(learn) == 0
+    assert cls(*args, metric="constant", mode="max").metric == "constant"
+
+
+def test_a_metric_of_one_loader_and_the_name_of_another_is_an_error():
+    learn = make(Watch("valid/loss", "valid2"), names=("train", "valid", "valid2"))
+    with pytest.raises(ValueError, match="`metric` must be of loader 'valid2', got 'valid/loss'"):
+        learn.fit(1)
+
+
+def test_a_metric_may_have_a_slash_in_its_name():
+    class LogPart(Callback):
+        def after_batch(self, learn):
+            learn.log(**{"iou/car": 0.5})
+
+    make(LogPart(), watch := Watch("iou/car")).fit(1)
+    assert watch.seen == [(0, 0.5, "valid/iou/car")]
+
+
+def test_the_best_accuracy_is_restored_without_a_mode():
+    """Right after the first epoch, wrong after the second: steps of a loss that grows on purpose."""
+    keep = BestModelCallback("accuracy", restore=True)
+    data = [(torch.ones(4, 2), torch.tensor([1, 1, 1, 0]))]
+    learn = Learner(
+        nn.Linear(2, 2), (data, data), lambda preds, y: preds[:, 1].mean(), cbs=[MetricsCallback(accuracy), keep]
+    )
+    with torch.no_grad():
+        learn.model.weight.zero_()
+        learn.model.bias.copy_(torch.tensor([0.0, 0.5]))
+    learn.fit(4)
+    assert learn.history.to_dict()["valid/accuracy"] == [0.75, 0.25, 0.25, 0.25]
+    assert learn.best == (0, 0.75, "valid/accuracy")
+    assert learn.validate()["accuracy"] == 0.75
+
+
+def test_what_was_derived_is_the_same_before_and_in_a_fit():
+    learn = make(BestModelCallback("valid/loss"))
+    learn.fit(1)
+    fresh = BestModelCallback("valid/loss")
+    assert fresh.differences(learn.cbs[0].state_dict()) == []
+    assert BestModelCallback("valid/loss", mode="max").differences(learn.cbs[0].state_dict()) != []

@@ -120,3 +120,48 @@ def test_k_must_not_exceed_the_classes():
 def test_top_k_takes_no_logits_of_two_classes():
     with pytest.raises(ValueError, match=r"`top_2_accuracy` must be given scores \(N, C"):
         top_k_accuracy(2)(torch.zeros(2), classes(2))
+
+
+# -- what does not count -----------------------------------------------------------------------------------------------
+
+FUNCTIONS = [accuracy, top_k_accuracy(1), top_k_accuracy(3)]
+
+
+@pytest.mark.parametrize("extra", [(), (6,)], ids=["one answer", "a sequence"])
+@pytest.mark.parametrize("k", [1, 2])
+def test_labels_of_padding_do_not_count_against_torchmetrics(k, extra):
+    scores, target = torch.randn(40, 5, *extra), torch.randint(5, (40, *extra))
+    target[torch.rand(target.shape) < 0.4] = -100
+    expected = multiclass_accuracy(scores, target, num_classes=5, average="micro", top_k=k, ignore_index=-100).item()
+    assert top_k_accuracy(k)(scores, target).item() == pytest.approx(expected)
+    if k == 1:
+        assert accuracy(scores, target).item() == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("f", FUNCTIONS, ids=lambda f: f.__name__)
+def test_without_a_label_that_counts_there_is_no_accuracy(f):
+    assert f(torch.randn(4, 5), torch.full((4,), -100)).isnan()
+
+
+def test_a_class_that_is_minus_100_in_eight_bits_counts():
+    scores = torch.zeros(2, 200)
+    scores[:, 156] = 1.0
+    assert accuracy(scores, torch.tensor([156, 0], dtype=torch.uint8)) == 0.5
+
+
+@pytest.mark.parametrize("f", FUNCTIONS, ids=lambda f: f.__name__)
+@pytest.mark.parametrize("label", [0, 1, 4])
+def test_scores_that_are_not_numbers_are_wrong(f, label):
+    scores = torch.full((2, 5), -1.0)
+    scores[0, label] = torch.nan
+    scores[1, label] = 1.0
+    assert f(scores, torch.tensor([label, label])) == 0.5
+
+
+@pytest.mark.parametrize("shape", [(2,), (2, 1)])
+def test_logits_that_are_not_numbers_are_wrong(shape):
+    assert accuracy(torch.full(shape, torch.nan), torch.tensor([0.0, 1.0])) == 0.0
+
+
+def test_each_says_which_values_are_better():
+    assert [f.higher_is_better for f in (*FUNCTIONS, mse, mae)] == [True, True, True, False, False]

@@ -11,6 +11,7 @@ from sklearn.metrics import accuracy_score, balanced_accuracy_score, f1_score, l
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score
+from torchmetrics.functional.classification import multiclass_accuracy
 
 from callbacks import CheckpointCallback, MetricsCallback, accuracy, mean_over_samples, top_k_accuracy
 from callbacks.measure import metrics
@@ -638,3 +639,25 @@ def test_an_object_that_has_seen_nothing_has_seen_nothing_after_a_resume(tmp_pat
         return tiny_learner([MetricsCallback(MulticlassAccuracy(num_classes=3)), NoPrediction(), *cbs])
 
     assert_equal_runs(stopped_and_resumed(make, 1, 3, tmp_path / "stopped"), uninterrupted(make, 1, tmp_path / "whole"))
+
+
+@pytest.mark.parametrize("f", [accuracy, top_k_accuracy(2)], ids=lambda f: f.__name__)
+def test_batches_with_few_labels_weigh_little_as_in_torchmetrics(f):
+    """Seven batches of one kind, which are joined, and a last one of another; one has no label that counts."""
+    targets = torch.randint(3, (30, 4))
+    targets[torch.rand(30, 4) < torch.linspace(0, 1, 30)[:, None]] = -100
+    targets[8:12] = -100
+    inputs = torch.randn(30, 3, 4)
+    data = [(inputs[i : i + 4], targets[i : i + 4]) for i in range(0, 30, 4)]
+    learn = Learner(nn.Identity(), {"valid": data}, nn.functional.cross_entropy, cbs=MetricsCallback(f))
+    k = 1 if f is accuracy else 2
+    expected = multiclass_accuracy(inputs, targets, num_classes=3, average="micro", top_k=k, ignore_index=-100)
+    metrics = learn.validate()
+    assert metrics[f.__name__] == pytest.approx(expected.item())
+    assert set(metrics) == {"loss", f.__name__}
+
+
+def test_a_pass_without_a_label_has_no_accuracy():
+    data = [(torch.randn(2, 3), torch.tensor([-100, -100]))]
+    learn = Learner(nn.Identity(), {"valid": data}, lambda preds, y: preds.mean(), cbs=MetricsCallback(accuracy))
+    assert math.isnan(learn.validate()["accuracy"])

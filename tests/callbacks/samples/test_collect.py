@@ -512,9 +512,9 @@ class Score(Callback):
 @pytest.mark.parametrize("is_stopped", [False, True])
 def test_best_has_the_weights_of_the_best_epoch_and_end_the_last_ones(restore, is_stopped):
     scores = [3.0, 1.0, 2.0, 5.0]
-    keep, best = Keep(), BestModelCallback("score", restore=restore)
+    keep, best = Keep(), BestModelCallback("score", mode="min", restore=restore)
     collect = CollectCallback(logits, "pass", on=["train"], at=["best", "end"])
-    stop = [EarlyStoppingCallback("score", patience=2)] if is_stopped else []
+    stop = [EarlyStoppingCallback("score", mode="min", patience=2)] if is_stopped else []
     learn = make([collect, best, Score(scores), keep, *stop])
     states = []
     learn.add_cb(LambdaCallback(after_epoch=lambda learn: states.append(copy.deepcopy(learn.model))))
@@ -530,7 +530,7 @@ def test_best_has_the_weights_of_the_best_epoch_and_end_the_last_ones(restore, i
 
 
 def test_weights_after_a_fit_are_the_last_ones_whatever_was_looked_at():
-    cbs = [BestModelCallback("score"), Score([1.0, 2.0, 3.0])]
+    cbs = [BestModelCallback("score", mode="min"), Score([1.0, 2.0, 3.0])]
     alone, watched = make(cbs), make([*cbs, CollectCallback(number, "pass", at="best")])
     for learn in (alone, watched):
         fit(learn, 3)
@@ -985,7 +985,7 @@ def test_a_fit_that_is_over_has_its_end_once(tmp_path, n_epochs):
         stop = LambdaCallback(before_epoch=lambda learn: cancel_fit(learn) if learn.epoch == 2 else None)
         return recording(
             tmp_path / "run",
-            [*cbs, BestModelCallback("score", restore=True), Score([1.0, 2.0, 3.0]), stop],
+            [*cbs, BestModelCallback("score", mode="min", restore=True), Score([1.0, 2.0, 3.0]), stop],
             source="pass",
         )
 

@@ -9,7 +9,7 @@ import sys
 import termios
 import threading
 from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
-from itertools import groupby
+from itertools import groupby, pairwise
 from pathlib import Path
 
 import nbclient
@@ -22,6 +22,7 @@ from torch import Tensor
 from callbacks import CheckpointCallback, ProgressCallback
 from callbacks.show import progress, progress_notebook
 from learner import Callback, CancelEpochException, CancelFitException
+from learner.errors import CancelException
 from tests.resuming import StopAt, resumed, seed_all, stopped, tiny_learner, uninterrupted
 
 HEADER = "epoch  train/loss  valid/loss      time"
@@ -71,7 +72,7 @@ def at(signal, action):
 def stop_at(signal, error, epoch, loader="train"):
     def stop(learn):
         if (learn.epoch, learn.dl_name) == (epoch, loader):
-            raise error("stop")
+            raise error() if issubclass(error, CancelException) else error("stop")  # a reason has a line of its own
 
     return at(signal, stop)
 
@@ -311,10 +312,10 @@ def terminal():
 def test_a_bar_for_each_pass_vanishes_and_the_table_stays(make_learner, clock):
     with terminal() as screen:
         make_learner(cbs=[clock, CountingLoss(), ProgressCallback()]).fit(2)
-    bar = re.compile(r"(.+?):.*\| (\d)/(\d) \[.*?(?:, loss (.+))?\]")
+    bar = re.compile(r"(.+?):.*\| (\d)/(\d) \[.*?(?:, loss ([^,]+)(?:, \d:\d\d left)?)?\]")
     bars = [bar.fullmatch(frame[-1]) for frame in screen.frames if frame]
     assert [bar for bar, _ in groupby(bar.groups() for bar in bars if bar)] == [
-        (f"epoch {epoch} {loader}", str(n), str(total), f"{epoch + 1}.0000" if n else None)
+        (f"epoch {epoch}/2 {loader}", str(n), str(total), f"{epoch + 1}.0000" if n else None)
         for epoch in (0, 1)
         for loader, total in (("train", 3), ("valid", 2))
         for n in range(total + 1)
@@ -330,8 +331,8 @@ def test_a_pass_within_a_pass_has_its_bar_below(make_learner, clock):
     with terminal() as screen:
         make_learner(cbs=[clock, ProgressCallback(), other_passes_at("after_batch")]).fit(1)
     labels = [[line.split(":")[0] for line in frame] for frame in screen.frames]
-    assert ["epoch 0 train", "epoch 0 valid"] in labels
-    outer = [frame[0] for frame in screen.frames if frame and frame[0].startswith("epoch 0 train")]
+    assert ["epoch 0/1 train", "epoch 0/1 valid"] in labels
+    outer = [frame[0] for frame in screen.frames if frame and frame[0].startswith("epoch 0/1 train")]
     assert " 2/3 " in outer[-1]  # it goes on after the first validation; its third batch falls into a pause
     assert len(screen.shown) == 2
 
@@ -339,7 +340,7 @@ def test_a_pass_within_a_pass_has_its_bar_below(make_learner, clock):
 def test_a_loader_without_a_length_has_a_count_alone(make_learner, clock):
     with terminal() as screen:
         make_learner(dls={"train": Stream()}, cbs=[clock, ProgressCallback()]).fit(1)
-    assert screen.ever_showed(r"epoch 0 train: 3it \[.*, loss \d")
+    assert screen.ever_showed(r"epoch 0/1 train: 3it \[.*, loss \d")
 
 
 def test_the_length_is_that_of_the_loader_that_runs(make_learner, clock):
@@ -348,7 +349,7 @@ def test_the_length_is_that_of_the_loader_that_runs(make_learner, clock):
 
     with terminal() as screen:
         make_learner(cbs=[clock, at("before_epoch", shorten), ProgressCallback()]).fit(1)
-    assert screen.ever_showed("epoch 0 train: 100%.* 1/1 ")
+    assert screen.ever_showed("epoch 0/1 train: 100%.* 1/1 ")
 
 
 @pytest.mark.parametrize("ask", [lambda learn: learn.validate(), lambda learn: learn.get_preds()])
@@ -381,7 +382,7 @@ def test_a_fit_in_a_sandbox_has_bars_and_no_table(make_learner):
     learn = make_learner(cbs=ProgressCallback())
     with terminal() as screen, learn.sandbox():
         learn.fit(2)
-    assert screen.ever_showed("epoch 0 train:   0%")
+    assert screen.ever_showed("epoch 0/2 train:   0%")
     assert screen.shown == []
 
 
@@ -409,7 +410,7 @@ def test_on_a_real_terminal(make_learner):
     text = text.decode()
     screen = Terminal()
     screen.write(text)
-    assert "epoch 0 train:   0%" in text
+    assert "epoch 0/1 train:   0%" in text
     assert screen.shown == [HEADER, "    0      1.0000      1.0000      0.0s"]
 
 
@@ -457,7 +458,7 @@ def test_where_nobody_sees_it_no_loss_is_read(make_learner, printed, clock, n_re
 def test_passes_too_short_to_be_seen_have_no_bar(make_learner):
     with terminal() as screen:
         make_learner(cbs=ProgressCallback()).fit(5)
-    assert re.findall("epoch . (?:train|valid):", screen.getvalue()) == ["epoch 0 train:"]
+    assert re.findall("epoch ./. (?:train|valid):", screen.getvalue()) == ["epoch 0/5 train:"]
 
 
 def test_it_only_looks_and_starts_no_thread(make_learner, clock):
@@ -520,14 +521,14 @@ def test_a_fit_is_one_output_with_bars_while_it_runs_and_a_table_after_it(make_l
     *while_running, at_the_end = outputs[0].html
     bars = [re.search(r'<progress value="(.)" max="(.)"></progress> (.*?) \[', html) for html in while_running]
     assert [bar.groups() for bar in bars if bar][:6] == [
-        ("0", "3", "epoch 0 train 0/3"),
-        ("1", "3", "epoch 0 train 1/3"),
-        ("2", "3", "epoch 0 train 2/3"),
-        ("3", "3", "epoch 0 train 3/3"),
-        ("0", "2", "epoch 0 valid 0/2"),
-        ("1", "2", "epoch 0 valid 1/2"),
+        ("0", "3", "epoch 0/2 train 0/3"),
+        ("1", "3", "epoch 0/2 train 1/3"),
+        ("2", "3", "epoch 0/2 train 2/3"),
+        ("3", "3", "epoch 0/2 train 3/3"),
+        ("0", "2", "epoch 0/2 valid 0/2"),
+        ("1", "2", "epoch 0/2 valid 1/2"),
     ]
-    assert any(", loss 1.0000]" in html for html in while_running)
+    assert any(", loss 1.0000, " in html for html in while_running)
     assert "<progress" not in at_the_end
     assert rows_of(at_the_end) == [
         ["epoch", "train/loss", "valid/loss", "time"],
@@ -584,7 +585,7 @@ def test_a_fit_in_a_sandbox_leaves_no_table(make_learner, outputs, clock):
 
 def test_a_bar_of_a_loader_without_a_length_has_no_end(make_learner, outputs, clock):
     make_learner(dls={"train": Stream()}, cbs=[clock, ProgressCallback()]).fit(1)
-    assert any("<progress></progress> epoch 0 train 3/? [" in html for html in outputs[0].html)
+    assert any("<progress></progress> epoch 0/1 train 3/? [" in html for html in outputs[0].html)
 
 
 def test_a_fit_of_no_epochs_shows_nothing(make_learner, outputs):
@@ -724,7 +725,7 @@ def test_the_first_bar_begins_where_the_fit_goes_on(tmp_path, clock):
         stopped(make, 2, 11, tmp_path)  # in the second epoch, after two batches
     with terminal() as screen:
         resumed(make, 2, tmp_path)
-    bars = re.findall(r"epoch 1 (train|valid): .*?\| (\d)/(\d) \[(.*?)[,\]]", screen.getvalue())
+    bars = re.findall(r"epoch 1/2 (train|valid): .*?\| (\d)/(\d) \[(.*?)[,\]]", screen.getvalue())
     assert [bar[:3] for bar in dict.fromkeys(bars)][:6] == [
         *(("train", str(n), "6") for n in (2, 3, 4, 5, 6)),
         ("valid", "0", "3"),
@@ -775,4 +776,86 @@ def test_a_checkpoint_that_was_only_loaded_has_no_part_in_later_tables(tmp_path,
     learn.load(max(tmp_path.glob("*.pt")))
     printed()
     learn.validate()
+    assert printed() == []
+
+
+# == how far it is =====================================================================================================
+
+
+def test_a_bar_says_how_long_the_fit_will_take(make_learner, clock):
+    """Each pass has 3 or 2 batches and takes 10 s more than them: the clock goes on at its beginning."""
+    clock.tick = 10
+    with terminal() as screen:
+        make_learner(cbs=[clock, ProgressCallback()]).fit(2)
+    assert screen.ever_showed(r"epoch 0/2 train: .* 1/3 \[.*, loss .*, 1:30 left\]")  # 2 + 2 + 5 batches
+    assert screen.ever_showed(r"epoch 1/2 valid: .* 2/2 \[.*, loss .*, 0:00 left\]")
+
+
+def test_into_a_pipe_a_long_pass_writes_a_line_a_minute(make_learner, printed, clock):
+    clock.tick = 25
+    make_learner(dls=n_batches(7), cbs=[clock, CountingLoss(), ProgressCallback()]).fit(1)
+    assert printed() == [
+        "epoch 0/1 train · 3/7 · loss 1.0000, 1:40 left",
+        "epoch 0/1 train · 6/7 · loss 1.0000, 0:25 left",
+        "epoch  train/loss      time",
+        "    0      1.0000     02:55",
+    ]
+
+
+def test_into_a_pipe_a_short_pass_writes_no_line(make_learner, printed, clock):
+    clock.tick = 10
+    make_learner(cbs=[clock, ProgressCallback()]).fit(4)
+    assert len(printed()) == 5
+
+
+def test_a_pass_outside_a_fit_says_how_far_it_is_as_well(make_learner, printed, clock):
+    clock.tick = 61
+    make_learner(cbs=[clock, CountingLoss(), ProgressCallback()]).validate()
+    assert printed() == ["valid · 1/2 · loss 1.0000", "valid · 2/2 · loss 1.0000"]
+
+
+def test_the_bar_does_not_wait_for_a_curve_that_takes_long(monkeypatch):
+    """Drawing the curve takes 1 s: not more than every 10 s, while the bar moves with each batch of 0.2 s."""
+    clock = Clock()
+    moved, drawn = [], []
+
+    class Slow(progress.Curve):
+        def draw(self):
+            drawn.append(clock.now)
+            clock.now += 1.0
+
+    class Screen(progress_notebook.Notebook):
+        def _show(self):
+            moved.append(clock.now)
+
+    for module in (progress, progress_notebook):
+        monkeypatch.setattr(module, "perf_counter", clock)
+    monkeypatch.setattr(progress, "in_notebook", lambda: True)
+    monkeypatch.setattr(progress, "Curve", Slow)
+    monkeypatch.setattr(progress, "Notebook", Screen)
+    tiny_learner([clock, ProgressCallback(plot=True)]).fit(10)
+    gaps = [b - a for a, b in pairwise(moved)]
+    assert max(gaps) <= 1.0 + 2 * clock.tick + 1e-9
+    assert min(b - a for a, b in pairwise(drawn[:-1])) >= 10
+
+
+@pytest.mark.parametrize(("error", "epochs"), [(CancelFitException, ["0"]), (CancelEpochException, ["0", "1"])])
+def test_the_reason_of_a_cancel_is_told(make_learner, printed, error, epochs):
+    def stop(learn):
+        if (learn.epoch, learn.dl_name, learn.i) == (0, "train", 1):
+            raise error("the loss is too high")
+
+    make_learner(cbs=[at("after_batch", stop), ProgressCallback()]).fit(2)
+    lines = printed()
+    assert lines[0] == "epoch 0 train, batch 1: ended, the loss is too high"
+    assert [line.split()[0] for line in lines[1:] if not line.startswith("epoch")] == epochs
+
+
+def test_a_cancel_without_a_reason_has_no_line_nor_has_one_in_a_sandbox(make_learner, printed):
+    learn = make_learner(cbs=[stop_at("after_batch", CancelFitException, 0), ProgressCallback()])
+    learn.fit(2)
+    assert printed() == []
+    learn = make_learner(cbs=[stop_at("after_batch", CancelFitException, 0), ProgressCallback()])
+    with learn.sandbox():
+        learn.fit(2)
     assert printed() == []

@@ -18,7 +18,8 @@ def points(monkeypatch):
         return legend(ax)
 
     def draw(curve):
-        curve.image()
+        curve.draw()
+        assert curve.image
         return pictures[-1]
 
     monkeypatch.setattr(Axes, "legend", spy)

@@ -1,0 +1,55 @@
+"""A learner in words: what it trains, on what, and how far it is."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from torch import nn
+from torch.nn.parameter import is_lazy
+
+from learner.data.loaders import Loaders, length_of
+from learner.loop.types import Learner
+
+
+def describe_learner(learn: Learner) -> str:
+    """Return what a learner is made of and what it has done, a line each."""
+    return "\n  ".join([f"{type(learn).__name__}: {_model(learn.model)}", *_parts(learn)])
+
+
+def _parts(learn: Learner) -> Iterator[str]:
+    yield f"data: {', '.join(f'{name} ({_length(dl)})' for name, dl in Loaders.of(learn.dls).items())}"
+    yield f"loss: {'made by the model' if learn.loss_f is None else _name(learn.loss_f)}"
+    yield f"optimizer: {_name(learn.opt_func) if learn.opt is None else type(learn.opt).__name__}, {_rates(learn)}"
+    yield f"callbacks: {', '.join(type(cb).__name__ for cb in learn.cbs) or 'none'}"
+    done = f"{_count(len(learn.history), 'epoch')}, {_count(learn.n_steps, 'step')}"
+    yield f"trained: {done}" if learn.n_steps else "not trained yet"
+
+
+def _model(model: nn.Module) -> str:
+    parameters = list(model.parameters())
+    if any(is_lazy(parameter) for parameter in parameters):
+        return f"{type(model).__name__}, parameters not made yet"
+    total = sum(parameter.numel() for parameter in parameters)
+    frozen = sum(parameter.numel() for parameter in parameters if not parameter.requires_grad)
+    return f"{type(model).__name__}, {_count(total, 'parameter')}" + (f", {frozen:,} of them frozen" if frozen else "")
+
+
+def _rates(learn: Learner) -> str:
+    rates = [learn.lr] if learn.opt is None else [float(group["lr"]) for group in learn.opt.param_groups]
+    return f"lr {', '.join(f'{rate:g}' for rate in dict.fromkeys(rates))}"
+
+
+def _length(dl: Any) -> str:
+    length = length_of(dl)
+    return "no length" if length is None else _count(length, "batch", "batches")
+
+
+def _count(n: int, one: str, many: str = "") -> str:
+    return f"{n:,} {one if n == 1 else many or one + 's'}"
+
+
+def _name(function: Any) -> str:
+    """Return what a person calls a function, a class, a module or a partial of one."""
+    function = getattr(function, "func", function)
+    return str(getattr(function, "__name__", type(function).__name__))

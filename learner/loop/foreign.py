@@ -1,0 +1,83 @@
+"""Names that people bring from miniai, fastai, Lightning, Keras and Hugging Face: what each one is here.
+
+Looked up only when a name was not found, or when a training failed: it costs nothing as long as all goes well.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+# By the name elsewhere: what to write here.
+_ATTRIBUTES = {
+    "loss_func": "`learn.loss_f`",
+    "loss_fn": "`learn.loss_f`",
+    "criterion": "`learn.loss_f`",
+    "optimizer": "`learn.opt`",
+    "optim": "`learn.opt`",
+    "net": "`learn.model`",
+    "data": "`learn.dls`",
+    "callbacks": "`learn.cbs`",
+    "iter": "`learn.i`",
+    "train_iter": "`learn.n_steps`",
+    "global_step": "`learn.n_steps`",
+    "current_epoch": "`learn.epoch`",
+    "n_epoch": "`learn.n_epochs`",
+    "n_iter": "`learn.n_batches`",
+    "pred": "`learn.preds`",
+    "outputs": "`learn.output`",
+    "x": "`learn.xb`",
+    "y": "`learn.yb`",
+    "recorder": "`learn.history`, or a RecorderCallback for values of each batch",
+    "smooth_loss": "`learn.metrics['train']['loss']`, the mean of a pass",
+    "add_cbs": "`learn.add_cb(...)`, which takes one or several",
+    "rm_cb": "`learn.remove_cb(...)`",
+    "rm_cbs": "`learn.remove_cb(...)`, which takes one or several",
+    "remove_cbs": "`learn.remove_cb(...)`, which takes one or several",
+    "added_cbs": "`with learn.added(...):`",
+    "fit_one_cycle": "`learn.fit(n, cbs=SchedulerCallback(partial(OneCycleLR, max_lr=lr)))`",
+    "fit_flat_cos": "`learn.fit(n, cbs=SchedulerCallback(...))` with a schedule of torch",
+    "fine_tune": "`requires_grad_(False)` for what is to stay, then `learn.fit(n)`",
+    "freeze": "`requires_grad_(False)` for the parameters that are to stay",
+    "unfreeze": "`requires_grad_(True)` for the parameters that are to be trained",
+    "train": "`learn.fit(n)`",
+    "compile": "`Learner(model, dls, loss_f, opt_func=...)`",
+    "evaluate": "`learn.validate()`",
+    "test": "`learn.validate(name)`, with the name of a loader",
+    "show_results": "`learn.get_preds()`, which returns predictions and targets",
+    "to_fp16": "an autocast in `around_predict` of a callback",
+    "lr_finder": "`learn.lr_find()`",
+    "save_pretrained": "`learn.export(path)`",
+    "save_model": "`learn.export(path)` for the weights, `learn.save(path)` for all",
+    "load_model": "`learn.load(path)`",
+}
+
+# Callbacks of the course that rely on how its learner is made inside, by class: what to use here.
+_CALLBACKS = {
+    "TrainCB": "leave it out: the learner does its steps itself; what differs goes into a callback of the same methods",
+    "MomentumLearner": "use `opt_func=partial(torch.optim.SGD, momentum=0.9)`",
+    "MetricsCB": "use MetricsCallback(...): `learn.metrics` holds the numbers here, and the loop writes them",
+    "ProgressCB": "use ProgressCallback(plot=...): `learn.metrics` holds the numbers here, and nobody logs them",
+}
+
+
+def missing_attribute(owner: object, name: str) -> AttributeError:
+    """Return the error for an attribute that an object has not, with what it is here if it is known elsewhere."""
+    hint = f"; here it is {_ATTRIBUTES[name]}" if name in _ATTRIBUTES else ""
+    message = f"{type(owner).__name__!r} object has no attribute {name!r}{hint}"
+    return AttributeError(message, name=name, obj=owner)  # from both Python finds a name that is nearly the same
+
+
+def no_data_in_predict(args: tuple[object, ...]) -> TypeError:
+    """Return the error for `learn.predict(x)`, which is an action of the loop."""
+    return TypeError(
+        f"`predict` must be called by the loop, without arguments, got {len(args)}; it is the action that writes "
+        f"`learn.preds`. For predictions do `learn.get_preds(loader)`, or `learn.model(x)`."
+    )
+
+
+def foreign_callbacks(error: BaseException, cbs: Iterable[object]) -> Iterator[str]:
+    """Say of callbacks that cannot work here what to use, if an error may come of them."""
+    if isinstance(error, AttributeError | TypeError):
+        for name in dict.fromkeys(type(cb).__name__ for cb in cbs):
+            if name in _CALLBACKS:
+                yield f"{name} of miniai cannot run here; {_CALLBACKS[name]}."
