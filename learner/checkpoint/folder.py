@@ -24,7 +24,7 @@ except ImportError:  # Windows: two programs are not kept apart there
     fcntl = None  # type: ignore[assignment]
 
 _NAME = re.compile(r"step-(\d{8,18})(\.best)?\.pt", re.ASCII)
-_TEMPORARY = re.compile(rf"{_NAME.pattern}\.(\d{{1,18}})-\d+\.tmp", re.ASCII)
+_TEMPORARY = re.compile(rf"{_NAME.pattern}\.(\d{{1,18}})-[0-9a-f]+\.tmp", re.ASCII)
 _LOCK = ".lock"
 _held: set[tuple[int, int]] = set()  # lock files that this process holds: the system would give them to it twice
 
@@ -90,7 +90,7 @@ class CheckpointFolder:
         self.open()
         path = self.path / f"step-{step:08d}{'.best' if is_best else ''}.pt"
         # The first of many that are alike: to go through them all would cost more than to write them.
-        write_checkpoint(path, {**state, "step": step}, verify=not self._is_verified)
+        write_checkpoint(path, {**state, "step": step}, verify=not self._is_verified, follow_link=False)
         self._is_verified = True
         self._whole.add(path)
         try:

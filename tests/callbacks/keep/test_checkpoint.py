@@ -511,7 +511,7 @@ class Full:
     def __init__(self, monkeypatch, n_good, n_bad, number=errno.ENOSPC):
         self.fsync, self.number = os.fsync, number
         self.plan = iter([True, True] * n_good + [False] * n_bad)  # a file, and its folder
-        monkeypatch.setattr("learner.checkpoint.file.os.fsync", self)
+        monkeypatch.setattr("learner.checkpoint.atomic.os.fsync", self)
 
     def __call__(self, handle):
         if not next(self.plan, True):

@@ -242,7 +242,7 @@ def test_a_full_disk_leaves_what_was_there(folder, monkeypatch):
     def fail(*_):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("learner.checkpoint.file.os.fsync", fail)
+    monkeypatch.setattr("learner.checkpoint.atomic.os.fsync", fail)
     with pytest.raises(LearnerError, match=r"step-00000004.pt` cannot be written: \[Errno 28\] No space left"):
         fill(folder, 4)
     assert names(folder) == [f"step-0000000{i}.pt" for i in (1, 2, 3)]
