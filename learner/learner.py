@@ -11,9 +11,11 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from learner.checkpoint.export import export_weights
 from learner.checkpoint.file import read_checkpoint, write_checkpoint
 from learner.checkpoint.resume import Resumption, between_fits, find_resumption
-from learner.checkpoint.snapshot import export_weights, load_snapshot, snapshot
+from learner.checkpoint.snapshot import load_snapshot, snapshot
+from learner.checkpoint.unsaved import warn_of_unsaved
 from learner.data.feed import preds_of
 from learner.data.loaders import Loaders, length_of, role_of
 from learner.errors import (
@@ -117,6 +119,7 @@ class Learner:
     """
 
     signals: ClassVar[tuple[str, ...]] = ()  # a subclass names signals of its own here
+    state: ClassVar[tuple[str, ...]] = ()  # and here attributes of its own that checkpoints hold, as a callback does
 
     model: nn.Module
     dls: Loaders
@@ -550,9 +553,10 @@ class Learner:
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write all that this learner holds between two fits to a file: a fit after `load` goes on bit for bit.
 
-        That is the model, the optimizer, counters, history, random generators, and what callbacks keep that name it in
-        `state` or have a `state_dict`. The file is plain data: reading it runs no code. It takes its name when it is
-        whole.
+        That is the model, the optimizer, counters, history, random generators, what callbacks keep that name it in
+        `state` or have a `state_dict`, and what a subclass of Learner names in `state`. A warning names other
+        optimizers, modules and generators on them. The file is plain data: reading it runs no code. It
+        takes its name when it is whole.
 
         Raises:
             TypeError: if a callback keeps something that is no plain data; names it.
@@ -571,6 +575,7 @@ class Learner:
             (True, 2)
         """
         self._refuse_while_running("save")
+        warn_of_unsaved(self)
         write_checkpoint(path, snapshot(self))
 
     def load(self, path: str | os.PathLike[str]) -> None:

@@ -14,7 +14,8 @@ from learner import Callback, CancelBatchException, CancelFitException, Learner,
 from learner.checkpoint.file import BackgroundWriter, read_checkpoint
 from learner.checkpoint.folder import CheckpointFolder
 from learner.checkpoint.resume import fit_state, options_of
-from learner.checkpoint.snapshot import rng_state
+from learner.checkpoint.rng import rng_state
+from learner.checkpoint.unsaved import describe_unsaved, unsaved
 from learner.data.loaders import Loaders
 from learner.data.order import OrderedLoader
 from learner.data.position import Places, Rest, why_not_exact
@@ -44,7 +45,8 @@ class CheckpointCallback(Callback):
             `MetricsCallback`, or a name given to `learn.log`.
         loader: over which it is measured, by its name in `dls`.
         mode: whether the "min" or the "max" is best.
-        exact: refuse loaders of which nobody can promise that they give the same again, instead of a warning.
+        exact: refuse loaders of which nobody can promise that they give the same again, and optimizers, modules and
+            generators on a callback or a subclass of Learner that are not in its `state`, instead of a warning.
 
     Attributes:
         best: `Best(epoch, value, metric)` of the best epoch; None without `metric`, or as long as there is none.
@@ -58,7 +60,7 @@ class CheckpointCallback(Callback):
 
     Raises:
         TypeError, ValueError: if an argument is wrong; before the first batch, if there is no such loader or metric, or
-            for a loader that is not exact where that was asked for.
+            for what is not exact where that was asked for.
         LearnerError: before the first batch, if the folder cannot be written to, or somebody else writes to it; at the
             end of the first epoch, if only then it shows that there is no such metric.
         TypeError: at the first checkpoint, naming the place, if a callback keeps what is no plain data.
@@ -109,6 +111,7 @@ class CheckpointCallback(Callback):
         self.metric, self.exact = metric, exact
         self.best: Best | None = None
         self._is_on = self._has_begun = False
+        self._told: set[str] = set()  # what is not saved, of which this fit has warned
         self._n_batches = self._n_done = 0  # batches that train, ever; epochs of this fit
         self._seeds: dict[str, int] = {}
         self._places: dict[str, Places] = {}
@@ -138,6 +141,7 @@ class CheckpointCallback(Callback):
                     raise ValueError(f"{problem}; pass a DataLoader over numbered samples, or leave out `exact`.")
                 warnings.warn(f"{problem}; the rest of a pass may differ.", RuntimeWarning, stacklevel=2)
         self._folder.open()
+        self._told = set()
         self._options = options_of(learn.opt)  # type: ignore[arg-type]  # there is one in a fit
         self._has_begun, self._n_done, self._places, self._seeds = False, 0, {}, {}
         self._pace.restart()
@@ -186,6 +190,7 @@ class CheckpointCallback(Callback):
     def _begin(self, learn: Learner) -> None:
         """Let go of a future that will not be."""
         self._has_begun = True
+        self._look_for_unsaved(learn, may_refuse=self.exact)
         goes_on = learn.is_resumed or self._n_batches > 0
         if aside := self._folder.set_aside(after=self._n_batches if goes_on else -1):
             files = f"{len(aside)} checkpoint{'s' if len(aside) > 1 else ''}"
@@ -196,6 +201,14 @@ class CheckpointCallback(Callback):
             )
         for name, loader in Loaders.of(learn.dls).items():  # each now, since others may use it before its turn
             self._know(name, loader)
+
+    def _look_for_unsaved(self, learn: Learner, may_refuse: bool = False) -> None:
+        """Name what holds a state that no checkpoint will have, once in a fit; some of it is there from a batch on."""
+        if names := [name for name in unsaved(learn) if name not in self._told]:
+            if may_refuse:
+                raise ValueError(describe_unsaved(names))
+            self._told.update(names)
+            warnings.warn(describe_unsaved(names), RuntimeWarning, stacklevel=3)
 
     def _know(self, name: str, loader: Any) -> Places:
         """Return where the passes over a loader can begin; let the loader go on from its state, if it has one."""
@@ -244,6 +257,7 @@ class CheckpointCallback(Callback):
             self._warn(f"the weights hold NaN after batch {self._n_batches}; the last one is kept.")
             return
         self._wait()
+        self._look_for_unsaved(learn)
         self._pass_within = learn.dl_name if i else ""
         try:
             state = fit_state(learn, i, self._rng, self._options, is_over=is_over)
@@ -315,6 +329,8 @@ class CheckpointCallback(Callback):
         self.best = None if state["best"] is None else Best(*state["best"])
         self._seeds = dict(state["seeds"])
         if not self._is_on:  # a fit that begins anew begins its passes anew
-            self._loader_states = {name: its for name, its in state["loaders"].items() if name != state["pass_within"]}
+            self._loader_states = {
+                name: saved for name, saved in state["loaders"].items() if name != state["pass_within"]
+            }
         elif not self._has_begun:
             self._loader_states = dict(state["loaders"])

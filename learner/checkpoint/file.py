@@ -46,9 +46,7 @@ _MAGIC = b"LEARNER"
 _TAIL = len(_MAGIC) + 1 + hashlib.sha256().digest_size
 
 
-def write_checkpoint(
-    path: str | os.PathLike[str], state: Mapping[str, Any], *, verify: bool = True, follow_link: bool = True
-) -> None:
+def write_checkpoint(path: str | os.PathLike[str], state: Mapping[str, Any], *, follow_link: bool = True) -> None:
     """Write plain data to a file that is whole or not there; what had the name before is there until then.
 
     Folders are made where they are missing.
@@ -56,7 +54,6 @@ def write_checkpoint(
     Args:
         path: the file.
         state: plain data.
-        verify: go through what was written as a reader will, which takes most of the time; else look at sizes alone.
         follow_link: of a link, replace what it points to; else the link itself, which a stranger may have put there.
 
     Raises:
@@ -75,7 +72,7 @@ def write_checkpoint(
     data = plain(dict(state), empty=_EmptyBytes())
     try:
         target = Path(path).expanduser()
-        _replace(target.resolve() if follow_link else target, data, verify)
+        _replace(target.resolve() if follow_link else target, data)
     except (OSError, RuntimeError) as error:  # RuntimeError: of torch, or for a loop of links
         raise LearnerError(f"`{path}` cannot be written: {error}") from error
     except RefusedError as error:
@@ -107,11 +104,12 @@ def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
 
 
 def is_whole(path: str | os.PathLike[str]) -> bool:
-    """Tell whether a file is as `write_checkpoint` wrote it, to the bit; it is read, but nothing is made of it."""
+    """Tell whether `read_checkpoint` would read a file; it is gone through, but nothing is made of it."""
     try:
         with _opened(path) as file:
-            _checked_size(file)
-    except (OSError, RefusedError):
+            size = _checked_size(file)
+            check_archive(_Front(file, size), size)  # type: ignore[arg-type]
+    except Exception:  # of whatever kind, for what cannot be read
         return False
     return True
 
@@ -235,23 +233,23 @@ class _Front(io.RawIOBase):
         return self._file.readinto(memoryview(buffer).cast("B")[:left])  # type: ignore[attr-defined, no-any-return]
 
 
-def _replace(path: Path, data: dict[str, Any], verify: bool) -> None:
+def _replace(path: Path, data: dict[str, Any]) -> None:
     """Write a file under another name, bring it to the disk and give it its name."""
     if not path.is_symlink() and path.exists() and not path.is_file():
         raise OSError("it is there, and no ordinary file")
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as file:
-        _write(file, data, verify)
+        _write(file, data)
 
 
-def _write(file: BinaryIO, data: dict[str, Any], verify: bool) -> None:
+def _write(file: BinaryIO, data: dict[str, Any]) -> None:
     hashing = _Hashing(file)
     torch.save(data, hashing, pickle_protocol=2)  # type: ignore[arg-type]
     if hashing.error is not None:
         raise hashing.error
     size = file.tell()
-    # Now is the time to hear that it cannot be read.
-    check_archive(_Front(file, size), size, with_pickle=verify)  # type: ignore[arg-type]
+    # Now is the time to hear that it cannot be read; later, others may be deleted because this one is there.
+    check_archive(_Front(file, size), size)  # type: ignore[arg-type]
     file.seek(size)
     hashing.write(_MAGIC + bytes([VERSION]))
     if hashing.error is not None:
