@@ -220,8 +220,8 @@ class Learner:
             overfit: whether to see one batch of each loader only, always the same: a model that cannot learn that by
                 heart has a fault. `callbacks.OverfitCallback` takes more.
             resume: whether to go on from the newest checkpoint of this learner's `CheckpointCallback`, in the middle of
-                an epoch if it is of there; or the path of a checkpoint, or of a folder of them. `n_epochs` is that of
-                the whole fit. Where there is none yet the fit begins anew, and says so.
+                an epoch if it is of there, or to begin anew, and say so, where there is none yet; or the path of a
+                checkpoint, or of a folder that has one. `n_epochs` is that of the whole fit.
 
         Raises:
             LearnerError: if there is nothing to train, a pass of this learner is running, or a checkpoint does not fit;

@@ -106,7 +106,7 @@ class CheckpointCallback(Callback):
         # Not the callback's own `every`, which leaves signals out: it has to hear of each batch.
         self._every = Every.of(every, otherwise="leave it out for 'epoch'")
         self._pace = Pace(self._every)
-        self._folder, self._writer = CheckpointFolder(Path(path).expanduser(), keep), BackgroundWriter()
+        self._folder, self._writer = CheckpointFolder(path, keep), BackgroundWriter()
         self._monitor = Monitor("loss" if metric is None else metric, loader, mode)
         self.metric, self.exact = metric, exact
         self.best: Best | None = None
@@ -293,16 +293,24 @@ class CheckpointCallback(Callback):
             path: a file, or a folder of checkpoints; this callback's folder if None.
 
         Returns:
-            None, and a line that says so, if there is none yet.
+            None, and a line that says so, if there is none yet in this callback's folder.
 
         Raises:
-            LearnerError: if there are some and none is whole, or the file cannot be read.
+            LearnerError: if there are some and none is whole, the file cannot be read, or there is none at a path that
+                was given.
         """
-        if path is not None and (Path(path).is_file() or Path(path).suffix == ".pt"):
-            return Path(path), read_checkpoint(path)
-        folder = self._folder if path is None else CheckpointFolder(path)
-        if (found := folder.newest()) is None:
-            sys.stdout.write(f"resume: no checkpoint in {folder.path} yet; begins anew.\n")
+        if path is None:
+            if (found := self._folder.newest()) is None:
+                sys.stdout.write(f"resume: no checkpoint in {self._folder.path} yet; begins anew.\n")
+            return found
+        path = Path(path).expanduser()
+        if path.is_file() or path.suffix == ".pt":
+            return path, read_checkpoint(path)
+        if (found := CheckpointFolder(path).newest()) is None:
+            raise LearnerError(
+                f"`resume` must be a checkpoint or a folder that has one, got {str(path)!r}, where there is none; do "
+                f"`resume=True` to begin anew where the callback's own folder is empty."
+            )
         return found
 
     def state_dict(self) -> dict[str, Any]:

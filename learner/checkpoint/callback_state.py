@@ -55,7 +55,7 @@ def _value_of(value: Any) -> Any:
 
 def has_state_dict(value: Any) -> bool:
     """Tell whether a value gives its state and takes it back, as modules and optimizers do."""
-    return hasattr(value, "state_dict") and hasattr(value, "load_state_dict")
+    return hasattr(value, "state_dict") and hasattr(value, "load_state_dict") and not isinstance(value, type)
 
 
 def callback_differences(callbacks: Mapping[str, Any], saved: Mapping[str, Any]) -> Iterator[str]:

@@ -86,6 +86,7 @@ def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
         LearnerError: naming the file and what is wrong with it: it is not there, damaged, of a newer version, of
             another program, or claims what is not to be believed.
     """
+    path = Path(path).expanduser()
     try:
         with _opened(path) as file:
             size = _checked_size(file)

@@ -54,7 +54,7 @@ class CheckpointFolder:
             raise TypeError(f"`keep` must be a whole number, got {keep!r}.")
         if keep < 1:
             raise ValueError(f"`keep` must be at least 1, got {keep}.")
-        self.path, self.keep = Path(path).absolute(), keep  # wherever the program goes next
+        self.path, self.keep = Path(path).expanduser().absolute(), keep  # wherever the program goes next
         self._lock: Lock | None = None
         self._whole: set[Path] = set()  # written or read by this object
 

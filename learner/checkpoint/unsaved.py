@@ -11,6 +11,7 @@ from torch import nn
 
 from learner.checkpoint.callback_state import has_state_dict
 from learner.checkpoint.rng import is_generator
+from learner.data.generators import generators_of
 from learner.loop.types import Learner
 
 
@@ -22,16 +23,13 @@ def unsaved(learn: Learner) -> list[str]:
     its `state`. What belongs to the learner is saved with it, and what has no values (an `nn.ReLU`) needs not be.
     """
     saved = _saved_with(learn)
-    own = {
-        name for base in type(learn).__mro__ if base.__module__ == "learner.learner" for name in base.__annotations__
-    }
-    places = [(type(learn).__name__, learn, {*own, *learn.state, "loss_f", "predictor"})]
-    places += [
-        (type(cb).__name__, cb, {*getattr(cb, "state", ())}) for cb in learn.cbs if not hasattr(cb, "state_dict")
-    ]
+    learner = next(base for base in type(learn).__mro__ if base.__module__ == "learner.learner")
+    own = vars(learner)["__annotations__"]  # what every learner has
+    places: list[tuple[Any, set[str]]] = [(learn, {*own, *learn.state, "loss_f", "predictor"})]
+    places += [(cb, set(getattr(cb, "state", ()))) for cb in learn.cbs if not hasattr(cb, "state_dict")]
     return [
-        f"{owner}.{name}"
-        for owner, place, known in places
+        f"{type(place).__name__}.{name}"
+        for place, known in places
         for name, value in getattr(place, "__dict__", {}).items()
         if name not in known and any(_has_values(item) and id(item) not in saved for item in _items(value))
     ]
@@ -41,8 +39,8 @@ def describe_unsaved(names: Iterable[str]) -> str:
     """Return a message that says what is not saved and what to do."""
     listed = ", ".join(f"`{name}`" for name in names)
     return (
-        f"checkpoints must hold all that changes while a model trains, but not {listed}, so a training that goes on will "
-        f'differ; name the attribute in `state` of its class, as in `state = ("opt_d",)`.'
+        f"checkpoints must hold all that changes while a model trains, but not {listed}, so a training that goes on "
+        f"will differ; name the attribute in `state` of its class, as in `state = ('opt_d',)`."
     )
 
 
@@ -53,13 +51,11 @@ def warn_of_unsaved(learn: Learner) -> None:
 
 
 def _saved_with(learn: Learner) -> set[int]:
-    """Return the ids of what a learner saves, or of what is saved elsewhere."""
-    loaders = [part for dl in learn.dls.values() for part in (dl, *vars(dl).values())] if learn.dls else []
-    named = [getattr(cb, name, None) for cb in learn.cbs for name in getattr(cb, "state", ())]
-    named += [getattr(learn, name, None) for name in learn.state]
-    return {
-        id(thing) for thing in (*learn.model.modules(), learn, learn.opt, learn.history, *learn.cbs, *loaders, *named)
-    }
+    """Return the ids of what a learner saves."""
+    own = (*learn.model.modules(), learn, learn.opt, learn.history, *learn.cbs)
+    loaders = [part for dl in learn.dls.values() for part in (dl, *generators_of(dl))]
+    named = [getattr(place, name, None) for place in (learn, *learn.cbs) for name in getattr(place, "state", ())]
+    return {id(thing) for thing in (*own, *loaders, *named)}
 
 
 def _items(value: Any) -> Iterator[Any]:
@@ -72,6 +68,8 @@ def _items(value: Any) -> Iterator[Any]:
 
 
 def _has_values(value: Any) -> bool:
+    if type(value).__module__.startswith("learner."):  # the loop's own, which is saved in its own way or made anew
+        return False
     if isinstance(value, nn.Module):
         return bool(value.state_dict())
     return isinstance(value, torch.optim.Optimizer) or is_generator(value) or has_state_dict(value)

@@ -222,9 +222,23 @@ def test_a_file_a_folder_and_one_that_is_not_there(tmp_path, capsys):
         learn.fit(1, resume=tmp_path / "nothing.pt")
     assert learn.n_steps == 0
     capsys.readouterr()
-    learn.fit(1, resume=tmp_path / "nowhere")
-    assert capsys.readouterr().out == f"resume: no checkpoint in {tmp_path / 'nowhere'} yet; begins anew.\n"
+    with pytest.raises(
+        LearnerError, match=r"got '.*nowhere', where there is none; do `resume=True`"
+    ):
+        learn.fit(1, resume=tmp_path / "nowhere")
+    assert learn.n_steps == 0
+    assert capsys.readouterr().out == ""
     assert not (tmp_path / "nowhere").exists()
+
+
+def test_a_home_folder_is_expanded_wherever_a_path_is_taken(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    learn = tiny_learner([CheckpointCallback("~/run")])
+    learn.fit(1)
+    learn.fit(2, resume="~/run")
+    learn.save("~/a.pt")
+    learn.load("~/a.pt")
+    assert {path.name for path in tmp_path.iterdir()} == {"run", "a.pt"}
 
 
 @pytest.mark.parametrize("resume", [1, 0, None, ["a"], b"a"])
