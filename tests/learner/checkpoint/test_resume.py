@@ -222,9 +222,7 @@ def test_a_file_a_folder_and_one_that_is_not_there(tmp_path, capsys):
         learn.fit(1, resume=tmp_path / "nothing.pt")
     assert learn.n_steps == 0
     capsys.readouterr()
-    with pytest.raises(
-        LearnerError, match=r"got '.*nowhere', where there is none; do `resume=True`"
-    ):
+    with pytest.raises(LearnerError, match=r"got '.*nowhere', where there is none; do `resume=True`"):
         learn.fit(1, resume=tmp_path / "nowhere")
     assert learn.n_steps == 0
     assert capsys.readouterr().out == ""

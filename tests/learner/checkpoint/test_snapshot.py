@@ -140,25 +140,6 @@ def test_before_the_first_fit_there_is_no_optimizer(tmp_path):
     assert differing(snapshot(other), snapshot(fresh)) == []
 
 
-def test_momenta_keep_their_precision(tmp_path):
-    """torch's own `load_state_dict` casts them to that of the parameters."""
-
-    def make():
-        return learner("SGD", nn.Linear(4, 3).bfloat16(), cbs=[])
-
-    saved, other = make(), make()
-    saved.loss_f = other.loss_f = lambda preds, target: preds.float().square().mean()
-    saved.dls = other.dls = {"train": [(torch.ones(2, 4).bfloat16(), torch.ones(2))]}
-    saved.fit(1)
-    for values in saved.opt.state.values():
-        values["momentum_buffer"] = values["momentum_buffer"].float() + 1e-6
-    saved.save(tmp_path / "learn.pt")
-    other.load(tmp_path / "learn.pt")
-    for one, two in zip(saved.opt.state.values(), other.opt.state.values(), strict=True):
-        assert two["momentum_buffer"].dtype == torch.float32
-        assert torch.equal(one["momentum_buffer"], two["momentum_buffer"])
-
-
 @pytest.mark.parametrize("wrap", [nn.DataParallel, lambda model: torch.compile(model, backend="eager")])
 def test_wrappers_do_not_matter(tmp_path, wrap):
     saved = learner(model=wrap(Net()), seed=2)
@@ -278,14 +259,6 @@ def test_what_is_no_plain_data_is_named_when_it_is_saved(tmp_path):
     ):
         learner(cbs=[Odd()]).save(tmp_path / "learn.pt")
     assert list(tmp_path.iterdir()) == []
-
-
-def test_state_that_is_not_there_is_named():
-    class Missing(Callback):
-        state = ("nothing",)
-
-    with pytest.raises(LearnerError, match="`state` of Missing must name attributes that it has, got 'nothing'"):
-        snapshot(learner(cbs=[Missing()]))
 
 
 def test_a_file_holds_plain_data_alone(tmp_path):
