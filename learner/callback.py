@@ -29,12 +29,12 @@ class Callback:
         after: classes of callbacks that this one runs after, whatever the numbers.
         before: classes of callbacks that this one runs before.
         every: how often it is called: a number of batches, or "10 batches", "2 epochs", "30 s", "10 min", "1 h".
-        state: attributes that checkpoints and `Learner.save` hold, each plain data or an object with `state_dict` and
-            `load_state_dict`; in their place a callback may have these two methods itself. They are put back after
-            `before_fit` and, in the middle of a pass, once more after `before_epoch`, where `learn.i` then says with
-            which batch the pass goes on. A method `differences(state)` may say, in a few words each, what of a saved
-            state does not fit, before anything is put back. Of callbacks of order 100 and more, which only show and
-            write, a fit that goes on may have others.
+        state: attributes that checkpoints and `Learner.save` hold, each plain data, a random generator (of torch, NumPy
+            or Python), or an object with `state_dict` and `load_state_dict`; in their place a callback may have these
+            two methods itself. They are put back after `before_fit` and, in the middle of a pass, once more after
+            `before_epoch`, where `learn.i` then says with which batch the pass goes on. A method `differences(state)`
+            may say, in a few words each, what of a saved state does not fit, before anything is put back. Of callbacks
+            of order 100 and more, which only show and write, a fit that goes on may have others.
         loaders: the passes that it is called in, by the names of their loaders: "valid", "valid*", ("train", "valid2").
 
     `every` and `loaders` mean the same for each callback. Signals of a fit always come. `loaders` leaves out all

@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
 import torch
 from torch import Tensor, nn
 
+from learner.checkpoint.export import export_weights
 from learner.checkpoint.file import read_checkpoint, write_checkpoint
 from learner.checkpoint.resume import Resumption, between_fits, find_resumption
-from learner.checkpoint.snapshot import export_weights, load_snapshot, snapshot
+from learner.checkpoint.snapshot import load_snapshot, snapshot
+from learner.checkpoint.unsaved import warn_of_unsaved
 from learner.data.feed import preds_of
 from learner.data.loaders import Loaders, length_of, role_of
 from learner.errors import (
@@ -121,6 +123,7 @@ class Learner:
     """
 
     signals: ClassVar[tuple[str, ...]] = ()  # a subclass names signals of its own here
+    state: ClassVar[tuple[str, ...]] = ()  # and here attributes of its own that checkpoints hold, as a callback does
 
     model: nn.Module
     dls: Loaders
@@ -221,8 +224,8 @@ class Learner:
             overfit: whether to see one batch of each loader only, always the same: a model that cannot learn that by
                 heart has a fault. `callbacks.OverfitCallback` takes more.
             resume: whether to go on from the newest checkpoint of this learner's `CheckpointCallback`, in the middle of
-                an epoch if it is of there; or the path of a checkpoint, or of a folder of them. `n_epochs` is that of
-                the whole fit. Where there is none yet the fit begins anew, and says so.
+                an epoch if it is of there, or to begin anew, and say so, where there is none yet; or the path of a
+                checkpoint, or of a folder that has one. `n_epochs` is that of the whole fit.
 
         Raises:
             LearnerError: if there is nothing to train, a pass of this learner is running, or a checkpoint does not fit;
@@ -571,9 +574,10 @@ class Learner:
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write all that this learner holds between two fits to a file: a fit after `load` goes on bit for bit.
 
-        That is the model, the optimizer, counters, history, random generators, and what callbacks keep that name it in
-        `state` or have a `state_dict`. The file is plain data: reading it runs no code. It takes its name when it is
-        whole.
+        That is the model, the optimizer, counters, history, random generators, what callbacks keep that name it in
+        `state` or have a `state_dict`, and what a subclass of Learner names in `state`. A warning names other
+        optimizers, modules and generators on them. The file is plain data: reading it runs no code. It
+        takes its name when it is whole.
 
         Raises:
             TypeError: if a callback keeps something that is no plain data; names it.
@@ -592,6 +596,7 @@ class Learner:
             (True, 2)
         """
         self._refuse_while_running("save")
+        warn_of_unsaved(self)
         write_checkpoint(path, snapshot(self))
 
     def load(self, path: str | os.PathLike[str]) -> None:

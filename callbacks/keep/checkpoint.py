@@ -13,7 +13,8 @@ from learner import Callback, CancelBatchException, CancelFitException, Learner,
 from learner.checkpoint.file import BackgroundWriter, read_checkpoint
 from learner.checkpoint.folder import CheckpointFolder
 from learner.checkpoint.resume import fit_state, options_of
-from learner.checkpoint.snapshot import rng_state
+from learner.checkpoint.rng import rng_state
+from learner.checkpoint.unsaved import describe_unsaved, unsaved
 from learner.data.exact import why_not_exact
 from learner.data.loaders import Loaders
 from learner.data.order import OrderedLoader
@@ -45,7 +46,8 @@ class CheckpointCallback(Callback):
             `MetricsCallback`, or a name given to `learn.log`.
         loader: over which it is measured, by its name in `dls`.
         mode: whether the "min" or the "max" is best; where it may be left out: as for `BestModelCallback`.
-        exact: refuse loaders of which nobody can promise that they give the same again, instead of a warning.
+        exact: refuse loaders of which nobody can promise that they give the same again, and optimizers, modules and
+            generators on a callback or a subclass of Learner that are not in its `state`, instead of a warning.
 
     Attributes:
         best: `Best(epoch, value, metric)` of the best epoch; None without `metric`, or as long as there is none.
@@ -59,7 +61,7 @@ class CheckpointCallback(Callback):
 
     Raises:
         TypeError, ValueError: if an argument is wrong; before the first batch, if there is no such loader or metric, or
-            for a loader that is not exact where that was asked for.
+            for what is not exact where that was asked for.
         LearnerError: before the first batch, if the folder cannot be written to, or somebody else writes to it; at the
             end of the first epoch, if only then it shows that there is no such metric.
         TypeError: at the first checkpoint, naming the place, if a callback keeps what is no plain data.
@@ -105,11 +107,12 @@ class CheckpointCallback(Callback):
         # Not the callback's own `every`, which leaves signals out: it has to hear of each batch.
         self._every = Every.of(every, otherwise="leave it out for 'epoch'")
         self._pace = Pace(self._every)
-        self._folder, self._writer = CheckpointFolder(Path(path).expanduser(), keep), BackgroundWriter()
+        self._folder, self._writer = CheckpointFolder(path, keep), BackgroundWriter()
         self._monitor = Monitor("loss" if metric is None else metric, loader, mode)
         self.metric, self.exact = metric, exact
         self.best: Best | None = None
         self._is_on = self._has_begun = False
+        self._told: set[str] = set()  # what is not saved, of which this fit has warned
         self._n_batches = self._n_done = 0  # batches that train, ever; epochs of this fit
         self._seeds: dict[str, int] = {}
         self._resumable: dict[str, ResumableLoader] = {}
@@ -140,6 +143,7 @@ class CheckpointCallback(Callback):
                     raise ValueError(f"{problem}; pass a DataLoader over numbered samples, or leave out `exact`.")
                 warnings.warn(f"{problem}; the rest of a pass may differ.", RuntimeWarning, stacklevel=2)
         self._folder.open()
+        self._told = set()
         self._options = options_of(learn.opt)  # type: ignore[arg-type]  # there is one in a fit
         self._has_begun, self._n_done, self._resumable, self._seeds = False, 0, {}, {}
         self._pace.restart()
@@ -188,6 +192,7 @@ class CheckpointCallback(Callback):
     def _begin(self, learn: Learner) -> None:
         """Let go of a future that will not be."""
         self._has_begun = True
+        self._look_for_unsaved(learn, may_refuse=self.exact)
         goes_on = learn.is_resumed or self._n_batches > 0
         if aside := self._folder.set_aside(after=self._n_batches if goes_on else -1):
             files = f"{len(aside)} checkpoint{'s' if len(aside) > 1 else ''}"
@@ -196,6 +201,14 @@ class CheckpointCallback(Callback):
             tell(f"{self._folder.path} has {files} {what}{hint}: set aside, with `.old` at the end of the name.")
         for name, loader in Loaders.of(learn.dls).items():  # each now, since others may use it before its turn
             self._know(name, loader)
+
+    def _look_for_unsaved(self, learn: Learner, may_refuse: bool = False) -> None:
+        """Name what holds a state that no checkpoint will have, once in a fit; some of it is there from a batch on."""
+        if names := [name for name in unsaved(learn) if name not in self._told]:
+            if may_refuse:
+                raise ValueError(describe_unsaved(names))
+            self._told.update(names)
+            warnings.warn(describe_unsaved(names), RuntimeWarning, stacklevel=3)
 
     def _know(self, name: str, loader: Any) -> ResumableLoader:
         """Return where the passes over a loader can begin; let the loader go on from its state, if it has one."""
@@ -244,6 +257,7 @@ class CheckpointCallback(Callback):
             self._warn(f"the weights hold NaN after batch {self._n_batches}; the last one is kept.")
             return
         self._wait()
+        self._look_for_unsaved(learn)
         self._pass_within = learn.dl_name if i else ""
         try:
             state = fit_state(learn, i, self._rng, self._options, is_over=is_over)
@@ -279,16 +293,24 @@ class CheckpointCallback(Callback):
             path: a file, or a folder of checkpoints; this callback's folder if None.
 
         Returns:
-            None, and a line that says so, if there is none yet.
+            None, and a line that says so, if there is none yet in this callback's folder.
 
         Raises:
-            LearnerError: if there are some and none is whole, or the file cannot be read.
+            LearnerError: if there are some and none is whole, the file cannot be read, or there is none at a path that
+                was given.
         """
-        if path is not None and (Path(path).is_file() or Path(path).suffix == ".pt"):
-            return Path(path), read_checkpoint(path)
-        folder = self._folder if path is None else CheckpointFolder(path)
-        if (found := folder.newest()) is None:
-            tell(f"resume: no checkpoint in {folder.path} yet; begins anew.")
+        if path is None:
+            if (found := self._folder.newest()) is None:
+                tell(f"resume: no checkpoint in {self._folder.path} yet; begins anew.")
+            return found
+        path = Path(path).expanduser()
+        if path.is_file() or path.suffix == ".pt":
+            return path, read_checkpoint(path)
+        if (found := CheckpointFolder(path).newest()) is None:
+            raise LearnerError(
+                f"`resume` must be a checkpoint or a folder that has one, got {str(path)!r}, where there is none; do "
+                f"`resume=True` to begin anew where the callback's own folder is empty."
+            )
         return found
 
     def state_dict(self) -> dict[str, Any]:
@@ -315,6 +337,8 @@ class CheckpointCallback(Callback):
         self.best = None if state["best"] is None else Best(*state["best"])
         self._seeds = dict(state["seeds"])
         if not self._is_on:  # a fit that begins anew begins its passes anew
-            self._loader_states = {name: its for name, its in state["loaders"].items() if name != state["pass_within"]}
+            self._loader_states = {
+                name: saved for name, saved in state["loaders"].items() if name != state["pass_within"]
+            }
         elif not self._has_begun:
             self._loader_states = dict(state["loaders"])

@@ -28,13 +28,12 @@ _NAMES = re.compile(
 )
 
 
-def check_archive(file: BinaryIO, size: int, *, with_pickle: bool = True) -> None:
+def check_archive(file: BinaryIO, size: int) -> None:
     """Refuse a zip archive that is not one that `torch.save` wrote of plain data.
 
     Args:
         file: holds the archive and nothing else.
         size: of it [bytes].
-        with_pickle: whether to go through the pickle as well, which takes most of the time.
 
     Raises:
         RefusedError: for what is not to be believed.
@@ -46,8 +45,7 @@ def check_archive(file: BinaryIO, size: int, *, with_pickle: bool = True) -> Non
         if sizes.get("data.pkl", MAX_PICKLE + 1) > MAX_PICKLE:
             found = f"one of {sizes['data.pkl']} bytes" if "data.pkl" in sizes else "none"
             raise RefusedError(f"must have a pickle of at most {MAX_PICKLE} bytes beside the tensors, has {found}")
-        if with_pickle:
-            check_pickle(archive.read("archive/data.pkl"), sizes)
+        check_pickle(archive.read("archive/data.pkl"), sizes)
 
 
 def _check_end(file: BinaryIO, size: int) -> int:

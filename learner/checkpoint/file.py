@@ -11,8 +11,8 @@ Format, version 1. A file is, from its beginning to its end,
 so `torch.load(path, weights_only=True)` reads it as well, but sees no damage. What is in `state` is up to who writes
 it. A reader of version 1 refuses a higher version; a later reader has to read version 1.
 
-A file is written under another name in the same folder, `<name>.<pid>-<thread>.tmp`, brought to the disk, and
-renamed: a file that has its name is whole, and one that was there before is there until then.
+A file is written under another name in the same folder, brought to the disk, and renamed (`learner.checkpoint.atomic`):
+a file that has its name is whole, and one that was there before is there until then.
 
 Nothing else in this project reads such a file, or any pickle. Reading runs no code, follows no path and takes memory
 in proportion to the size of the file: `learner.checkpoint.archive` and `learner.checkpoint.pickle_scan` see to that
@@ -23,8 +23,6 @@ proof: it is best to read files from sources that one trusts.
 from __future__ import annotations
 
 import codecs
-import contextlib
-import errno
 import hashlib
 import io
 import os
@@ -38,6 +36,7 @@ from typing import Any, BinaryIO, Self
 import torch
 
 from learner.checkpoint.archive import check_archive
+from learner.checkpoint.atomic import replacing
 from learner.checkpoint.pickle_scan import RefusedError
 from learner.checkpoint.plain import plain
 from learner.errors import LearnerError
@@ -47,15 +46,15 @@ _MAGIC = b"LEARNER"
 _TAIL = len(_MAGIC) + 1 + hashlib.sha256().digest_size
 
 
-def write_checkpoint(path: str | os.PathLike[str], state: Mapping[str, Any], *, verify: bool = True) -> None:
+def write_checkpoint(path: str | os.PathLike[str], state: Mapping[str, Any], *, follow_link: bool = True) -> None:
     """Write plain data to a file that is whole or not there; what had the name before is there until then.
 
-    Folders are made where they are missing; of a link, what it points to is replaced.
+    Folders are made where they are missing.
 
     Args:
         path: the file.
         state: plain data.
-        verify: go through what was written as a reader will, which takes most of the time; else look at sizes alone.
+        follow_link: of a link, replace what it points to; else the link itself, which a stranger may have put there.
 
     Raises:
         TypeError: naming the place of what is not plain data, before anything is written.
@@ -72,7 +71,8 @@ def write_checkpoint(path: str | os.PathLike[str], state: Mapping[str, Any], *, 
         raise TypeError(f"`state` must be a dict, got {type(state).__name__}.")
     data = plain(dict(state), empty=_EmptyBytes())
     try:
-        _replace(Path(path).resolve(), data, verify)
+        target = Path(path).expanduser()
+        _replace(target.resolve() if follow_link else target, data)
     except (OSError, RuntimeError) as error:  # RuntimeError: of torch, or for a loop of links
         raise LearnerError(f"`{path}` cannot be written: {error}") from error
     except RefusedError as error:
@@ -86,6 +86,7 @@ def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
         LearnerError: naming the file and what is wrong with it: it is not there, damaged, of a newer version, of
             another program, or claims what is not to be believed.
     """
+    path = Path(path).expanduser()
     try:
         with _opened(path) as file:
             size = _checked_size(file)
@@ -104,11 +105,12 @@ def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
 
 
 def is_whole(path: str | os.PathLike[str]) -> bool:
-    """Tell whether a file is as `write_checkpoint` wrote it, to the bit; it is read, but nothing is made of it."""
+    """Tell whether `read_checkpoint` would read a file; it is gone through, but nothing is made of it."""
     try:
         with _opened(path) as file:
-            _checked_size(file)
-    except (OSError, RefusedError):
+            size = _checked_size(file)
+            check_archive(_Front(file, size), size)  # type: ignore[arg-type]
+    except Exception:  # of whatever kind, for what cannot be read
         return False
     return True
 
@@ -232,52 +234,28 @@ class _Front(io.RawIOBase):
         return self._file.readinto(memoryview(buffer).cast("B")[:left])  # type: ignore[attr-defined, no-any-return]
 
 
-def _replace(path: Path, data: dict[str, Any], verify: bool) -> None:
+def _replace(path: Path, data: dict[str, Any]) -> None:
     """Write a file under another name, bring it to the disk and give it its name."""
-    if path.exists() and not path.is_file():
+    if not path.is_symlink() and path.exists() and not path.is_file():
         raise OSError("it is there, and no ordinary file")
     path.parent.mkdir(parents=True, exist_ok=True)
-    new = path.with_name(f"{path.name}.{os.getpid()}-{threading.get_native_id()}.tmp")
-    try:
-        with new.open("w+b") as file:
-            _write(file, data, verify)
-        os.replace(new, path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            new.unlink()
-        raise
-    sync_folder(path.parent)
+    with replacing(path) as file:
+        _write(file, data)
 
 
-def _write(file: BinaryIO, data: dict[str, Any], verify: bool) -> None:
+def _write(file: BinaryIO, data: dict[str, Any]) -> None:
     hashing = _Hashing(file)
     torch.save(data, hashing, pickle_protocol=2)  # type: ignore[arg-type]
     if hashing.error is not None:
         raise hashing.error
     size = file.tell()
-    # Now is the time to hear that it cannot be read.
-    check_archive(_Front(file, size), size, with_pickle=verify)  # type: ignore[arg-type]
+    # Now is the time to hear that it cannot be read; later, others may be deleted because this one is there.
+    check_archive(_Front(file, size), size)  # type: ignore[arg-type]
     file.seek(size)
     hashing.write(_MAGIC + bytes([VERSION]))
     if hashing.error is not None:
         raise hashing.error
     file.write(hashing.digest.digest())
-    file.flush()
-    os.fsync(file.fileno())
-
-
-def sync_folder(folder: Path) -> None:
-    """Bring the new name to the disk as well, where the system can."""
-    if os.name == "nt":
-        return
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    except OSError as error:
-        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # some file systems over a network
-            raise
-    finally:
-        os.close(handle)
 
 
 def _opened(path: str | os.PathLike[str]) -> BinaryIO:

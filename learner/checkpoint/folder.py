@@ -2,39 +2,30 @@
 
 from __future__ import annotations
 
-import contextlib
-import errno
 import itertools
 import os
 import re
-import socket
 import warnings
 from collections.abc import Mapping
-from io import FileIO
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 from learner.checkpoint.file import is_whole, read_checkpoint, write_checkpoint
+from learner.checkpoint.lock import Lock
 from learner.errors import LearnerError
 
-try:
-    import fcntl
-except ImportError:  # Windows: two programs are not kept apart there
-    fcntl = None  # type: ignore[assignment]
-
 _NAME = re.compile(r"step-(\d{8,18})(\.best)?\.pt", re.ASCII)
-_TEMPORARY = re.compile(rf"{_NAME.pattern}\.(\d{{1,18}})-\d+\.tmp", re.ASCII)
+_TEMPORARY = re.compile(rf"{_NAME.pattern}\.(\d{{1,18}})-[0-9a-f]+\.tmp", re.ASCII)
 _LOCK = ".lock"
-_held: set[tuple[int, int]] = set()  # lock files that this process holds: the system would give them to it twice
 
 
 class CheckpointFolder:
     """Keep the last few checkpoints of one run in a folder, and the best.
 
     Files are `step-00000042.pt`, the best one is `step-00000042.best.pt`. Other files, links and damaged checkpoints
-    are never deleted, and an old checkpoint only when `keep` newer ones are known to be whole. A new run wants a new
-    folder, or `set_aside`.
+    are never deleted, and an old checkpoint only when `keep` newer ones were gone through and can be read. A new
+    run wants a new folder, or `set_aside`.
 
     Writing takes a lock, at the first `save` or at the beginning of a `with` block, until `close`. The system holds
     it, so it is gone with the process, however that ends; reading needs none.
@@ -63,9 +54,8 @@ class CheckpointFolder:
             raise TypeError(f"`keep` must be a whole number, got {keep!r}.")
         if keep < 1:
             raise ValueError(f"`keep` must be at least 1, got {keep}.")
-        self.path, self.keep = Path(path).absolute(), keep  # wherever the program goes next
-        self._lock: FileIO | None = None
-        self._is_verified = False
+        self.path, self.keep = Path(path).expanduser().absolute(), keep  # wherever the program goes next
+        self._lock: Lock | None = None
         self._whole: set[Path] = set()  # written or read by this object
 
     def save(self, state: Mapping[str, Any], step: int, is_best: bool = False) -> Path:
@@ -89,9 +79,7 @@ class CheckpointFolder:
             raise ValueError(f"`step` must be at least 0 and that of the state, got {step}.")
         self.open()
         path = self.path / f"step-{step:08d}{'.best' if is_best else ''}.pt"
-        # The first of many that are alike: to go through them all would cost more than to write them.
-        write_checkpoint(path, {**state, "step": step}, verify=not self._is_verified)
-        self._is_verified = True
+        write_checkpoint(path, {**state, "step": step}, follow_link=False)
         self._whole.add(path)
         try:
             if is_best:
@@ -159,7 +147,7 @@ class CheckpointFolder:
             return
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            self._lock = _locked(self.path / _LOCK)
+            self._lock = Lock(self.path / _LOCK)
             for name in os.listdir(self.path):
                 match = _TEMPORARY.fullmatch(name)
                 if match and not _is_alive(int(match[3])):
@@ -170,8 +158,7 @@ class CheckpointFolder:
     def close(self) -> None:
         """Give the lock back."""
         if self._lock is not None:
-            _held.discard(_identity(os.fstat(self._lock.fileno())))
-            self._lock.close()
+            self._lock.release()
             self._lock = None
 
     def __enter__(self) -> Self:
@@ -230,36 +217,6 @@ def _step(path: Path) -> int:
 
 def _is_best(path: Path) -> bool:
     return path.name.endswith(".best.pt")
-
-
-def _locked(path: Path) -> FileIO:
-    """Lock a file for as long as it is open."""
-    with contextlib.suppress(FileNotFoundError):
-        if _identity(os.stat(path)) in _held:  # to open it again would give it back, at the next close
-            raise LearnerError(
-                f"`{path.parent}` is being written to by another part of this program; use one folder each."
-            )
-    file = open(path, "a+b", buffering=0)  # noqa: SIM115
-    try:
-        if fcntl is not None:
-            # Not `flock`: workers of a loader would inherit it, and hold it after the training was killed.
-            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        if error.errno in (errno.EAGAIN, errno.EACCES):
-            file.seek(0)
-            owner = file.read(200).decode(errors="replace") or "another program"
-            file.close()
-            raise LearnerError(f"`{path.parent}` is being written to by {owner}; use one folder each.") from None
-        # Any other: this file system has no locks.
-    _held.add(_identity(os.fstat(file.fileno())))
-    with contextlib.suppress(OSError):  # a full disk; this is for people alone
-        file.truncate(0)
-        file.write(f"process {os.getpid()} on {socket.gethostname()}".encode())
-    return file
-
-
-def _identity(status: os.stat_result) -> tuple[int, int]:
-    return status.st_dev, status.st_ino
 
 
 def _is_alive(pid: int) -> bool:

@@ -119,17 +119,15 @@ class _Plain:
         if kind is Counter:
             return Counter(self.mapping(value, depth))
         if kind is set:
-            for item in value:
-                _check_key(item)
-            return set(value)
+            return {_key(item) for item in value}
         raise _NotPlainError(f"{_kind(value)}; {_hint(value)}")
 
     def mapping(self, value: Mapping[Any, Any], depth: int) -> dict[Any, Any]:
         result = {}
         for key, item in value.items():
-            _check_key(key)
+            new = _key(key)
             try:
-                result[key] = self.of(item, depth + 1)
+                result[new] = self.of(item, depth + 1)
             except _NotPlainError as error:
                 error.keys.append(f"[{key!r}]")
                 raise
@@ -164,13 +162,14 @@ class _Plain:
         return result
 
 
-def _check_key(key: Any) -> None:
-    """Refuse a key of a dict, or a member of a set, that is not plain."""
+def _key(key: Any) -> Any:
+    """Return a key of a dict, or a member of a set; a tuple as a new one, since a reader takes each container once."""
     parts = key if type(key) is tuple else (key,)
     if len(parts) > MAX_KEY or not all(type(part) in _KEY_ATOMS for part in parts):
         raise _NotPlainError(f"the key or member {key!r:.100} ({_kind(key)}); use str, int, float, bool or None")
     if any(type(part) is int and part.bit_length() > _MAX_BITS for part in parts):
         raise _NotPlainError(f"a key or member of more than {_MAX_BITS} bits")
+    return tuple(part for part in key) if type(key) is tuple else key  # `tuple(key)` would be the same one
 
 
 def _problem_of(tensor: Tensor) -> str | None:

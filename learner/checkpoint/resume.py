@@ -29,18 +29,10 @@ from typing import Any, NamedTuple
 import torch
 from torch.utils.data import DataLoader
 
-from learner.checkpoint.snapshot import (
-    all_or_nothing,
-    counters,
-    differences,
-    put_back,
-    put_back_counters,
-    put_back_rng,
-    put_back_training,
-    refuse,
-    snapshot,
-    told_as_one,
-)
+from learner.checkpoint.counters import counters, put_back_counters
+from learner.checkpoint.model import put_back_training
+from learner.checkpoint.rng import put_back_rng
+from learner.checkpoint.snapshot import all_or_nothing, differences, errors_as_one, put_back, refuse, snapshot
 from learner.data.loaders import Loaders, length_of
 from learner.errors import CancelFitException, LearnerError
 from learner.history import Averages
@@ -106,7 +98,7 @@ def between_fits(state: dict[str, Any]) -> dict[str, Any]:
     """
     if "fit" not in state:
         return state
-    with told_as_one():
+    with errors_as_one():
         fit, model, optimizer = state["fit"], state["model"], state["optimizer"]
         groups = list(optimizer["state"]["param_groups"])
         # An `initial_lr` that stays would be the base of the next schedule; a momentum, where a cycle was at.
@@ -142,7 +134,7 @@ class Resumption:
                 f"`learn.load(path)`, then `fit`."
             )
         self._path, self._state, self._fit = path, state, state["fit"]
-        with told_as_one():
+        with errors_as_one():
             self._at = Position(index(self._fit["n_done"]), str(self._fit["loader"]), index(self._fit["i"]))
 
     @contextmanager
@@ -156,10 +148,10 @@ class Resumption:
         """
         former, options = counters(learn), options_of(learn.opt)  # type: ignore[arg-type]  # there is one in a fit
         try:
-            with told_as_one():
+            with errors_as_one():
                 put_back_counters(learn, self._state["loop"])
             yield
-            with told_as_one():
+            with errors_as_one():
                 refuse([*differences(learn, learn.opt, self._state), *self._differences(learn)])
                 unlike, words = self._unlike(learn), [*self._taken_over(learn, options), *self._words(learn)]
             if unlike:

@@ -13,7 +13,7 @@ from typing import Any, Self
 
 import numpy as np
 
-from learner.checkpoint.file import sync_folder
+from learner.checkpoint.atomic import sync_folder
 from learner.data.batch import describe
 from learner.errors import LearnerError
 from learner.records.arrow import pyarrow, to_arrow

@@ -7,6 +7,7 @@ import signal
 import threading
 from contextlib import suppress
 from functools import partial
+from io import FileIO
 from pathlib import Path
 
 import numpy as np
@@ -443,7 +444,7 @@ def refuse_to(monkeypatch, number):
     def fail(path, mode="r", *args, **kwargs):
         raise OSError(number, os.strerror(number), str(path))
 
-    monkeypatch.setattr("learner.checkpoint.folder.open", fail, raising=False)
+    monkeypatch.setattr("learner.checkpoint.lock.FileIO", fail)
 
 
 @pytest.mark.parametrize("number", [errno.EACCES, errno.EROFS])
@@ -511,7 +512,7 @@ class Full:
     def __init__(self, monkeypatch, n_good, n_bad, number=errno.ENOSPC):
         self.fsync, self.number = os.fsync, number
         self.plan = iter([True, True] * n_good + [False] * n_bad)  # a file, and its folder
-        monkeypatch.setattr("learner.checkpoint.file.os.fsync", self)
+        monkeypatch.setattr("learner.checkpoint.atomic.os.fsync", self)
 
     def __call__(self, handle):
         if not next(self.plan, True):
@@ -545,19 +546,11 @@ def test_the_last_checkpoint_that_cannot_be_written_is_told_too(tmp_path, monkey
 
 def test_a_disk_that_is_full_when_a_fit_begins_stops_nothing(tmp_path, monkeypatch):
     """There may be room again when the first checkpoint is due."""
-    real = open
 
-    class NoRoom:
-        def __init__(self, file):
-            self.file = file
+    def full(self, data):
+        raise OSError(errno.ENOSPC, "No space left on device")
 
-        def __getattr__(self, name):
-            return getattr(self.file, name)
-
-        def write(self, data):
-            raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr("learner.checkpoint.folder.open", lambda *a, **k: NoRoom(real(*a, **k)), raising=False)
+    monkeypatch.setattr("learner.checkpoint.lock.FileIO", type("NoRoom", (FileIO,), {"write": full}))
     tiny_learner(CheckpointCallback(tmp_path)).fit(1)
     assert names(tmp_path) == ["step-00000006.pt"]
     monkeypatch.undo()

@@ -353,7 +353,7 @@ def test_an_error_at_the_end_leaves_the_old_file(path, monkeypatch, step):
     def fail(*_):
         raise OSError(errno.EIO, "Input/output error")
 
-    monkeypatch.setattr(f"learner.checkpoint.file.{step}", fail)
+    monkeypatch.setattr(f"learner.checkpoint.atomic.{step}", fail)
     with pytest.raises(LearnerError, match=r"a.pt` cannot be written: \[Errno 5\] Input/output error"):
         write_checkpoint(path, STATE)
     assert [p.name for p in path.parent.iterdir()] == ["a.pt"]
@@ -368,7 +368,7 @@ def test_a_file_is_on_the_disk_before_it_has_its_name(path, monkeypatch):
     write_checkpoint(path, STATE)
     file, (new, old), folder = events
     assert (file, folder) == (path.stat().st_ino, path.parent.stat().st_ino)
-    assert re.fullmatch(rf"a\.pt\.{os.getpid()}-\d+\.tmp", new)
+    assert re.fullmatch(rf"a\.pt\.{os.getpid()}-[0-9a-f]{{16}}\.tmp", new)
     assert old == "a.pt"
 
 

@@ -4,6 +4,7 @@ import os
 import re
 import subprocess
 import sys
+from io import FileIO
 from pathlib import Path
 
 import numpy as np
@@ -242,7 +243,7 @@ def test_a_full_disk_leaves_what_was_there(folder, monkeypatch):
     def fail(*_):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("learner.checkpoint.file.os.fsync", fail)
+    monkeypatch.setattr("learner.checkpoint.atomic.os.fsync", fail)
     with pytest.raises(LearnerError, match=r"step-00000004.pt` cannot be written: \[Errno 28\] No space left"):
         fill(folder, 4)
     assert names(folder) == [f"step-0000000{i}.pt" for i in (1, 2, 3)]
@@ -381,7 +382,7 @@ def test_a_file_system_without_locks_is_written_to_all_the_same(tmp_path, monkey
     def fail(*_):
         raise OSError(errno.ENOLCK, "No locks available")
 
-    monkeypatch.setattr(fcntl, "lockf", fail)
+    monkeypatch.setattr(fcntl, "flock", fail)
     with CheckpointFolder(tmp_path) as folder:
         fill(folder, 1)
     assert names(folder) == ["step-00000001.pt"]
@@ -390,17 +391,10 @@ def test_a_file_system_without_locks_is_written_to_all_the_same(tmp_path, monkey
 def test_a_lock_that_cannot_be_signed_is_held_all_the_same(tmp_path, monkeypatch):
     """On a full disk; what is written into it is for people."""
 
-    class Full:
-        def __init__(self, *args, **kwargs):
-            self.file = open(*args, **kwargs)  # noqa: SIM115
+    def full(self, data):
+        raise OSError(errno.ENOSPC, "No space left on device")
 
-        def __getattr__(self, name):
-            return getattr(self.file, name)
-
-        def write(self, data):
-            raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr("learner.checkpoint.folder.open", Full, raising=False)
+    monkeypatch.setattr("learner.checkpoint.lock.FileIO", type("Full", (FileIO,), {"write": full}))
     for _ in range(2):
         with CheckpointFolder(tmp_path) as folder:
             with pytest.raises(LearnerError, match="being written to by another part of this program"):
@@ -418,19 +412,30 @@ def test_it_writes_in_the_background_as_well(folder):
     assert folder.newest()[1]["w"].tolist() == [5, 5]
 
 
-def test_the_first_file_is_gone_through_and_the_size_of_each_is_looked_at(tmp_path, monkeypatch):
-    n_checked = 0
+def test_nothing_is_deleted_for_a_file_that_cannot_be_read(tmp_path, monkeypatch):
+    """Each file is gone through, not the first alone; the good ones stay where a later one is refused."""
+    with CheckpointFolder(tmp_path, keep=1) as folder:
+        fill(folder, 1)
+        monkeypatch.setattr("learner.checkpoint.file.plain", lambda state, **_: {**state, "twice": [shared, shared]})
+        shared = [1]
+        for step in (2, 3):
+            with pytest.raises(LearnerError, match=r"cannot be written: the file uses a container twice"):
+                folder.save({}, step)
+        assert names(folder) == ["step-00000001.pt"]
+        assert folder.newest()[1]["step"] == 1
 
-    def check(data, sizes):
-        nonlocal n_checked
-        n_checked += 1
 
-    monkeypatch.setattr("learner.checkpoint.archive.check_pickle", check)
-    with CheckpointFolder(tmp_path) as folder:
-        for step in range(3):
-            folder.save({"loss": 1.0}, step)
-        assert n_checked == 1
-        monkeypatch.setattr("learner.checkpoint.archive.MAX_PICKLE", 10)
-        with pytest.raises(LearnerError, match="must have a pickle of at most 10 bytes"):
-            folder.save({"loss": 1.0}, 3)
-    assert len(list(tmp_path.glob("*.pt"))) == 3
+def test_a_link_in_the_folder_is_not_written_through(tmp_path):
+    key = tmp_path / "key"
+    key.write_text("mine")
+    folder = CheckpointFolder(tmp_path / "run")
+    folder.path.mkdir()
+    (folder.path / ".lock").symlink_to(key)
+    with pytest.raises(LearnerError, match=r"must be a folder to write to: .*\.lock"):
+        folder.open()
+    (folder.path / ".lock").unlink()
+    (folder.path / "step-00000001.pt").symlink_to(key)
+    with folder:
+        fill(folder, 1)
+    assert folder.newest()[1]["step"] == 1
+    assert key.read_text() == "mine"

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 
+from learner.checkpoint.file import read_checkpoint, write_checkpoint
 from learner.checkpoint.plain import CLASS_DTYPES, NAMED_DTYPES, plain
 
 ATOMS = [
@@ -207,3 +208,11 @@ def test_a_copy_is_one():
     tensor.zero_()
     assert kept[0].tolist() == [0, 0]
     assert copied[0].tolist() == [1, 1]
+
+
+def test_a_tuple_that_is_used_twice_is_written_as_two(tmp_path):
+    """As key, member and value: a reader takes each container once, and what can't be read must not be written."""
+    key = (1, "train")
+    state = {"sums": {key: 1.0}, "counts": {key: 1}, "seen": {key}, "last": key, "all": [key, key, (), ()]}
+    write_checkpoint(tmp_path / "a.pt", state)
+    assert read_checkpoint(tmp_path / "a.pt") == state

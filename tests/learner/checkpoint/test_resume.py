@@ -24,8 +24,9 @@ from learner import (
     LearnerError,
     Loaders,
 )
+from learner.checkpoint.callback_state import devices_of, put_on
 from learner.checkpoint.file import read_checkpoint, write_checkpoint
-from learner.checkpoint.snapshot import _devices, _put_on, snapshot
+from learner.checkpoint.snapshot import snapshot
 from tests.resuming import (
     StopAt,
     StoppedError,
@@ -221,9 +222,21 @@ def test_a_file_a_folder_and_one_that_is_not_there(tmp_path, capsys):
         learn.fit(1, resume=tmp_path / "nothing.pt")
     assert learn.n_steps == 0
     capsys.readouterr()
-    learn.fit(1, resume=tmp_path / "nowhere")
-    assert capsys.readouterr().out == f"resume: no checkpoint in {tmp_path / 'nowhere'} yet; begins anew.\n"
+    with pytest.raises(LearnerError, match=r"got '.*nowhere', where there is none; do `resume=True`"):
+        learn.fit(1, resume=tmp_path / "nowhere")
+    assert learn.n_steps == 0
+    assert capsys.readouterr().out == ""
     assert not (tmp_path / "nowhere").exists()
+
+
+def test_a_home_folder_is_expanded_wherever_a_path_is_taken(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    learn = tiny_learner([CheckpointCallback("~/run")])
+    learn.fit(1)
+    learn.fit(2, resume="~/run")
+    learn.save("~/a.pt")
+    learn.load("~/a.pt")
+    assert {path.name for path in tmp_path.iterdir()} == {"run", "a.pt"}
 
 
 @pytest.mark.parametrize("resume", [1, 0, None, ["a"], b"a"])
@@ -1214,10 +1227,10 @@ def test_tensors_that_were_on_the_device_of_the_model_come_back_to_it():
     """Files hold them on the CPU; a mean that is kept on a GPU has to be there again."""
     there = torch.empty(2, device="meta")
     kept = {"a": [there, torch.ones(1)], "b": {"c": (there, 1)}, "d": torch.ones(1), "e": "text", "f": [1, 2]}
-    devices = _devices(kept)
+    devices = devices_of(kept)
     assert devices == {"a": {0: True}, "b": {"c": {0: True}}}
     on_cpu = {"a": [torch.ones(2), torch.ones(1)], "b": {"c": (torch.ones(2), 1)}, **{k: kept[k] for k in "def"}}
-    back = _put_on(on_cpu, devices, torch.device("meta"))
+    back = put_on(on_cpu, devices, torch.device("meta"))
     assert {where: item.device.type for where, item in leaves(back) if isinstance(item, torch.Tensor)} == {
         "['a'][0]": "meta",
         "['a'][1]": "cpu",

@@ -5,7 +5,6 @@ import random
 
 import numpy as np
 import pytest
-import safetensors.torch
 import torch
 from torch import nn
 
@@ -124,17 +123,6 @@ def test_a_loader_with_a_generator_of_its_own_goes_on_shuffling_where_it_was(tmp
     assert [order_of(other) for _ in range(3)] == [order_of(saved) for _ in range(3)]
 
 
-def test_a_failed_export_leaves_nothing_behind(tmp_path, monkeypatch):
-    def half(state, file):
-        file.write_bytes(b"half")
-        raise OSError("disk full")
-
-    monkeypatch.setattr(torch, "save", half)
-    with pytest.raises(LearnerError, match=r"`path` must be a file that can be written, got .*: disk full"):
-        learner().export(tmp_path / "weights.pt")
-    assert list(tmp_path.iterdir()) == []
-
-
 def test_a_learner_that_was_used_takes_over_what_was_saved(tmp_path):
     saved, other = learner(), learner(seed=1)
     saved.fit(1)
@@ -150,25 +138,6 @@ def test_before_the_first_fit_there_is_no_optimizer(tmp_path):
     other.load(tmp_path / "learn.pt")
     assert other.opt is None
     assert differing(snapshot(other), snapshot(fresh)) == []
-
-
-def test_momenta_keep_their_precision(tmp_path):
-    """torch's own `load_state_dict` casts them to that of the parameters."""
-
-    def make():
-        return learner("SGD", nn.Linear(4, 3).bfloat16(), cbs=[])
-
-    saved, other = make(), make()
-    saved.loss_f = other.loss_f = lambda preds, target: preds.float().square().mean()
-    saved.dls = other.dls = {"train": [(torch.ones(2, 4).bfloat16(), torch.ones(2))]}
-    saved.fit(1)
-    for values in saved.opt.state.values():
-        values["momentum_buffer"] = values["momentum_buffer"].float() + 1e-6
-    saved.save(tmp_path / "learn.pt")
-    other.load(tmp_path / "learn.pt")
-    for one, two in zip(saved.opt.state.values(), other.opt.state.values(), strict=True):
-        assert two["momentum_buffer"].dtype == torch.float32
-        assert torch.equal(one["momentum_buffer"], two["momentum_buffer"])
 
 
 @pytest.mark.parametrize("wrap", [nn.DataParallel, lambda model: torch.compile(model, backend="eager")])
@@ -292,37 +261,6 @@ def test_what_is_no_plain_data_is_named_when_it_is_saved(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_state_that_is_not_there_is_named():
-    class Missing(Callback):
-        state = ("nothing",)
-
-    with pytest.raises(LearnerError, match="`state` of Missing must name attributes that it has, got 'nothing'"):
-        snapshot(learner(cbs=[Missing()]))
-
-
 def test_a_file_holds_plain_data_alone(tmp_path):
     kinds = {type(value) for _, value in leaves(read_checkpoint(saved_file(tmp_path)))}
     assert kinds <= {torch.Tensor, int, float, str, bool, type(None)}
-
-
-# -- weights alone -----------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("name", ["weights.pt", "weights.safetensors"])
-def test_exported_weights_are_those_of_the_model(tmp_path, name):
-    learn = learner(model=torch.compile(Net(), backend="eager"))
-    learn.export(tmp_path / name)
-    found = (
-        safetensors.torch.load_file(tmp_path / name)
-        if name.endswith("safetensors")
-        else torch.load(tmp_path / name, weights_only=True)
-    )
-    expected = learn.model._orig_mod.state_dict()
-    assert found.keys() == expected.keys()
-    assert all(torch.equal(found[key], expected[key]) for key in expected)
-    assert [path.name for path in tmp_path.iterdir()] == [name]
-
-
-def test_weights_that_cannot_be_written(tmp_path):
-    with pytest.raises(LearnerError, match="`path` must be a file that can be written, got"):
-        learner().export(tmp_path / "nowhere" / "weights.pt")

@@ -1,0 +1,41 @@
+"""The weights of a model alone, in a file for other programs."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import BinaryIO
+
+import torch
+from torch import Tensor, nn
+
+from learner.checkpoint.atomic import replacing
+from learner.errors import LearnerError
+from learner.interrogate.layers import inside
+
+
+def export_weights(model: nn.Module, path: str | os.PathLike[str]) -> None:
+    """Write the weights of a model, without wrappers and their prefixes, for other programs.
+
+    Raises:
+        ImportError: if the name ends in `.safetensors` and the library is not installed.
+        LearnerError: if the file cannot be written.
+    """
+    target = Path(path).expanduser()
+    state = {name: value.detach().cpu() for name, value in inside(model).state_dict().items()}
+    write = _write_safetensors if target.suffix == ".safetensors" else torch.save
+    try:
+        with replacing(target.resolve()) as file:
+            write(state, file)
+    except (OSError, RuntimeError) as error:  # the second is torch's, or for a loop of links
+        raise LearnerError(f"`path` must be a file that can be written, got {str(path)!r}: {error}.") from error
+
+
+def _write_safetensors(state: Mapping[str, Tensor], file: BinaryIO) -> None:
+    try:
+        from safetensors.torch import save
+    except ImportError:
+        raise ImportError("`safetensors` must be installed; do `pip install safetensors`.") from None
+    # Tied weights share their memory, which the format refuses: each gets its own.
+    file.write(save({name: value.clone().contiguous() for name, value in state.items()}))

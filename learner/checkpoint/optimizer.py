@@ -1,0 +1,61 @@
+"""An optimizer as plain data: its class, what it trains, its state; compared, and put back."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from learner.checkpoint.model import describe_tensor
+from learner.interrogate.layers import inside
+from learner.loop.types import Learner
+
+
+def optimizer_state(learn: Learner) -> dict[str, Any]:
+    """Return what a learner's optimizer holds, and what it is to be compared by."""
+    opt: Any = learn.opt
+    return {
+        "class": type(opt).__name__,
+        "groups": _groups(learn, opt),
+        "state": opt.state_dict(),
+        "rates": None if learn.rates is None else learn.rates.state_dict(),
+    }
+
+
+def _groups(learn: Learner, opt: Any) -> list[list[str]]:
+    names = {p: name for name, p in inside(learn.model).named_parameters()}  # of which shapes are compared elsewhere
+    groups = [group["params"] for group in opt.param_groups]
+    return [[names.get(p) or f"(not the model's) {describe_tensor(p)}" for p in group] for group in groups]
+
+
+def optimizer_differences(learn: Learner, opt: Any, state: Mapping[str, Any]) -> list[str]:
+    """Say what of an optimizer is not as the one was that a snapshot was taken of."""
+    saved = state["optimizer"]
+    if saved is None or opt is None:
+        return []
+    if type(opt).__name__ != saved["class"]:
+        return [f"the optimizer is {type(opt).__name__} here, {saved['class']} saved"]
+    now = _groups(learn, opt)
+    if now == saved["groups"]:
+        return []
+    told = f"{len(now)} here, {len(saved['groups'])} saved"
+    for mine, theirs in zip(now, saved["groups"], strict=False):
+        if mine != theirs:
+            told = f"{[name for name in mine if name not in theirs] or mine} here, "
+            told += f"{[name for name in theirs if name not in mine] or theirs} saved"
+            break
+    return [f"the optimizer's parameter groups differ: {told}"]
+
+
+def put_back_optimizer(opt: torch.optim.Optimizer, saved: Mapping[str, Any]) -> None:
+    """Give an optimizer what `optimizer_state` gave."""
+    opt.load_state_dict(saved["state"])
+    # It has cast state to the parameters' dtype: momenta in float32 of parameters in bfloat16 would lose their digits.
+    parameters = [p for group in opt.param_groups for p in group["params"]]
+    for i, values in saved["state"]["state"].items():
+        now = opt.state[parameters[i]]
+        for key, value in values.items():
+            if isinstance(value, Tensor) and now[key].dtype != value.dtype:
+                now[key] = value.to(now[key].device, copy=True)
