@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from typing import Any, ClassVar
 
 import torch
@@ -15,7 +15,7 @@ from learner.checkpoint.file import read_checkpoint, write_checkpoint
 from learner.checkpoint.resume import Resumption, between_fits, find_resumption
 from learner.checkpoint.snapshot import export_weights, load_snapshot, snapshot
 from learner.data.feed import preds_of
-from learner.data.loaders import Loaders, length_of, role_of
+from learner.data.loaders import Loaders, role_of
 from learner.errors import (
     CancelBatchException,
     CancelEpochException,
@@ -43,7 +43,7 @@ from learner.loop.interrupts import Pending, deferred_interrupts, stop_if_interr
 from learner.loop.naming import declare_signals
 from learner.loop.passes import PASS_STATE, close_pass, count_batch, end_early, log_values, one_batch_each, open_pass
 from learner.loop.plan import plan_html, plan_text
-from learner.loop.prepare import prepare_training
+from learner.loop.prepare import clear_gradients, end_training, prepare_training, settle_pass, skip_step
 from learner.loop.rates import BaseRates
 from learner.loop.state import pass_mode, remember_learner
 from learner.loop.summary import Summary, summarize
@@ -88,6 +88,8 @@ class Learner:
     | `is_side_pass` | `bool` | whether it was asked for, by `validate` or `get_preds`, and is none of the fit's own |
     | `i`, `n_batches` | `int`, `int` or None | batch in this pass, from 0; how many there will be, if known |
     | `n_steps`, `n_samples` | `int` | optimizer steps, training samples, since the learner was made |
+    | `n_skipped` | `int` | steps that were due and not made, since the learner was made |
+    | `pass_state` | `dict` | what callbacks carry from batch to batch: new in each pass, in checkpoints |
     | `batches_per_step` | `int` | training batches that share one optimizer step |
     | `is_in_batch` | `bool` | whether a batch is worked on, not fetched |
     | `batch`, `xb`, `yb` | any | what the loader gave; what goes into the model; the target or None |
@@ -122,6 +124,7 @@ class Learner:
     dls: Loaders
     opt: torch.optim.Optimizer | None
     rates: BaseRates | None  # that `opt` was made with
+    _outside: tuple[nn.Parameter, ...]  # trainable, and not in `opt`
     cbs: tuple[Any, ...]
     epochs: Iterable[int]
     dl: Any
@@ -131,6 +134,7 @@ class Learner:
     is_side_pass: bool
     i: int
     n_batches: int | None
+    pass_state: dict[str, Any]
     batch: Any
     batch_size: int | None
     xb: Any
@@ -183,9 +187,9 @@ class Learner:
         self.dls, self.lr = Loaders.of(dls), checked_lr(lr)
         self._tell_predictor()
         self.opt = None
-        self.rates = None
+        self.rates, self._outside = None, ()
         self.n_epochs, self.epochs, self.epoch = 0, (), 0
-        self.n_steps, self.n_samples, self.batches_per_step = 0, 0, 1
+        self.n_steps, self.n_skipped, self.n_samples, self.batches_per_step = 0, 0, 0, 1
         self.metrics, self.history, self.best = {}, History(), None
         self.resume, self.is_resumed = False, False
         self.ended_by, self.interrupt, self._pending = None, None, Pending()
@@ -230,7 +234,7 @@ class Learner:
         n_epochs = checked_epochs(n_epochs)
         with self.added(cbs), one_batch_each(self, overfit), deferred_interrupts(self):
             start = find_resumption(self, resume)
-            prepare_training(self, self.lr if lr is None else checked_lr(lr))
+            prepare_training(self, None if lr is None else checked_lr(lr))
             self.n_epochs, self.epochs, self.epoch = n_epochs, range(n_epochs), 0
             self.resume, self.is_resumed, self._n_done = resume, start is not None, 0
             owed: list[Handler] = []
@@ -255,7 +259,7 @@ class Learner:
                 self._dispatch.leave(self, "fit", owed)
             finally:
                 self._is_fitting = False
-                self._clear_gradients()
+                end_training(self)
         open_pass(self, "", (), "train")  # lets go of the last batch
 
     def _passes(self, start: Resumption | None) -> Iterator[tuple[str, Any, Resumption | None]]:
@@ -280,7 +284,7 @@ class Learner:
         with pass_mode(self.model, dl, training=self.training) as self._modes:
             try:
                 self._dispatch.enter(self, "epoch", owed)
-                self.n_batches = length_of(self.dl)
+                settle_pass(self)
                 for self.i, self.batch in start.enter_pass(self) if start else enumerate(self.dl):
                     self._batch()
                     if self.interrupt is not None:
@@ -306,6 +310,7 @@ class Learner:
         """Run one batch: the whole of a training step, from top to bottom."""
         vars(self).update(_NEW_BATCH, _logged=[])
         owed: list[Handler] = []
+        has_gradients = False
         try:
             try:
                 self._dispatch.enter(self, "batch", owed)
@@ -317,15 +322,16 @@ class Learner:
                     self.get_loss()
                     self.callback("after_loss")
                 if self.training:
+                    has_gradients = True
                     self.backward()
                     self.update()
-            except CancelStepException:
-                pass
+            except CancelStepException as cancel:
+                skip_step(self, cancel, has_gradients)
             self.callback("after_batch")
             count_batch(self)
         except CancelException as cancel:
             if self.training:
-                self._clear_gradients()
+                clear_gradients(self)
             self._dispatch.leave(self, "batch", owed, cancel)
             if not isinstance(cancel, CancelBatchException):
                 raise
@@ -345,7 +351,8 @@ class Learner:
         self.callback("after_backward")
         self.step()
         self.n_steps += 1
-        self.callback("after_step")
+        with suppress(CancelStepException):  # the step is made: there is nothing left to leave out
+            self.callback("after_step")
         self.zero_grad()
 
     # -- the actions: override them in a subclass; own or wrap them in a callback ------------------------------
@@ -371,8 +378,10 @@ class Learner:
         self.opt.step()  # type: ignore[union-attr]  # there is one while training
 
     def zero_grad(self) -> None:
-        """Clear the gradients for the next batch."""
+        """Clear the gradients for the next batch, of all that is trainable, in the optimizer or not."""
         self.opt.zero_grad()  # type: ignore[union-attr]
+        for parameter in self._outside:
+            parameter.grad = None
 
     # -- signals -----------------------------------------------------------------------------------------------
 
@@ -614,9 +623,3 @@ class Learner:
     def _tell_predictor(self) -> None:
         """Let the predictor know the model and whether it makes its loss itself; both may have been replaced."""
         self.predictor.model, self.predictor.takes_target = self.model, self.loss_f is None
-
-    def _clear_gradients(self) -> None:
-        """Let no stale gradient meet the next step."""
-        self.model.zero_grad()
-        if self.opt is not None:
-            self.opt.zero_grad()

@@ -4,7 +4,9 @@ A snapshot is a dict of tensors, numbers and strings, so that a file of it can b
 
     model       state_dict of the model (without wrappers), buffers that it leaves out, train/eval and requires_grad
                 flags
-    optimizer   its class and the names of what it trains, to be compared; its state_dict; base rates
+    loss        the same of `loss_f`, where it is a module that holds anything; else None
+    optimizer   its class and the names of what it trains, to be compared; its state_dict; base rates; the values of
+                what neither model nor loss holds
     loop        counters, learning rate, history, metrics
     rng         Python's, NumPy's, torch's and the loaders' random generators
     callbacks   what callbacks keep, by name
@@ -35,7 +37,8 @@ from learner.data.loaders import Loaders
 from learner.errors import LearnerError
 from learner.interrogate.layers import inside
 from learner.loop.rates import BaseRates
-from learner.loop.state import remember, remember_model, remember_optimizer
+from learner.loop.state import remember, remember_trained
+from learner.loop.trainable import adopt, make_optimizer, named_parameters, other_parameters
 from learner.loop.types import Learner
 
 _N_LISTED = 10  # differences in an error
@@ -49,6 +52,7 @@ def snapshot(learn: Learner) -> dict[str, Any]:
     callbacks = {name: _callback_state(name, cb) for name, cb in _stateful(learn).items()}
     return {
         "model": _model_state(learn.model),
+        "loss": None if (loss := _loss_module(learn)) is None else _model_state(loss),
         "optimizer": None if learn.opt is None else _optimizer_state(learn),
         "loop": counters(learn),
         "rng": rng_state(learn),
@@ -62,7 +66,8 @@ def differences(learn: Learner, opt: torch.optim.Optimizer | None, state: Mappin
     """Say what of a learner, with this optimizer, is not as the one was that a snapshot was taken of."""
     callbacks, saved = _stateful(learn), state["callbacks"]
     return [
-        *_model_differences(learn.model, state["model"]),
+        *_model_differences("model", learn.model, state["model"]),
+        *_loss_differences(_loss_module(learn), state["loss"]),
         *_optimizer_differences(learn, opt, state),
         *(
             f"callback {name} is missing here"
@@ -89,12 +94,18 @@ def refuse(found: Sequence[str], hint: str = "") -> None:
 def put_back(learn: Learner, opt: torch.optim.Optimizer | None, state: Mapping[str, Any]) -> None:
     """Put a snapshot, all but the random generators, into a learner that does not differ from it."""
     _put_back_model(learn.model, state["model"])
+    if (loss := _loss_module(learn)) is not None:
+        _put_back_model(loss, state["loss"])
     if opt is not None and state["optimizer"] is not None:
-        _put_back_optimizer(opt, state["optimizer"])
-        learn.opt, learn.rates = opt, None
-        if state["optimizer"]["rates"] is not None:
-            learn.rates = BaseRates(opt, learn.lr)
-            learn.rates.load_state_dict(state["optimizer"]["rates"])
+        _put_back_optimizer(learn, opt, state["optimizer"])
+        if state["optimizer"]["rates"] is None:
+            learn.opt, learn.rates = opt, None
+        else:
+            if learn.rates is None or learn.rates.opt is not opt:
+                adopt(learn, opt, is_own=False)
+            rates: BaseRates = learn.rates  # type: ignore[assignment]  # it has just been made
+            rates.load_state_dict(state["optimizer"]["rates"])
+            rates.end_fit()
     put_back_counters(learn, state["loop"])
     device = next((p.device for p in learn.model.parameters()), torch.device("cpu"))
     for name, cb in _stateful(learn).items():
@@ -129,9 +140,7 @@ def all_or_nothing(learn: Learner) -> Iterator[None]:
     Raises:
         LearnerError: for any error; besides differences there may be one of what is put back.
     """
-    parts = [remember_rng(Loaders.of(learn.dls).values())]
-    parts += [] if any(map(is_lazy, learn.model.parameters())) else [remember_model(learn.model)]
-    parts += [remember_optimizer(learn.opt)] if learn.opt is not None else []
+    parts = [remember_rng(Loaders.of(learn.dls).values()), *remember_trained(learn)]
     parts += [remember(vars(cb)) for cb in learn.cbs if hasattr(cb, "__dict__")]
     former, opt, rates = counters(learn), learn.opt, learn.rates
     try:
@@ -154,7 +163,7 @@ def load_snapshot(learn: Learner, state: Mapping[str, Any]) -> None:
     with all_or_nothing(learn):
         opt = learn.opt
         if opt is None and state["optimizer"] is not None:
-            opt = learn.opt_func(list(learn.model.parameters()), lr=learn.lr)
+            opt = make_optimizer(learn)
         refuse(differences(learn, opt, state), _WEIGHTS_ALONE)
         put_back(learn, opt, state)
         put_back_rng(learn, state["rng"])
@@ -166,7 +175,7 @@ def load_snapshot(learn: Learner, state: Mapping[str, Any]) -> None:
 def counters(learn: Learner) -> dict[str, Any]:
     """Return what a learner counts and what it measured."""
     return {
-        **{name: getattr(learn, name) for name in ("n_steps", "n_samples", "lr")},
+        **{name: getattr(learn, name) for name in ("n_steps", "n_skipped", "n_samples", "lr")},
         "history": learn.history.state_dict(),
         "metrics": {name: dict(values) for name, values in learn.metrics.items()},
     }
@@ -174,7 +183,8 @@ def counters(learn: Learner) -> dict[str, Any]:
 
 def put_back_counters(learn: Learner, saved: Mapping[str, Any]) -> None:
     """Take over what `counters` gave."""
-    learn.n_steps, learn.n_samples, learn.lr = saved["n_steps"], saved["n_samples"], saved["lr"]
+    for name in ("n_steps", "n_skipped", "n_samples", "lr"):
+        setattr(learn, name, saved[name])
     learn.history.load_state_dict(saved["history"])
     learn.metrics = {name: dict(values) for name, values in saved["metrics"].items()}
 
@@ -204,7 +214,19 @@ def _no_buffers(model: nn.Module) -> list[str]:
     ]
 
 
-def _model_differences(model: nn.Module, saved: Mapping[str, Any]) -> list[str]:
+def _loss_module(learn: Learner) -> nn.Module | None:
+    """Return the loss if it is a module with parameters or buffers."""
+    loss = learn.loss_f
+    return loss if isinstance(loss, nn.Module) and any(True for _ in (*loss.parameters(), *loss.buffers())) else None
+
+
+def _loss_differences(loss: nn.Module | None, saved: Mapping[str, Any] | None) -> list[str]:
+    if loss is None or saved is None:
+        return [] if loss is saved else ["`loss_f` is a module with parameters or buffers on one side alone"]
+    return _model_differences("loss_f", loss, saved)
+
+
+def _model_differences(what: str, model: nn.Module, saved: Mapping[str, Any]) -> list[str]:
     now = _model_state(model)
     may_be_new = {*now["no_buffers"], *saved["no_buffers"]}
     found = []
@@ -213,9 +235,9 @@ def _model_differences(model: nn.Module, saved: Mapping[str, Any]) -> list[str]:
         for name in dict.fromkeys((*theirs, *mine)):
             here, there = mine.get(name, "missing"), theirs.get(name, "missing")
             if here not in (there, "lazy") and not ("missing" in (here, there) and name in may_be_new):
-                found.append(f"model: {name!r} is {here} here, {there} saved")
+                found.append(f"{what}: {name!r} is {here} here, {there} saved")
     missing = saved["training"].keys() ^ now["training"].keys()
-    return found + [f"model: module {name!r} is on one side alone" for name in sorted(missing)]
+    return found + [f"{what}: module {name!r} is on one side alone" for name in sorted(missing)]
 
 
 def _shapes(tensors: Mapping[str, Any]) -> dict[str, str]:
@@ -267,11 +289,12 @@ def _optimizer_state(learn: Learner) -> dict[str, Any]:
         "groups": _groups(learn, opt),
         "state": opt.state_dict(),
         "rates": None if learn.rates is None else learn.rates.state_dict(),
+        "others": other_parameters(learn, opt),
     }
 
 
 def _groups(learn: Learner, opt: Any) -> list[list[str]]:
-    names = {p: name for name, p in inside(learn.model).named_parameters()}  # of which shapes are compared elsewhere
+    names = {p: name for name, p in named_parameters(learn).items()}  # of which shapes are compared elsewhere
     groups = [group["params"] for group in opt.param_groups]
     return [[names.get(p) or f"(not the model's) {_shape(p)}" for p in group] for group in groups]
 
@@ -294,7 +317,10 @@ def _optimizer_differences(learn: Learner, opt: Any, state: Mapping[str, Any]) -
     return [f"the optimizer's parameter groups differ: {told}"]
 
 
-def _put_back_optimizer(opt: torch.optim.Optimizer, saved: Mapping[str, Any]) -> None:
+def _put_back_optimizer(learn: Learner, opt: torch.optim.Optimizer, saved: Mapping[str, Any]) -> None:
+    with torch.no_grad():
+        for parameter, value in zip(other_parameters(learn, opt), saved["others"], strict=True):
+            parameter.copy_(value)
     opt.load_state_dict(saved["state"])
     # It has cast state to the parameters' dtype: momenta in float32 of parameters in bfloat16 would lose their digits.
     parameters = [p for group in opt.param_groups for p in group["params"]]
