@@ -35,7 +35,7 @@ from learner.loop.checks import (
     unusual_loss,
 )
 from learner.loop.diagnose import annotate
-from learner.loop.dispatch import Dispatch
+from learner.loop.dispatch import Dispatch, bind_actions, unbound_state
 from learner.loop.extensions import extension
 from learner.loop.frequency import Decision, Gate
 from learner.loop.gather import Gather
@@ -46,7 +46,9 @@ from learner.loop.plan import plan_html, plan_text
 from learner.loop.prepare import clear_gradients, end_training, prepare_training, settle_pass, skip_step
 from learner.loop.rates import BaseRates
 from learner.loop.state import pass_mode, remember_learner
+from learner.loop.steps import StepWatch, check_steps
 from learner.loop.summary import Summary, summarize
+from learner.loop.surroundings import alone_in_its_thread
 from learner.loop.types import Handler
 
 OptFunc = Callable[..., torch.optim.Optimizer]
@@ -158,6 +160,11 @@ class Learner:
     _decisions: dict[Gate, Decision]  # of callbacks that are not always called, in this pass
     _logged: list[tuple[str, Tensor | float]]  # of this batch, while it is counting
     _modes: list[tuple[nn.Module, bool]]  # train/eval flags as they are outside of this pass
+    _by_hand: dict[str, Callable[[], None]]  # actions that were set as attributes
+    _watch: StepWatch | None  # of `opt`, while something else makes the step
+    _is_lr_asked: bool  # whether this fit was given one
+    _n_steps_before: int  # when this pass began
+    _n_skipped_before: int
     _n_done: int  # epochs of this fit that are whole
     _lr_of_fit: float
 
@@ -187,7 +194,7 @@ class Learner:
         self.dls, self.lr = Loaders.of(dls), checked_lr(lr)
         self._tell_predictor()
         self.opt = None
-        self.rates, self._outside = None, ()
+        self.rates, self._outside, self._watch = None, (), None
         self.n_epochs, self.epochs, self.epoch = 0, (), 0
         self.n_steps, self.n_skipped, self.n_samples, self.batches_per_step = 0, 0, 0, 1
         self.metrics, self.history, self.best = {}, History(), None
@@ -195,7 +202,8 @@ class Learner:
         self.ended_by, self.interrupt, self._pending = None, None, Pending()
         self.in_sandbox, self._is_fitting, self._n_passes, self._n_done = False, False, 0, 0
         open_pass(self, "", (), "train")
-        self.cbs, self._dispatch, self._bound = (), Dispatch(()), dict[str, Callable[[], None]]()
+        self.cbs, self._dispatch = (), Dispatch(())
+        self._bound, self._by_hand = dict[str, Callable[[], None]](), {}
         self._set_callbacks(flattened(cbs))
 
     # -- the loop ------------------------------------------------------------------------------------------
@@ -232,7 +240,7 @@ class Learner:
         if self._is_fitting or self._n_passes:
             raise LearnerError("`fit` must not be called while this learner runs; use `validate`, or a learner more.")
         n_epochs = checked_epochs(n_epochs)
-        with self.added(cbs), one_batch_each(self, overfit), deferred_interrupts(self):
+        with self.added(cbs), one_batch_each(self, overfit), deferred_interrupts(self), alone_in_its_thread():
             start = find_resumption(self, resume)
             prepare_training(self, None if lr is None else checked_lr(lr))
             self.n_epochs, self.epochs, self.epoch = n_epochs, range(n_epochs), 0
@@ -291,6 +299,7 @@ class Learner:
                         stop_if_interrupted(self)
                 close_pass(self)
                 self.callback("after_epoch")
+                check_steps(self)
             except CancelEpochException as cancel:
                 end_early(self, cancel)
                 self._dispatch.leave(self, "epoch", owed, cancel)
@@ -444,10 +453,14 @@ class Learner:
         """Resolve who listens to what and who takes over which action; nothing changes if that fails."""
         self._dispatch = Dispatch(checked_callbacks(cbs, known=self.cbs), self.signals, self._dispatch)
         self.cbs = tuple(cbs)
-        for action in self._bound:
-            delattr(self, action)
-        self._bound = self._dispatch.bind_actions(self)
-        vars(self).update(self._bound)
+        bind_actions(self)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return unbound_state(self)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        bind_actions(self)
 
     def plan(self, cbs: Any = None) -> None:
         """Print who is called at each signal and action, in the order in which they run; `cbs` are added for it."""

@@ -197,7 +197,7 @@ class Resumption:
             return enumerate(learn.dl)
         self._put_back(learn)
         learn._averages.load_state_dict(self._fit["averages"], _device(learn))
-        learn.pass_state = to_device(plain(self._fit["pass_state"], copy=True), _device(learn))
+        learn.pass_state = to_device(plain(self._fit["pass_state"], copy=True), _device(learn) or torch.device("cpu"))
         batches = iter(learn.dl)  # which may draw, or read again what is done
         put_back_rng(learn, self._state["rng"])
         return enumerate(batches, self._at.i)

@@ -222,7 +222,11 @@ def _loss_module(learn: Learner) -> nn.Module | None:
 
 def _loss_differences(loss: nn.Module | None, saved: Mapping[str, Any] | None) -> list[str]:
     if loss is None or saved is None:
-        return [] if loss is saved else ["`loss_f` is a module with parameters or buffers on one side alone"]
+        return (
+            []
+            if loss is None and saved is None
+            else ["`loss_f` is a module with parameters or buffers on one side alone"]
+        )
     return _model_differences("loss_f", loss, saved)
 
 

@@ -6,15 +6,19 @@ from torch import nn
 
 from learner.data.loaders import length_of, role_of
 from learner.errors import CancelStepException, LearnerError, PostponeStepException
+from learner.loop.dispatch import bind_actions
 from learner.loop.passes import open_pass
 from learner.loop.rates import BaseRates
 from learner.loop.state import set_mode
+from learner.loop.steps import step_watch
+from learner.loop.surroundings import refuse_autocast
 from learner.loop.trainable import take_stock
 from learner.loop.types import Learner
 
 
 def prepare_training(learn: Learner, lr: float | None) -> None:
     """Be ready to train: callbacks, optimizer, learning rate; without one, rates are as the optimizer was made."""
+    refuse_autocast()
     open_pass(learn, "", (), "train")  # forgets what an error has left to be looked at
     learn._lr_of_fit = learn.lr if lr is None else lr
     learn._set_callbacks(list(learn.cbs))  # `every` and the like may have been set since they were added
@@ -26,17 +30,23 @@ def prepare_training(learn: Learner, lr: float | None) -> None:
     clear_gradients(learn)  # somebody may have tried something out
     rates: BaseRates = learn.rates  # type: ignore[assignment]  # it has just been made
     rates.start_from(learn.lr if lr is None and learn.lr != rates.lr else lr)
+    learn._is_lr_asked, learn._watch = lr is not None, step_watch(learn)
     learn.history.begin_fit()
 
 
 def settle_pass(learn: Learner) -> None:
     """Look at what callbacks have put in place in `before_epoch`: loader, model, and what is trained."""
     learn.n_batches = length_of(learn.dl)
+    if any(vars(learn).get(action) is not bound for action, bound in learn._bound.items()):
+        bind_actions(learn)  # somebody has set one by hand: callbacks go on wrapping it
     if learn.model is not learn.predictor.model:
         learn._tell_predictor()
         set_mode(learn.model, learn._modes, training=learn.training)
+    learn._n_steps_before, learn._n_skipped_before = learn.n_steps, learn.n_skipped
     if learn.training:
         take_stock(learn)
+        if learn._watch is not None:
+            learn._watch.follow(learn.opt)  # type: ignore[arg-type]  # there is one while training
         learn.rates.take_new_groups()  # type: ignore[union-attr]  # there is one while training
 
 
@@ -45,6 +55,9 @@ def end_training(learn: Learner) -> None:
     clear_gradients(learn)
     if learn.rates is not None:
         learn.rates.end_fit()
+    if learn._watch is not None:
+        learn._watch.close()
+        learn._watch = None
 
 
 def clear_gradients(learn: Learner) -> None:

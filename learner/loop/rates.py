@@ -40,9 +40,10 @@ class BaseRates:
         self.lr = lr
         self.left_out = frozenset(left_out)
         self._of_groups = self._rates()
-        rates = {*self._of_groups}
         # A single rate that is not the learner's was written by a person; several may be multiples of the learner's.
-        is_of_learner = not is_own and (len(rates) > 1 or math.isclose(*rates, lr, rel_tol=1e-6))
+        is_of_learner = not is_own and (
+            len({*self._of_groups}) > 1 or math.isclose(self._of_groups[0], lr, rel_tol=1e-6)
+        )
         self._unit = lr if is_of_learner else self._of_groups[0]
         self._now = self._unit  # the rate that was asked for last, and `opt` has been set to
         self._at_end = self._rates()  # as the learner and its callbacks have left them
