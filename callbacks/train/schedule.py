@@ -139,7 +139,7 @@ class SchedulerCallback(Callback):
             if now is not then:
                 raise LearnerError(
                     f"`learn.{name}` must stay as it was when the schedule was made for it, in `before_fit`, got "
-                    f"another in epoch {learn.epoch}; set it in `before_fit`, in a callback of an order below {self.order:g}."
+                    f"another in epoch {learn.epoch}; set it in `before_fit`, at an order below {self.order:g}."
                 )
         self._follow_groups()
 

@@ -29,7 +29,7 @@ def refuse_autocast() -> None:
         raise LearnerError(
             "`fit` must not be called inside `torch.autocast`, which keeps the weights it has cast until its block "
             "ends, so that no batch would see what was trained; enter it for each batch, in a callback: "
-            "`def around_predict(self, learn, action): with torch.autocast(...): action()`, and `around_get_loss` alike."
+            "`def around_predict(self, learn, action): with torch.autocast(...): action()`, `around_get_loss` alike."
         )
 
 

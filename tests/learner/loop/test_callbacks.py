@@ -5,6 +5,7 @@ from functools import partial
 
 import numpy as np
 import pytest
+import torch
 from torch import nn
 
 from learner import Callback, Learner
@@ -291,5 +292,5 @@ def test_what_a_module_defines_itself_counts(make_learner):
 
 
 def test_a_module_without_signals_is_no_callback(make_learner):
-    with pytest.raises(TypeError, match="a callback must have a method named like a signal.*Linear"):
+    with pytest.raises(TypeError, match=r"a callback must have a method named like a signal.*Linear"):
         make_learner(nn.Linear(1, 1))
