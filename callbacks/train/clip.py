@@ -70,10 +70,10 @@ class ClipGradientCallback(Callback):
 
     def after_epoch(self, learn: Learner) -> None:
         """Refuse to go on with ruined weights, or to clip what nobody steps."""
-        if learn.training:
-            require_own_optimizer(learn, type(self).__name__)
         if learn.training and self._largest is not None and not math.isfinite(largest := float(self._largest)):
             raise LearnerError(
                 f"the norm of the gradients must be finite to be clipped, got {largest} in epoch {learn.epoch}, loader "
                 f"{learn.dl_name!r}; lower the learning rate, or look for a loss that is not finite."
             )
+        if learn.training:
+            require_own_optimizer(learn, type(self).__name__)

@@ -12,7 +12,7 @@ from learner.loop.rates import BaseRates
 from learner.loop.state import set_mode
 from learner.loop.steps import step_watch
 from learner.loop.surroundings import refuse_autocast
-from learner.loop.trainable import take_stock
+from learner.loop.trainable import named_parameters, take_stock
 from learner.loop.types import Learner
 
 
@@ -27,7 +27,8 @@ def prepare_training(learn: Learner, lr: float | None) -> None:
     if not any(role_of(name) == "train" for name in learn.dls):
         raise LearnerError(f"`dls` must hold a loader whose name starts with 'train', got {list(learn.dls)}; add one.")
     take_stock(learn)
-    clear_gradients(learn)  # somebody may have tried something out
+    for parameter in named_parameters(learn).values():
+        parameter.grad = None  # somebody may have tried something out
     rates: BaseRates = learn.rates  # type: ignore[assignment]  # it has just been made
     rates.start_from(learn.lr if lr is None and learn.lr != rates.lr else lr)
     learn._is_lr_asked, learn._watch = lr is not None, step_watch(learn)

@@ -59,19 +59,19 @@ def require_own_optimizer(learn: Learner, what: str) -> None:
 
 
 def check_steps(learn: Learner) -> None:
-    """Say that a training pass that is over made no step."""
+    """Say that a training pass made no step, though none was skipped."""
     if not learn.training or learn.batch is None:
         return
     if learn._is_lr_asked:
         require_own_optimizer(learn, "`lr` of `fit`")
-    if learn.n_steps == learn._n_steps_before:
-        n_skipped = learn.n_skipped - learn._n_skipped_before
-        owners = {type(owner).__name__ for owner, _ in learn._dispatch.actions.values() if owner is not None}
-        wrappers = {type(cb).__name__ for _, others in learn._dispatch.actions.values() for cb in others}
-        why = f"{n_skipped} were skipped" if n_skipped else "each batch was cancelled, or the step put off"
-        who = f"; actions are taken over by {', '.join(sorted(owners | wrappers))}" if owners | wrappers else ""
+    has_loss = "loss" in learn.metrics.get(learn.dl_name, {})  # else each batch was cancelled, which somebody meant
+    if has_loss and (learn.n_steps, learn.n_skipped) == (learn._n_steps_before, learn._n_skipped_before):
+        pairs = learn._dispatch.actions.values()
+        names = {type(cb).__name__ for owner, others in pairs for cb in (owner, *others) if cb is not None}
+        who = f"; actions are taken over by {', '.join(sorted(names))}" if names else ""
         warnings.warn(
-            f"a pass over {learn.dl_name!r} made no optimizer step in {learn.i + 1} batches: {why}{who}.",
+            f"a pass over {learn.dl_name!r} made no optimizer step in {learn.i + 1} batches: it was put off for each, or "
+            f"nothing got a gradient{who}.",
             RuntimeWarning,
             stacklevel=2,
         )
