@@ -70,8 +70,8 @@ def check_steps(learn: Learner) -> None:
         names = {type(cb).__name__ for owner, others in pairs for cb in (owner, *others) if cb is not None}
         who = f"; actions are taken over by {', '.join(sorted(names))}" if names else ""
         warnings.warn(
-            f"a pass over {learn.dl_name!r} made no optimizer step in {learn.i + 1} batches: it was put off for each, or "
-            f"nothing got a gradient{who}.",
+            f"a pass over {learn.dl_name!r} made no optimizer step in {learn.i + 1} batches: it was put off for each, "
+            f"or nothing got a gradient{who}.",
             RuntimeWarning,
             stacklevel=2,
         )
