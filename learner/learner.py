@@ -43,7 +43,7 @@ from learner.loop.interrupts import Pending, deferred_interrupts, stop_if_interr
 from learner.loop.naming import declare_signals
 from learner.loop.passes import PASS_STATE, close_pass, count_batch, end_early, log_values, one_batch_each, open_pass
 from learner.loop.plan import plan_html, plan_text
-from learner.loop.prepare import clear_gradients, end_training, prepare_training, settle_pass, skip_step
+from learner.loop.prepare import drop_batch, end_training, prepare_training, settle_pass, skip_step
 from learner.loop.rates import BaseRates
 from learner.loop.state import pass_mode, remember_learner
 from learner.loop.steps import StepWatch, check_steps
@@ -165,6 +165,7 @@ class Learner:
     _is_lr_asked: bool  # whether this fit was given one
     _n_steps_before: int  # when this pass began
     _n_skipped_before: int
+    _has_dropped: bool  # whether a training batch of this pass was cancelled
     _n_done: int  # epochs of this fit that are whole
     _lr_of_fit: float
 
@@ -339,8 +340,7 @@ class Learner:
             self.callback("after_batch")
             count_batch(self)
         except CancelException as cancel:
-            if self.training:
-                clear_gradients(self)
+            drop_batch(self)
             self._dispatch.leave(self, "batch", owed, cancel)
             if not isinstance(cancel, CancelBatchException):
                 raise

@@ -70,6 +70,13 @@ def clear_gradients(learn: Learner) -> None:
         learn.opt.zero_grad()
 
 
+def drop_batch(learn: Learner) -> None:
+    """Leave no gradient of a training batch that is cancelled, nor of its window."""
+    if learn.training:
+        learn._has_dropped = True
+        clear_gradients(learn)
+
+
 def skip_step(learn: Learner, cancel: CancelStepException, has_gradients: bool) -> None:
     """Leave no gradient of a step that is left out, and count it if it was due; one that is put off keeps them."""
     if not learn.training or isinstance(cancel, PostponeStepException):

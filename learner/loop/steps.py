@@ -64,8 +64,8 @@ def check_steps(learn: Learner) -> None:
         return
     if learn._is_lr_asked:
         require_own_optimizer(learn, "`lr` of `fit`")
-    has_loss = "loss" in learn.metrics.get(learn.dl_name, {})  # else each batch was cancelled, which somebody meant
-    if has_loss and (learn.n_steps, learn.n_skipped) == (learn._n_steps_before, learn._n_skipped_before):
+    has_no_step = (learn.n_steps, learn.n_skipped) == (learn._n_steps_before, learn._n_skipped_before)
+    if has_no_step and not learn._has_dropped:  # who cancels a batch means it
         pairs = learn._dispatch.actions.values()
         names = {type(cb).__name__ for owner, others in pairs for cb in (owner, *others) if cb is not None}
         who = f"; actions are taken over by {', '.join(sorted(names))}" if names else ""
