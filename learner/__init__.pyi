@@ -6,6 +6,7 @@ from .errors import CancelEpochException as CancelEpochException
 from .errors import CancelFitException as CancelFitException
 from .errors import CancelStepException as CancelStepException
 from .errors import LearnerError as LearnerError
+from .errors import PostponeStepException as PostponeStepException
 from .interrogate.hooks import Hook as Hook
 from .interrogate.hooks import Hooks as Hooks
 from .interrogate.predictor import Predictor as Predictor

@@ -3,7 +3,8 @@
     Exception
     ├── LearnerError                 the learner cannot go on; the message says what to change
     └── CancelException              control flow, caught by the loop
-        ├── CancelStepException      leaves out the optimizer step of this batch
+        ├── CancelStepException      leaves out the optimizer step of this batch, and drops its gradients
+        │   └── PostponeStepException    puts it off: the gradients stay, and those of the next batch join them
         ├── CancelBatchException     ends this batch
         ├── CancelEpochException     ends the pass over this loader
         └── CancelFitException       ends the fit
@@ -21,7 +22,15 @@ class CancelException(Exception):
 
 
 class CancelStepException(CancelException):
-    """Leave out the rest of the step, `step` and `zero_grad` with it; `after_batch` comes next."""
+    """Leave out the rest of the step, `step` and `zero_grad` with it; `after_batch` comes next.
+
+    In a training pass all gradients are dropped and `learn.n_skipped` counts the step. Once the step is made, in
+    `after_step`, it only keeps the signal from the callbacks that come later.
+    """
+
+
+class PostponeStepException(CancelStepException):
+    """Put the step off: as `CancelStepException`, but the gradients stay, and those of the next batch join them."""
 
 
 class CancelBatchException(CancelException):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
 
 import torch
@@ -16,7 +16,7 @@ from learner.checkpoint.resume import Resumption, between_fits, find_resumption
 from learner.checkpoint.snapshot import load_snapshot, snapshot
 from learner.checkpoint.unsaved import warn_of_unsaved
 from learner.data.feed import preds_of
-from learner.data.loaders import Loaders, length_of, role_of
+from learner.data.loaders import Loaders, role_of
 from learner.errors import (
     CancelBatchException,
     CancelEpochException,
@@ -37,7 +37,7 @@ from learner.loop.checks import (
 )
 from learner.loop.describe import describe_learner
 from learner.loop.diagnose import annotate
-from learner.loop.dispatch import Dispatch
+from learner.loop.dispatch import Dispatch, bind_actions, unbound_state
 from learner.loop.extensions import extension
 from learner.loop.foreign import missing_attribute, no_data_in_predict
 from learner.loop.frequency import Decision, Gate
@@ -46,10 +46,12 @@ from learner.loop.interrupts import Pending, deferred_interrupts, stop_if_interr
 from learner.loop.naming import declare_signals
 from learner.loop.passes import PASS_STATE, close_pass, count_batch, end_early, log_values, one_batch_each, open_pass
 from learner.loop.plan import plan_html, plan_text
-from learner.loop.prepare import prepare_training
+from learner.loop.prepare import drop_batch, end_training, prepare_training, settle_pass, skip_step
 from learner.loop.rates import BaseRates
 from learner.loop.state import pass_mode, remember_learner
+from learner.loop.steps import StepWatch, check_steps
 from learner.loop.summary import Summary, summarize
+from learner.loop.surroundings import alone_in_its_thread
 from learner.loop.tell import tell
 from learner.loop.types import Handler
 
@@ -94,6 +96,8 @@ class Learner:
     | `is_side_pass` | `bool` | whether it was asked for, by `validate` or `get_preds`, and is none of the fit's own |
     | `i`, `n_batches` | `int`, `int` or None | batch in this pass, from 0; how many there will be, if known |
     | `n_steps`, `n_samples` | `int` | optimizer steps, training samples, since the learner was made |
+    | `n_skipped` | `int` | steps that were due and not made, since the learner was made |
+    | `pass_state` | `dict` | what callbacks carry from batch to batch: new in each pass, in checkpoints |
     | `batches_per_step` | `int` | training batches that share one optimizer step |
     | `is_in_batch` | `bool` | whether a batch is worked on, not fetched |
     | `batch`, `xb`, `yb` | any | what the loader gave; what goes into the model; the target or None |
@@ -129,6 +133,7 @@ class Learner:
     dls: Loaders
     opt: torch.optim.Optimizer | None
     rates: BaseRates | None  # that `opt` was made with
+    _outside: tuple[nn.Parameter, ...]  # trainable, and not in `opt`
     cbs: tuple[Any, ...]
     epochs: Iterable[int]
     dl: Any
@@ -138,6 +143,7 @@ class Learner:
     is_side_pass: bool
     i: int
     n_batches: int | None
+    pass_state: dict[str, Any]
     batch: Any
     batch_size: int | None
     xb: Any
@@ -161,6 +167,12 @@ class Learner:
     _decisions: dict[Gate, Decision]  # of callbacks that are not always called, in this pass
     _logged: list[tuple[str, Tensor | float]]  # of this batch, while it is counting
     _modes: list[tuple[nn.Module, bool]]  # train/eval flags as they are outside of this pass
+    _by_hand: dict[str, Callable[[], None]]  # actions that were set as attributes
+    _watch: StepWatch | None  # of `opt`, while something else makes the step
+    _is_lr_asked: bool  # whether this fit was given one
+    _n_steps_before: int  # when this pass began
+    _n_skipped_before: int
+    _has_dropped: bool  # whether a training batch of this pass was cancelled
     _n_done: int  # epochs of this fit that are whole
     _lr_of_fit: float
 
@@ -189,16 +201,17 @@ class Learner:
         self.model, self.loss_f, self.opt_func = model, loss_f, opt_func
         self.dls, self.lr = Loaders.of(dls), checked_lr(lr)
         self.opt = None
-        self.rates = None
+        self.rates, self._outside, self._watch = None, (), None
         self.n_epochs, self.epochs, self.epoch = 0, (), 0
-        self.n_steps, self.n_samples, self.batches_per_step = 0, 0, 1
+        self.n_steps, self.n_skipped, self.n_samples, self.batches_per_step = 0, 0, 0, 1
         self.metrics, self.history, self.best = {}, History(), None
         self.resume, self.is_resumed = False, False
         self.ended_by, self.interrupt, self._pending = None, None, Pending()
         self.in_sandbox, self._is_fitting, self._n_passes, self._n_done = False, False, 0, 0
         open_pass(self, "", (), "train")
         self._tell_predictor()
-        self.cbs, self._dispatch, self._bound = (), Dispatch(()), dict[str, Callable[[], None]]()
+        self.cbs, self._dispatch = (), Dispatch(())
+        self._bound, self._by_hand = dict[str, Callable[[], None]](), {}
         self._set_callbacks(flattened(cbs))
 
     # -- the loop ------------------------------------------------------------------------------------------
@@ -235,9 +248,9 @@ class Learner:
         if self._is_fitting or self._n_passes:
             raise LearnerError("`fit` must not be called while this learner runs; use `validate`, or a learner more.")
         n_epochs = checked_epochs(n_epochs)
-        with self.added(cbs), one_batch_each(self, overfit), deferred_interrupts(self):
+        with self.added(cbs), one_batch_each(self, overfit), deferred_interrupts(self), alone_in_its_thread():
             start = find_resumption(self, resume)
-            prepare_training(self, self.lr if lr is None else checked_lr(lr))
+            prepare_training(self, None if lr is None else checked_lr(lr))
             self.n_epochs, self.epochs, self.epoch = n_epochs, range(n_epochs), 0
             self.resume, self.is_resumed, self._n_done = resume, start is not None, 0
             owed: list[Handler] = []
@@ -262,7 +275,7 @@ class Learner:
                 self._dispatch.leave(self, "fit", owed)
             finally:
                 self._is_fitting = False
-                self._clear_gradients()
+                end_training(self)
         open_pass(self, "", (), "train")  # lets go of the last batch
 
     def _passes(self, start: Resumption | None) -> Iterator[tuple[str, Any, Resumption | None]]:
@@ -289,13 +302,14 @@ class Learner:
         with pass_mode(self.model, dl, training=self.training) as self._modes:
             try:
                 self._dispatch.enter(self, "epoch", owed)
-                self.n_batches = length_of(self.dl)
+                settle_pass(self)
                 for self.i, self.batch in start.enter_pass(self) if start else enumerate(self.dl):
                     self._batch()
                     if self.interrupt is not None:
                         stop_if_interrupted(self)
                 close_pass(self)
                 self.callback("after_epoch")
+                check_steps(self)
             except CancelEpochException as cancel:
                 end_early(self, cancel)
                 self._dispatch.leave(self, "epoch", owed, cancel)
@@ -315,6 +329,7 @@ class Learner:
         """Run one batch: the whole of a training step, from top to bottom."""
         vars(self).update(_NEW_BATCH, _logged=[])
         owed: list[Handler] = []
+        has_gradients = False
         try:
             try:
                 self._dispatch.enter(self, "batch", owed)
@@ -326,15 +341,15 @@ class Learner:
                     self.get_loss()
                     self.callback("after_loss")
                 if self.training:
+                    has_gradients = True
                     self.backward()
                     self.update()
-            except CancelStepException:
-                pass
+            except CancelStepException as cancel:
+                skip_step(self, cancel, has_gradients)
             self.callback("after_batch")
             count_batch(self)
         except CancelException as cancel:
-            if self.training:
-                self._clear_gradients()
+            drop_batch(self)
             self._dispatch.leave(self, "batch", owed, cancel)
             if not isinstance(cancel, CancelBatchException):
                 raise
@@ -354,7 +369,8 @@ class Learner:
         self.callback("after_backward")
         self.step()
         self.n_steps += 1
-        self.callback("after_step")
+        with suppress(CancelStepException):  # the step is made: there is nothing left to leave out
+            self.callback("after_step")
         self.zero_grad()
 
     # -- the actions: override them in a subclass; own or wrap them in a callback ------------------------------
@@ -382,8 +398,10 @@ class Learner:
         self.opt.step()  # type: ignore[union-attr]  # there is one while training
 
     def zero_grad(self) -> None:
-        """Clear the gradients for the next batch."""
+        """Clear the gradients for the next batch, of all that is trainable, in the optimizer or not."""
         self.opt.zero_grad()  # type: ignore[union-attr]
+        for parameter in self._outside:
+            parameter.grad = None
 
     # -- signals -----------------------------------------------------------------------------------------------
 
@@ -446,10 +464,14 @@ class Learner:
         """Resolve who listens to what and who takes over which action; nothing changes if that fails."""
         self._dispatch = Dispatch(checked_callbacks(cbs, known=self.cbs), self.signals, self._dispatch)
         self.cbs = tuple(cbs)
-        for action in self._bound:
-            delattr(self, action)
-        self._bound = self._dispatch.bind_actions(self)
-        vars(self).update(self._bound)
+        bind_actions(self)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return unbound_state(self)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        bind_actions(self)
 
     def plan(self, cbs: Any = None) -> None:
         """Print who is called at each signal and action, in the order in which they run; `cbs` are added for it."""
@@ -640,9 +662,3 @@ class Learner:
     def _tell_predictor(self) -> None:
         """Let the predictor know the model and whether it makes its loss itself; both may have been replaced."""
         self.predictor.begin_pass(self.model, takes_target=self.loss_f is None, is_training=self.training)
-
-    def _clear_gradients(self) -> None:
-        """Let no stale gradient meet the next step."""
-        self.model.zero_grad()
-        if self.opt is not None:
-            self.opt.zero_grad()

@@ -2,10 +2,10 @@
 
 import operator
 from collections.abc import Callable
-from contextlib import suppress
 from typing import Any
 
-from learner import Callback, CancelBatchException, CancelStepException, Learner
+from learner import Callback, CancelBatchException, CancelStepException, Learner, PostponeStepException
+from learner.loop.prepare import clear_gradients, skip_step
 
 
 class AccumulateCallback(Callback):
@@ -15,9 +15,8 @@ class AccumulateCallback(Callback):
     window. So batches may differ in size, and the last window of a pass may be shorter; it makes its step at the end of
     the pass, without having to know how long the loader is. What is logged is the loss of each batch as it is.
 
-    A batch that is cancelled takes its window with it, for the learner then clears all gradients; a pass that is
-    cancelled makes no step for its open window. After a step that another callback skipped, the next batch joins the
-    window.
+    A batch that is cancelled, or whose step another callback skips once it had its backward, takes its window with it,
+    for the learner then clears all gradients; a pass that is cancelled makes no step for its open window.
 
     What it cannot make equal: a layer that looks across the batch, such as batch norm, still sees small batches. And
     the loss must be a mean over the samples of a batch.
@@ -95,12 +94,12 @@ class AccumulateCallback(Callback):
     def after_backward(self, learn: Learner) -> None:
         """Put the step off until the window is full; then make the sum of gradients their mean."""
         if self._n_batches < self.n:
-            raise CancelStepException
+            raise PostponeStepException
         for group in _groups(learn):
             for p in group["params"]:
                 if p.grad is not None:
                     p.grad.div_(self._weight)
-        # From here the gradients are a mean, and stay one if somebody skips the step and a batch more comes in.
+        # From here the gradients are a mean, and stay one if somebody puts the step off and a batch more comes in.
         self._unit, self._weight = self._unit * self._weight, 1.0
 
     def after_step(self, learn: Learner) -> None:
@@ -111,13 +110,17 @@ class AccumulateCallback(Callback):
         """Make the step for the batches that are left."""
         if learn.training and self._is_open(learn):
             self._n_batches = self.n
-            with suppress(CancelStepException, CancelBatchException):
+            try:
                 learn.update()
+            except CancelStepException as cancel:
+                skip_step(learn, cancel, has_gradients=True)
+            except CancelBatchException:
+                pass
 
     def cleanup_epoch(self, learn: Learner) -> None:
         """Drop what a cancelled pass or step has left."""
         if learn.training and self._is_open(learn):
-            learn.opt.zero_grad()  # type: ignore[union-attr]  # there is one while training
+            clear_gradients(learn)
             self._begin_window()
 
     def cleanup_fit(self, learn: Learner) -> None:

@@ -8,6 +8,7 @@ from torch.nn.utils import clip_grad_norm_
 
 from callbacks.train.accumulate import AccumulateCallback
 from learner import Callback, Learner, LearnerError
+from learner.loop.steps import require_own_optimizer
 
 
 class ClipGradientCallback(Callback):
@@ -68,9 +69,11 @@ class ClipGradientCallback(Callback):
         self._largest = norm if self._largest is None else torch.maximum(self._largest, norm)
 
     def after_epoch(self, learn: Learner) -> None:
-        """Refuse to go on with ruined weights."""
+        """Refuse to go on with ruined weights, or to clip what nobody steps."""
         if learn.training and self._largest is not None and not math.isfinite(largest := float(self._largest)):
             raise LearnerError(
                 f"the norm of the gradients must be finite to be clipped, got {largest} in epoch {learn.epoch}, loader "
                 f"{learn.dl_name!r}; lower the learning rate, or look for a loss that is not finite."
             )
+        if learn.training:
+            require_own_optimizer(learn, type(self).__name__)

@@ -13,6 +13,7 @@ from torch import Tensor
 from callbacks.train.accumulate import AccumulateCallback
 from callbacks.train.schedule import SchedulerCallback
 from learner import Callback, CancelEpochException, CancelFitException, Learner, LearnerError
+from learner.loop.steps import require_own_optimizer
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -111,7 +112,8 @@ class LRFinderCallback(Callback):
 
     Raises:
         TypeError, ValueError: if an argument is out of range.
-        LearnerError: if there is a `SchedulerCallback`, which would set the learning rate too.
+        LearnerError: if there is a `SchedulerCallback`, which would set the learning rate too; at the first step, if
+            something else sets it, or steps something else than `learn.opt`.
 
     Source:
         Smith, Cyclical Learning Rates for Training Neural Networks (2017), section 3.3; the suggestion: derived here.
@@ -181,6 +183,16 @@ class LRFinderCallback(Callback):
             self._loss = float(learn.loss.detach())
             if not math.isfinite(self._loss):
                 raise CancelFitException
+
+    def after_step(self, learn: Learner) -> None:
+        """Refuse a rate that is not the one that is put down, and an optimizer that nobody steps."""
+        require_own_optimizer(learn, type(self).__name__)
+        if not math.isclose(rate := float(_groups(learn)[0]["lr"]), self._lr(), rel_tol=1e-6):  # float32 in a tensor
+            raise LearnerError(
+                f"`lr` of the optimizer must be left to {type(self).__name__}, which has set it to {self._lr():.2g}, "
+                f"but the step was made with {rate:.2g}: another callback sets it; take it off for the test, with "
+                f"`learn.remove_cb`."
+            )
 
     def after_batch(self, learn: Learner) -> None:
         """Put the loss by."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import inspect
 import math
+import warnings
 from collections.abc import Callable
 from typing import Any, Literal
 
@@ -17,8 +18,13 @@ from learner import Callback, Learner, LearnerError
 from learner.checkpoint.plain import plain
 from learner.checkpoint.resume import options_of
 from learner.data.loaders import length_of, role_of
+from learner.loop.steps import require_own_optimizer
 
-_COUNTS = ("total_steps", "T_max")  # what torch calls the number of steps that a schedule has
+_COUNTS = (
+    "total_steps",
+    "T_max",
+    "num_training_steps",
+)  # what the number of steps of a schedule is called
 _OTHER_COUNTS = ("epochs", "steps_per_epoch")  # OneCycleLR counts with these as well; who gave one has counted
 _REPLACED = ("step", "_opt_called")  # by torch in the optimizer itself; a wrapped `step` cannot be pickled
 _RATES = ("base_lrs", "_last_lr")  # which follow from the rate of the fit, and are compared as that
@@ -27,9 +33,10 @@ _RATES = ("base_lrs", "_last_lr")  # which follow from the rate of the fit, and 
 class SchedulerCallback(Callback):
     """Let a schedule of torch set the learning rate (and what else it sets, such as a one-cycle's momentum).
 
-    The schedule is made anew in each fit. If it wants to know its number of steps and was not told (a `total_steps` or
-    `T_max` that is still open), it is told what this fit will make; so one-cycle needs no counting:
-    `SchedulerCallback(partial(OneCycleLR, max_lr=0.1))`.
+    The schedule is made anew in each fit. If it wants to know its number of steps and was not told (a `total_steps`,
+    `T_max` or Hugging Face's `num_training_steps` that is still open), it is told what this fit will make; so one-cycle
+    needs no counting: `SchedulerCallback(partial(OneCycleLR, max_lr=0.1))`. Optimizer and `learn.epochs` are those of
+    then: who replaces them later gets an error. A group that comes later is scheduled from the rate that it came with.
 
     It steps once for each optimizer step, not for one that was skipped; or, with `each="epoch"`, at the end of the last
     training pass of a round, if that went well and an optimizer step was made since. A schedule that watches a metric
@@ -100,6 +107,7 @@ class SchedulerCallback(Callback):
         self._n_steps, self._last_train = 0, ""
         self._former_groups: list[dict[str, Any]] = []  # put back when the fit ends
         self._former_attributes: dict[str, Any] | None = None  # as well; there while a fit runs
+        self._made_for: tuple[Any, Any] = (None, ())  # optimizer and epochs
 
     def before_fit(self, learn: Learner) -> None:
         """Make the schedule for this fit."""
@@ -109,15 +117,31 @@ class SchedulerCallback(Callback):
             raise LearnerError(f"`metric` must be of one of the loaders {list(learn.dls)}, got {self.metric!r}.")
         self._counts = {self._count_name: self._count_steps(learn)} if self._count_name else {}
         opt: Any = learn.opt
+        self._made_for = (opt, learn.epochs)
+        rates = [float(group["lr"]) for group in opt.param_groups]
         self._former_attributes = {name: vars(opt)[name] for name in _REPLACED if name in vars(opt)}
         self._former_groups = options_of(opt)
         try:
             self.scheduler = self.make(opt, **self._counts)
             _check_scheduler(self.scheduler, self.metric)
+            _warn_of_equal_rates(rates, opt)
             self._made = copy.deepcopy(self._settings(opt))
         except BaseException:
             self.cleanup_fit(learn)
             raise
+
+    def before_epoch(self, learn: Learner) -> None:
+        """Refuse to go on with what is no longer there; let the rate of a new group be the base of its own."""
+        if self._former_attributes is None or learn.is_side_pass:
+            return
+        opt, epochs = self._made_for
+        for name, now, then in (("opt", learn.opt, opt), ("epochs", learn.epochs, epochs)):
+            if now is not then:
+                raise LearnerError(
+                    f"`learn.{name}` must stay as it was when the schedule was made for it, in `before_fit`, got "
+                    f"another in epoch {learn.epoch}; set it in `before_fit`, at an order below {self.order:g}."
+                )
+        self._follow_groups()
 
     def after_step(self, learn: Learner) -> None:
         """Step, if it is by the batch."""
@@ -126,6 +150,8 @@ class SchedulerCallback(Callback):
 
     def after_epoch(self, learn: Learner) -> None:
         """Step, if it is by the epoch and this pass is the one."""
+        if learn.training:
+            require_own_optimizer(learn, type(self).__name__)
         if self._former_attributes is None or learn.is_side_pass or self.each == "batch":
             return
         if self.metric is not None:
@@ -142,7 +168,7 @@ class SchedulerCallback(Callback):
         """Put back what the schedule has changed in the optimizer."""
         if self._former_attributes is None:
             return
-        opt: Any = learn.opt
+        opt: Any = self._made_for[0]
         for name in _REPLACED:
             vars(opt).pop(name, None)
         vars(opt).update(self._former_attributes)
@@ -151,7 +177,9 @@ class SchedulerCallback(Callback):
             for key in group.keys() - saved.keys() - {"params", "lr"}:
                 del group[key]
             group.update(saved)
-        self._former_attributes, self._former_groups = None, []
+        for group in opt.param_groups[len(self._former_groups) :]:
+            group.pop("initial_lr", None)
+        self._former_attributes, self._former_groups, self._made_for = None, [], (None, ())
 
     def state_dict(self) -> dict[str, Any] | None:
         """Return the schedule, and what is to be put back when the fit ends; None between two fits.
@@ -211,10 +239,16 @@ class SchedulerCallback(Callback):
             "`metric`": self.metric,
         }
 
+    def _follow_groups(self) -> None:
+        """Give groups that came since a base rate: the one that they came with."""
+        bases: Any = getattr(self.scheduler, "base_lrs", None)
+        for group in self._made_for[0].param_groups[len(bases) :] if isinstance(bases, list) else ():
+            bases.append(group.setdefault("initial_lr", group["lr"]))
+
     def _count_steps(self, learn: Learner) -> int:
         """Return how many steps the schedule will make in this fit."""
         if self.each == "epoch":
-            return max(1, learn.n_epochs)  # no schedule is made for 0 steps, and none will be made
+            return max(1, self._n_epochs(learn))  # no schedule is made for 0 steps, and none will be made
         n_steps = 0
         for name, dl in learn.dls.items():
             if role_of(name) == "train":
@@ -224,7 +258,16 @@ class SchedulerCallback(Callback):
                         f"`partial(..., {self._count_name}=n)`."
                     )
                 n_steps += math.ceil(length / learn.batches_per_step)
-        return max(1, learn.n_epochs * n_steps)
+        return max(1, self._n_epochs(learn) * n_steps)
+
+    def _n_epochs(self, learn: Learner) -> int:
+        """Return how many rounds there will be; a callback may have replaced `learn.epochs`."""
+        if (n_epochs := length_of(learn.epochs)) is None:
+            raise LearnerError(
+                f"`{self._count_name}` of the schedule must be given, since `learn.epochs` has no length; do "
+                f"`partial(..., {self._count_name}=n)`."
+            )
+        return n_epochs
 
     def _metric_of(self, metrics: dict[str, float], name: str, metric: str) -> float:
         if metric not in metrics:
@@ -273,6 +316,18 @@ def _check_scheduler(scheduler: Any, metric: str | None) -> None:
         raise LearnerError(f"`metric` must be given for {name}, which watches one; do `metric='valid/loss'`.")
     if not takes_metric and metric is not None:
         raise LearnerError(f"`metric` must be left out for {name}, which watches none, got {metric!r}.")
+
+
+def _warn_of_equal_rates(rates: list[float], opt: Optimizer) -> None:
+    """Say that a schedule has given all groups one base rate, where they had rates of their own."""
+    bases = [float(group.get("initial_lr", group["lr"])) for group in opt.param_groups]
+    if len(set(rates)) > 1 and len(set(bases)) == 1:
+        warnings.warn(
+            f"the schedule gives all parameter groups one rate, where they had rates of their own, {rates}; give it a "
+            f"list, one for each group, as `max_lr=[...]`.",
+            RuntimeWarning,
+            stacklevel=3,
+        )
 
 
 def _name_of(scheduler: Any) -> str:

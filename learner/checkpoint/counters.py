@@ -11,7 +11,7 @@ from learner.loop.types import Learner
 def counters(learn: Learner) -> dict[str, Any]:
     """Return what a learner counts and what it measured."""
     return {
-        **{name: getattr(learn, name) for name in ("n_steps", "n_samples", "lr")},
+        **{name: getattr(learn, name) for name in ("n_steps", "n_skipped", "n_samples", "lr")},
         "history": learn.history.state_dict(),
         "metrics": {name: dict(values) for name, values in learn.metrics.items()},
     }
@@ -19,6 +19,7 @@ def counters(learn: Learner) -> dict[str, Any]:
 
 def put_back_counters(learn: Learner, saved: Mapping[str, Any]) -> None:
     """Take over what `counters` gave."""
-    learn.n_steps, learn.n_samples, learn.lr = saved["n_steps"], saved["n_samples"], saved["lr"]
+    for name in ("n_steps", "n_skipped", "n_samples", "lr"):
+        setattr(learn, name, saved[name])
     learn.history.load_state_dict(saved["history"])
     learn.metrics = {name: dict(values) for name, values in saved["metrics"].items()}

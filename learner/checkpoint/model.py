@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from learner.interrogate.layers import inside
+from learner.loop.types import Learner
 
 
 def model_state(model: nn.Module) -> dict[str, Any]:
@@ -35,8 +36,23 @@ def _no_buffers(model: nn.Module) -> list[str]:
     ]
 
 
-def model_differences(model: nn.Module, saved: Mapping[str, Any]) -> list[str]:
-    """Say what of a model is not as the one was that `model_state` was taken of."""
+def loss_module(learn: Learner) -> nn.Module | None:
+    """Return the loss if it is a module with parameters or buffers."""
+    loss = learn.loss_f
+    return loss if isinstance(loss, nn.Module) and any(True for _ in (*loss.parameters(), *loss.buffers())) else None
+
+
+def loss_differences(loss: nn.Module | None, saved: Mapping[str, Any] | None) -> list[str]:
+    """Say what of a loss that is a module is not as it was saved."""
+    if loss is None and saved is None:
+        return []
+    if loss is None or saved is None:
+        return ["`loss_f` is a module with parameters or buffers on one side alone"]
+    return model_differences("loss_f", loss, saved)
+
+
+def model_differences(what: str, model: nn.Module, saved: Mapping[str, Any]) -> list[str]:
+    """Say what of a model, called `what`, is not as the one was that `model_state` was taken of."""
     now = model_state(model)
     may_be_new = {*now["no_buffers"], *saved["no_buffers"]}
     found = []
@@ -45,9 +61,9 @@ def model_differences(model: nn.Module, saved: Mapping[str, Any]) -> list[str]:
         for name in dict.fromkeys((*theirs, *mine)):
             here, there = mine.get(name, "missing"), theirs.get(name, "missing")
             if here not in (there, "lazy") and not ("missing" in (here, there) and name in may_be_new):
-                found.append(f"model: {name!r} is {here} here, {there} saved")
+                found.append(f"{what}: {name!r} is {here} here, {there} saved")
     missing = saved["training"].keys() ^ now["training"].keys()
-    return found + [f"model: module {name!r} is on one side alone" for name in sorted(missing)]
+    return found + [f"{what}: module {name!r} is on one side alone" for name in sorted(missing)]
 
 
 def _shapes(tensors: Mapping[str, Any]) -> dict[str, str]:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from learner.checkpoint.model import describe_tensor
-from learner.interrogate.layers import inside
+from learner.loop.trainable import named_parameters, other_parameters
 from learner.loop.types import Learner
 
 
@@ -21,11 +21,12 @@ def optimizer_state(learn: Learner) -> dict[str, Any]:
         "groups": _groups(learn, opt),
         "state": opt.state_dict(),
         "rates": None if learn.rates is None else learn.rates.state_dict(),
+        "others": other_parameters(learn, opt),
     }
 
 
 def _groups(learn: Learner, opt: Any) -> list[list[str]]:
-    names = {p: name for name, p in inside(learn.model).named_parameters()}  # of which shapes are compared elsewhere
+    names = {p: name for name, p in named_parameters(learn).items()}  # of which shapes are compared elsewhere
     groups = [group["params"] for group in opt.param_groups]
     return [[names.get(p) or f"(not the model's) {describe_tensor(p)}" for p in group] for group in groups]
 
@@ -49,8 +50,11 @@ def optimizer_differences(learn: Learner, opt: Any, state: Mapping[str, Any]) ->
     return [f"the optimizer's parameter groups differ: {told}"]
 
 
-def put_back_optimizer(opt: torch.optim.Optimizer, saved: Mapping[str, Any]) -> None:
+def put_back_optimizer(learn: Learner, opt: torch.optim.Optimizer, saved: Mapping[str, Any]) -> None:
     """Give an optimizer what `optimizer_state` gave."""
+    with torch.no_grad():
+        for parameter, value in zip(other_parameters(learn, opt), saved["others"], strict=True):
+            parameter.copy_(value)
     opt.load_state_dict(saved["state"])
     # It has cast state to the parameters' dtype: momenta in float32 of parameters in bfloat16 would lose their digits.
     parameters = [p for group in opt.param_groups for p in group["params"]]

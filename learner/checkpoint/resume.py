@@ -11,6 +11,7 @@ That is a snapshot (`learner.checkpoint.snapshot`) and, under `fit`, what there 
     machine             what changes the last bits of a sum
     rng, modes          the random generators, and the train/eval flags, when this pass began
     gradients           of the parameters, None where there is none
+    pass_state          what callbacks carry from batch to batch in this pass
     averages            of this pass
     paces               how far callbacks are that are called every so often
 """
@@ -31,13 +32,16 @@ from torch.utils.data import DataLoader
 
 from learner.checkpoint.counters import counters, put_back_counters
 from learner.checkpoint.model import put_back_training
+from learner.checkpoint.plain import plain
 from learner.checkpoint.rng import put_back_rng
 from learner.checkpoint.snapshot import all_or_nothing, differences, errors_as_one, put_back, refuse, snapshot
 from learner.data.loaders import Loaders, length_of
+from learner.data.moving import to_device
 from learner.errors import CancelFitException, LearnerError
 from learner.history import Averages
 from learner.interrogate.layers import inside
 from learner.loop.tell import tell
+from learner.loop.trainable import named_parameters
 from learner.loop.types import Learner
 
 _OF_FIT = ("params", "lr")  # what a fit leaves in an optimizer's group, or sets anew
@@ -83,7 +87,8 @@ def fit_state(
             "machine": _machine(learn),
             "rng": dict(rng),
             "modes": {names[module]: is_training for module, is_training in modes if module in names},
-            "gradients": {name: p.grad for name, p in inside(learn.model).named_parameters()},
+            "gradients": {name: p.grad for name, p in named_parameters(learn).items()},
+            "pass_state": learn.pass_state,
             "averages": learn._averages.state_dict(),
             "paces": learn._dispatch.state_dict(),
         },
@@ -185,6 +190,7 @@ class Resumption:
             return enumerate(learn.dl)
         self._put_back(learn)
         learn._averages.load_state_dict(self._fit["averages"], _device(learn))
+        learn.pass_state = to_device(plain(self._fit["pass_state"], copy=True), _device(learn) or torch.device("cpu"))
         batches = iter(learn.dl)  # which may draw, or read again what is done
         put_back_rng(learn, self._state["rng"])
         return enumerate(batches, self._at.i)
@@ -196,7 +202,7 @@ class Resumption:
 
     def _put_back(self, learn: Learner) -> None:
         put_back(learn, learn.opt, self._state)
-        for name, p in inside(learn.model).named_parameters():
+        for name, p in named_parameters(learn).items():
             grad = self._fit["gradients"][name]
             p.grad = None if grad is None else grad.to(p.device, copy=True)
         learn._dispatch.load_state_dict(self._fit["paces"])

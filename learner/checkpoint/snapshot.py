@@ -4,7 +4,9 @@ A snapshot is a dict of tensors, numbers and strings, so that a file of it can b
 
     model       state_dict of the model (without wrappers), buffers that it leaves out, train/eval and requires_grad
                 flags
-    optimizer   its class and the names of what it trains, to be compared; its state_dict; base rates
+    loss        the same of `loss_f`, where it is a module that holds anything; else None
+    optimizer   its class and the names of what it trains, to be compared; its state_dict; base rates; the values of
+                what neither model nor loss holds
     loop        counters, learning rate, history, metrics
     rng         Python's, NumPy's, torch's and the loaders' random generators
     callbacks   what callbacks keep, by name
@@ -22,7 +24,6 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch.nn.parameter import is_lazy
 
 from learner.checkpoint.callback_state import (
     callback_differences,
@@ -35,7 +36,7 @@ from learner.checkpoint.callback_state import (
     stateful,
 )
 from learner.checkpoint.counters import counters, put_back_counters
-from learner.checkpoint.model import model_differences, model_state, put_back_model
+from learner.checkpoint.model import loss_differences, loss_module, model_differences, model_state, put_back_model
 from learner.checkpoint.optimizer import optimizer_differences, optimizer_state, put_back_optimizer
 from learner.checkpoint.plain import plain
 from learner.checkpoint.rng import put_back_rng, rng_state
@@ -43,7 +44,8 @@ from learner.data.generators import remember_rng
 from learner.data.loaders import Loaders
 from learner.errors import LearnerError
 from learner.loop.rates import BaseRates
-from learner.loop.state import remember, remember_model, remember_optimizer
+from learner.loop.state import remember, remember_trained
+from learner.loop.trainable import adopt, make_optimizer
 from learner.loop.types import Learner
 
 _N_LISTED = 10  # differences in an error
@@ -57,6 +59,7 @@ def snapshot(learn: Learner) -> dict[str, Any]:
     callbacks = {name: callback_state(name, cb) for name, cb in stateful(learn).items()}
     return {
         "model": model_state(learn.model),
+        "loss": None if (loss := loss_module(learn)) is None else model_state(loss),
         "optimizer": None if learn.opt is None else optimizer_state(learn),
         "loop": counters(learn),
         "rng": rng_state(learn),
@@ -70,7 +73,8 @@ def differences(learn: Learner, opt: torch.optim.Optimizer | None, state: Mappin
     """Say what of a learner, with this optimizer, is not as the one was that a snapshot was taken of."""
     callbacks, saved = stateful(learn), state["callbacks"]
     return [
-        *model_differences(learn.model, state["model"]),
+        *model_differences("model", learn.model, state["model"]),
+        *loss_differences(loss_module(learn), state["loss"]),
         *optimizer_differences(learn, opt, state),
         *(
             f"callback {name} is missing here"
@@ -97,12 +101,18 @@ def refuse(found: Sequence[str], hint: str = "") -> None:
 def put_back(learn: Learner, opt: torch.optim.Optimizer | None, state: Mapping[str, Any]) -> None:
     """Put a snapshot, all but the random generators, into a learner that does not differ from it."""
     put_back_model(learn.model, state["model"])
+    if (loss := loss_module(learn)) is not None:
+        put_back_model(loss, state["loss"])
     if opt is not None and state["optimizer"] is not None:
-        put_back_optimizer(opt, state["optimizer"])
-        learn.opt, learn.rates = opt, None
-        if state["optimizer"]["rates"] is not None:
-            learn.rates = BaseRates(opt, learn.lr)
-            learn.rates.load_state_dict(state["optimizer"]["rates"])
+        put_back_optimizer(learn, opt, state["optimizer"])
+        if state["optimizer"]["rates"] is None:
+            learn.opt, learn.rates = opt, None
+        else:
+            if learn.rates is None or learn.rates.opt is not opt:
+                adopt(learn, opt, is_own=False)
+            rates: BaseRates = learn.rates  # type: ignore[assignment]  # it has just been made
+            rates.load_state_dict(state["optimizer"]["rates"])
+            rates.end_fit()
     put_back_counters(learn, state["loop"])
     device = next((p.device for p in learn.model.parameters()), torch.device("cpu"))
     for name, cb in stateful(learn).items():
@@ -137,9 +147,7 @@ def all_or_nothing(learn: Learner) -> Iterator[None]:
     Raises:
         LearnerError: for any error; besides differences there may be one of what is put back.
     """
-    parts = [remember_rng(Loaders.of(learn.dls).values())]
-    parts += [] if any(map(is_lazy, learn.model.parameters())) else [remember_model(learn.model)]
-    parts += [remember_optimizer(learn.opt)] if learn.opt is not None else []
+    parts = [remember_rng(Loaders.of(learn.dls).values()), *remember_trained(learn)]
     parts += [remember(vars(cb)) for cb in learn.cbs if hasattr(cb, "__dict__")]
     parts += [_remember_attributes(learn)]
     former, opt, rates = counters(learn), learn.opt, learn.rates
@@ -169,7 +177,7 @@ def load_snapshot(learn: Learner, state: Mapping[str, Any]) -> None:
     with all_or_nothing(learn):
         opt = learn.opt
         if opt is None and state["optimizer"] is not None:
-            opt = learn.opt_func(list(learn.model.parameters()), lr=learn.lr)
+            opt = make_optimizer(learn)
         refuse(differences(learn, opt, state), _WEIGHTS_ALONE)
         put_back(learn, opt, state)
         put_back_rng(learn, state["rng"])

@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterable
 from numbers import Real
 from typing import Any
 
+from torch import nn
+
 from learner.callback import Callback
 from learner.loop.naming import HANDLERS, check_handler
 
@@ -47,7 +49,7 @@ def check_callback(cb: Any) -> None:
     _check_options(cb)
     owner = type(cb).__name__
     for name in dir(cb):
-        if name.startswith("_") or isinstance(inspect.getattr_static(cb, name), property):
+        if name.startswith("_") or is_of_torch(cb, name) or isinstance(inspect.getattr_static(cb, name), property):
             continue
         value = getattr(cb, name)
         if name in HANDLERS and not callable(value):
@@ -125,8 +127,21 @@ def _require_agreement(first: Any, second: Any, says: Any) -> None:
 
 
 def method_of(cb: Any, name: str) -> Callable[..., Any] | None:
-    """Return a callback's method, or None where it has none but the base's empty one."""
+    """Return a callback's method, or None where it has none but the base's empty one, or one that torch gave it."""
     method = getattr(cb, name, None)
-    if method is None or getattr(method, "__func__", None) is getattr(Callback, name, method):
+    if method is None or is_of_torch(cb, name) or getattr(method, "__func__", None) is getattr(Callback, name, method):
         return None
     return method  # type: ignore[no-any-return]
+
+
+def is_of_torch(cb: Any, name: str) -> bool:
+    """Tell whether an attribute comes from a class of torch, or is a part of a module: `zero_grad` of an `nn.Module`.
+
+    Such a name was not chosen for a signal or an action.
+    """
+    if name in getattr(cb, "__dict__", ()):
+        return False
+    definer = next((cls for cls in type(cb).__mro__ if name in vars(cls)), None)
+    if definer is None:  # found by `__getattr__`, as parameters and layers of a module are
+        return isinstance(cb, nn.Module)
+    return definer.__module__.partition(".")[0] == "torch"

@@ -8,9 +8,9 @@ import math
 import operator
 import warnings
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from learner.data.batch import describe
@@ -51,16 +51,19 @@ def checked_functions(loss_f: Any, opt_func: Any) -> None:
             f"`opt_func` must be called as opt_func(params, lr=lr), got an object of {type(opt_func).__name__}; "
             f"pass the class, or `lambda params, lr: optimizer`."
         )
+    if isinstance(opt_func, partial) and "lr" in opt_func.keywords:
+        rate = opt_func.keywords["lr"]
+        raise ValueError(
+            f"`opt_func` must leave the learning rate to the learner, got a partial with lr={rate}, which would be "
+            f"replaced; take it out and do `Learner(..., lr={rate})`."
+        )
 
 
-def checked_trainable(model: nn.Module) -> list[nn.Parameter]:
-    """Return the parameters that training changes, or say that there are none."""
-    parameters = list(model.parameters())
-    trainable = [p for p in parameters if p.requires_grad]
-    if not trainable:
-        reason = "all are frozen; unfreeze one" if parameters else "it has no parameters at all; is it the right one?"
-        raise LearnerError(f"`model` must have a parameter that can be trained, got {type(model).__name__}: {reason}")
-    return trainable
+def nothing_to_train(model: nn.Module) -> LearnerError:
+    """Return the error that says why there is nothing to train."""
+    has_parameters = any(True for _ in model.parameters())
+    reason = "all are frozen; unfreeze one" if has_parameters else "it has no parameters at all; is it the right one?"
+    return LearnerError(f"`model` must have a parameter that can be trained, got {type(model).__name__}: {reason}")
 
 
 def checked_scalar(name: str, value: Any) -> Any:
@@ -163,19 +166,6 @@ def no_batches(learn: Learner) -> LearnerError:
     return LearnerError(
         f"loader {learn.dl_name!r} must give at least one batch, got none in epoch {learn.epoch}: {reason}."
     )
-
-
-def checked_optimizer(opt: Any, trainable: list[nn.Parameter]) -> torch.optim.Optimizer:
-    """Return an optimizer that holds something of the model, or say what is wrong with it."""
-    if not isinstance(opt, torch.optim.Optimizer):
-        raise TypeError(f"`opt_func` must return an optimizer, got {type(opt).__name__}.")
-    held = {id(p) for group in opt.param_groups for p in group["params"]}
-    if not any(id(p) in held for p in trainable):
-        raise LearnerError(
-            "`opt` must hold parameters of the model, got none of them; if the model was replaced, set "
-            "`learn.opt = None` to have a new optimizer made."
-        )
-    return opt
 
 
 def warn_of_length(learn: Learner) -> None:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Iterable, Iterator
-from functools import partial
 from typing import Any
 
 from learner.callback import SIGNALS
@@ -138,17 +138,21 @@ class Dispatch:
         if worst is not reason and worst is not None and not isinstance(worst, _CANCEL_OF[stage]):
             raise worst
 
-    def bind_actions(self, learn: Learner) -> dict[str, Callable[[], None]]:
+    def bound_actions(self, learn: Learner) -> dict[str, Callable[[], None]]:
         """Return for each action that is taken over what the learner calls in its place: the owner, in its wrappers."""
         bound = {}
         for action, (owner, wrappers) in self.actions.items():
-            act: Callable[[], object] = getattr(learn, action)
-            if owner is not None:
-                act = partial(getattr(owner, action), learn)
-            act = _named(learn, f"{type(learn if owner is None else owner).__name__}.{action}", act)
+            by_hand = learn._by_hand.get(action)
+            if owner is not None and by_hand is not None:
+                raise ValueError(
+                    f"`{action}` must have one owner, got {type(owner).__name__} and what was set as "
+                    f"`learn.{action} = ...`; take one out."
+                )
+            who = type(learn if owner is None else owner).__name__
+            method = getattr(type(learn), action) if owner is None else getattr(owner, action)
+            act = _named(learn, f"{who}.{action}", method) if by_hand is None else by_hand
             for cb in reversed(wrappers):
-                around = partial(self.wrapper(cb, action), learn, act)
-                act = _named(learn, f"{type(cb).__name__}.around_{action}", around)
+                act = _named(learn, f"{type(cb).__name__}.around_{action}", self.wrapper(cb, action), act)
             bound[action] = act
         return bound
 
@@ -184,16 +188,46 @@ class Dispatch:
         return f"{owners[0] if owners else repr(method)}.{signal}"
 
 
-def _named(learn: Learner, place: str, function: Callable[[], object]) -> Callable[[], None]:
-    """Return a function that says whose it is when it fails."""
+def bind_actions(learn: Learner) -> None:
+    """Put in place what callbacks take over of the actions, around what a person has set as `learn.step = f`."""
+    for action in ACTIONS:
+        now = vars(learn).get(action)
+        if now is None:
+            learn._by_hand.pop(action, None)
+        elif now is not learn._bound.get(action):
+            learn._by_hand[action] = now
+    bound = learn._dispatch.bound_actions(learn)
+    for action in learn._bound:
+        vars(learn).pop(action, None)
+    learn._bound = bound
+    vars(learn).update({**learn._by_hand, **bound})
+
+
+def unbound_state(learn: Learner) -> dict[str, Any]:
+    """Return what a learner holds without what `bind_actions` puts in place, to be pickled or copied."""
+    return {
+        **{name: value for name, value in vars(learn).items() if name not in learn._bound},
+        **learn._by_hand,
+        "_bound": {},
+    }
+
+
+def _named(
+    learn: Learner, place: str, function: Callable[..., object], *args: Callable[[], None]
+) -> Callable[[], None]:
+    """Return a function that calls another with the learner, and says whose that is when it fails.
+
+    The learner holds it as an attribute, so it must not hold the learner: a cycle would keep the weights in memory.
+    """
+    ref = weakref.ref(learn)
 
     def act() -> None:
         try:
-            function()
+            function(ref(), *args)
         except CancelException:
             raise
         except BaseException as error:
-            annotate(error, learn, place)
+            annotate(error, ref(), place)  # type: ignore[arg-type]  # it is there: it has called this
             raise
 
     return act

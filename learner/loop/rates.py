@@ -1,17 +1,28 @@
-"""The learning rates an optimizer was made with, so that each fit can start from the rate asked for."""
+"""What an optimizer was when it was made: the learning rates of its groups, and what it left out."""
 
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 
 class BaseRates:
-    """Set the rate of every parameter group; a group with a rate of its own keeps its proportion to the others.
+    """Set the rate of every parameter group when a fit begins; the groups keep their proportions.
+
+    A fit that asks for no rate gets the rates as they were written. A fit that asks for one gets it for the groups that
+    were made at the learner's rate; a group with a rate of its own is scaled by as much. A rate that is written into a
+    group between two fits counts as if the optimizer had been made with it.
 
     Args:
         opt: the optimizer.
-        lr: the rate it was made with.
+        lr: the learner's rate when the optimizer was made.
+        is_own: whether a person made the optimizer, and the learner's rate has no part in it; then the first group is
+            the one that gets the rate that is asked for.
+        left_out: parameters that could be trained and that the optimizer did not get.
 
     Example:
         >>> import torch
@@ -22,23 +33,69 @@ class BaseRates:
         [0.5, 0.05]
     """
 
-    def __init__(self, opt: Optimizer, lr: float) -> None:
+    def __init__(
+        self, opt: Optimizer, lr: float, *, is_own: bool = False, left_out: Iterable[nn.Parameter] = ()
+    ) -> None:
         self.opt = opt
-        self._lr = lr
-        self._of_groups: list[float] = []
+        self.lr = lr
+        self.left_out = frozenset(left_out)
+        self._of_groups = self._rates()
+        # A single rate that is not the learner's was written by a person; several may be multiples of the learner's.
+        is_of_learner = not is_own and (
+            len({*self._of_groups}) > 1 or math.isclose(self._of_groups[0], lr, rel_tol=1e-6)
+        )
+        self._unit = lr if is_of_learner else self._of_groups[0]
+        self._now = self._unit  # the rate that was asked for last, and `opt` has been set to
+        self._at_end = self._rates()  # as the learner and its callbacks have left them
 
     def state_dict(self) -> dict[str, Any]:
-        """Return all of it as plain data."""
-        return {"lr": self._lr, "of_groups": list(self._of_groups)}
+        """Return all of it as plain data, but for the parameters."""
+        return {
+            "lr": self.lr,
+            "unit": self._unit,
+            "now": self._now,
+            "of_groups": list(self._of_groups),
+            "at_end": list(self._at_end),
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take over what `state_dict` gave."""
-        self._lr, self._of_groups = state["lr"], list(state["of_groups"])
+        self.lr, self._unit, self._now = state["lr"], state["unit"], state["now"]
+        self._of_groups, self._at_end = list(state["of_groups"]), list(state["at_end"])
 
-    def start_from(self, lr: float) -> None:
-        """Set the rates; a group that has come since is taken as it is now."""
-        groups = self.opt.param_groups
-        self._of_groups += [float(group["lr"]) for group in groups[len(self._of_groups) :]]
-        for group, rate in zip(groups, self._of_groups, strict=False):
-            now = lr if rate == self._lr or not self._lr else rate * (lr / self._lr)
+    def start_from(self, lr: float | None) -> None:
+        """Set the rates; None leaves them as they were written."""
+        self._take_what_was_written()
+        self.take_new_groups()
+        self._now = self._unit if lr is None else lr
+        for group, rate in zip(self.opt.param_groups, self._of_groups, strict=True):
+            now = self._scaled(rate)
             group["lr"] = group["lr"].fill_(now) if isinstance(group["lr"], Tensor) else now
+        self._at_end = self._rates()
+
+    def take_new_groups(self) -> None:
+        """Take down the rates of groups that came since, before a schedule changes them."""
+        del self._of_groups[len(self.opt.param_groups) :]
+        for rate in self._rates()[len(self._of_groups) :]:
+            is_scaled = self._unit and self._now and self._unit != self._now
+            self._of_groups.append(rate * (self._unit / self._now) if is_scaled else rate)
+
+    def end_fit(self) -> None:
+        """Take down where the fit has left the rates; what is another one later was written by a person."""
+        self._at_end = self._rates()
+
+    def _take_what_was_written(self) -> None:
+        now = self._rates()
+        for i, (rate, left, _) in enumerate(zip(now, self._at_end, self._of_groups, strict=False)):
+            if rate != left:
+                self._of_groups[i] = rate
+        if self._unit not in self._of_groups and now != self._at_end and len({*self._of_groups}) == 1:
+            self._unit = self._of_groups[0]
+
+    def _scaled(self, rate: float) -> float:
+        if rate == self._unit:
+            return self._now
+        return rate * (self._now / self._unit) if self._unit else rate
+
+    def _rates(self) -> list[float]:
+        return [float(group["lr"]) for group in self.opt.param_groups]

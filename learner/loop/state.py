@@ -23,6 +23,7 @@ from torch.nn.parameter import is_lazy
 from learner.data.generators import preserved_rng, remember_rng
 from learner.data.loaders import Loaders
 from learner.errors import LearnerError
+from learner.loop.trainable import other_parameters
 from learner.loop.types import Learner
 
 Restore = Callable[[], Any]
@@ -40,24 +41,30 @@ def pass_mode(model: nn.Module, loader: Any, *, training: bool) -> Iterator[list
 
     Training: gradients on; flags as the user set them, unless the whole model is in eval mode, which is then
     lifted for the pass (a frozen batch norm stays frozen). Else: no gradients, eval mode, and the flags and
-    every random generator are put back, so that looking at a model never changes what is trained.
+    every random generator are put back, so that looking at a model never changes what is trained. A model that
+    a callback puts in the place of this one is put back as well, where `set_mode` has added its flags.
     """
-    flags = [(module, module.training) for module in model.modules()]
-    if training and any(is_training for _, is_training in flags):
-        with torch.enable_grad():
-            yield flags
-        return
+    flags: list[tuple[nn.Module, bool]] = []
+    n_kept = set_mode(model, flags, training=training)
     try:
         if training:
-            model.train()
             with torch.enable_grad():
                 yield flags
         else:
-            model.eval()
             with torch.no_grad(), preserved_rng([loader]):
                 yield flags
     finally:
-        put_back_modes(flags)
+        put_back_modes(flags[n_kept:])
+
+
+def set_mode(model: nn.Module, flags: list[tuple[nn.Module, bool]], *, training: bool) -> int:
+    """Set the mode of a model for a pass; add to `flags` what they were, return how many of them stay as they are."""
+    own = [(module, module.training) for module in model.modules()]
+    flags += own
+    if training and any(is_training for _, is_training in own):
+        return len(own)
+    model.train(training)
+    return 0
 
 
 @singledispatch
@@ -203,6 +210,16 @@ def remember_optimizer(opt: torch.optim.Optimizer) -> Restore:
     return restore
 
 
+def remember_trained(learn: Learner) -> list[Restore]:
+    """Take down model, loss and optimizer, with what it trains besides; return what puts each of them back."""
+    modules = [learn.model, *([learn.loss_f] if isinstance(learn.loss_f, nn.Module) else [])]
+    parts = [remember_model(module) for module in modules if not any(map(is_lazy, module.parameters()))]
+    if learn.opt is not None:
+        others = nn.ParameterList(other_parameters(learn, learn.opt))
+        parts += [remember_model(others), remember_optimizer(learn.opt)]
+    return parts
+
+
 def remember_learner(learn: Learner, by_reference: Iterable[str]) -> Restore:
     """Take down all that training touches; return what puts it back.
 
@@ -211,10 +228,9 @@ def remember_learner(learn: Learner, by_reference: Iterable[str]) -> Restore:
         by_reference: attributes that training replaces and never changes in place.
     """
     whole = dict(vars(learn))
-    apart = {"model", "opt", "dls", "loss_f", "opt_func", "predictor", *by_reference}
+    apart = {"model", "opt", "_outside", "dls", "loss_f", "opt_func", "predictor", *by_reference}
     kept = {name: remember(value) for name, value in whole.items() if name not in apart}
-    parts = [remember_rng(Loaders.of(learn.dls).values()), remember_model(learn.model)]
-    parts += [remember_optimizer(learn.opt)] if learn.opt else []
+    parts = [remember_rng(Loaders.of(learn.dls).values()), *remember_trained(learn)]
     parts += [remember(vars(cb)) for cb in learn.cbs if hasattr(cb, "__dict__")]
 
     def restore() -> None:

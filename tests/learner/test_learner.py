@@ -146,7 +146,7 @@ def test_the_optimizer_is_made_at_the_first_fit_and_kept(make_learner):
     opt = learn.opt
     learn.fit(1)
     assert learn.opt is opt
-    assert calls == [(4, 0.5)]
+    assert calls == [(4, 0.01)]  # at the learner's own rate, so that groups keep their proportion to it
 
 
 def test_lr_is_that_of_the_call_and_else_the_learners_own(make_learner):

@@ -19,6 +19,7 @@ from learner import (
     CancelFitException,
     CancelStepException,
     Learner,
+    PostponeStepException,
 )
 
 SIGNALS = ("before_fit", "before_epoch", "before_batch", "after_predict", "after_loss", "after_backward")
@@ -479,22 +480,23 @@ def test_a_cancelled_training_batch_leaves_no_gradient_for_the_next(cancel):
     assert torch.equal(learn.model.weight, before)
 
 
-def test_a_cancelled_step_keeps_its_gradient_for_the_next():
+@pytest.mark.parametrize(("kind", "n_skipped"), [(CancelStepException, 1), (PostponeStepException, 0)])
+def test_a_cancelled_step_drops_its_gradient_and_one_that_is_put_off_keeps_it_for_the_next(kind, n_skipped):
     class SkipOdd(Callback):
         def after_backward(self, learn):
             if learn.i == 0:
-                raise CancelStepException
+                raise kind
 
     dls = tiny_dls(n_train=2)
     learn = tiny_learner(SkipOdd(), dls=dls)
     by_hand = copy.deepcopy(learn.model)
     learn.fit(1)
     opt = torch.optim.SGD(by_hand.parameters(), lr=0.1)
-    for x, y in dls["train"]:
+    for x, y in list(dls["train"])[n_skipped:]:
         nn.functional.mse_loss(by_hand(x), y).backward()
     opt.step()
     assert torch.equal(learn.model.weight, by_hand.weight)
-    assert learn.n_steps == 1
+    assert (learn.n_steps, learn.n_skipped) == (1, n_skipped)
 
 
 def test_gradients_are_cleared_when_a_fit_ends_even_if_zero_grad_does_not():

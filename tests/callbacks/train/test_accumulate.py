@@ -212,11 +212,12 @@ def test_the_next_fit_starts_with_an_empty_window(error):
     assert_same_weights(learn.model, train_by_hand([batches]))
 
 
-def test_after_a_skipped_step_the_next_batch_joins_the_window():
+def test_a_skipped_step_takes_its_window_with_it():
     batches = make_batches([8, 3, 4, 6, 2])
     learn = make(batches, [AccumulateCallback(2), At("after_backward", [0], fail(CancelStepException()))])
     learn.fit(1)
-    assert_same_weights(learn.model, train_by_hand([batches[:3], batches[3:]]))
+    assert_same_weights(learn.model, train_by_hand([batches[2:4], batches[4:]]))
+    assert (learn.n_steps, learn.n_skipped) == (2, 1)  # batches that only accumulate are no skipped steps
 
 
 @pytest.mark.parametrize("cancel", [CancelStepException, CancelBatchException])
@@ -238,6 +239,7 @@ def test_a_batch_without_a_backward_is_not_in_the_window():
     learn = make(batches, [AccumulateCallback(2), At("after_loss", [1], fail(CancelStepException()))])
     learn.fit(1)
     assert_same_weights(learn.model, train_by_hand([[batches[0], batches[2]], batches[3:]]))
+    assert learn.n_skipped == 0
 
 
 def test_clearing_the_gradients_empties_the_window():

@@ -380,3 +380,24 @@ def test_wrong_arguments_are_refused(make_learner, arguments, match):
 
 def test_it_is_documented_where_a_person_looks():
     assert "sandbox" in Learner.lr_find.__doc__
+
+
+def test_a_rate_that_another_callback_sets_is_refused(make_learner):
+    class Warmup(Callback):
+        def before_batch(self, learn):
+            for group in learn.opt.param_groups:
+                group["lr"] = 1e-5 * (learn.n_steps + 1)
+
+    with pytest.raises(LearnerError, match=r"`lr` of the optimizer must be left to LRFinderCallback.*with 1e-05"):
+        make_learner(Warmup()).lr_find(plot=False)
+
+
+def test_a_group_with_a_rate_of_its_own_keeps_its_proportion_before_the_first_fit(make_learner):
+    def opt_func(params, lr):
+        first, *rest = params
+        return torch.optim.SGD([{"params": rest}, {"params": [first], "lr": 0.01}], lr=lr)
+
+    shares = RecorderCallback(share=lambda learn: learn.opt.param_groups[1]["lr"] / learn.opt.param_groups[0]["lr"])
+    with (learn := make_learner(opt_func=opt_func, lr=0.1)).added(shares), learn.sandbox():
+        learn.fit(1, lr=1e-6, cbs=LRFinderCallback(n=5))
+        assert shares.values["share"] == pytest.approx([0.1] * len(shares.values["share"]))

@@ -29,6 +29,7 @@ from callbacks import (
     BestModelCallback,
     CheckpointCallback,
     EarlyStoppingCallback,
+    LambdaCallback,
     MetricsCallback,
     RecorderCallback,
     SchedulerCallback,
@@ -643,3 +644,77 @@ def test_a_schedule_with_other_settings_is_refused(tmp_path, then, now, message)
     with pytest.raises(LearnerError, match=f"but {message} is .* here, .* saved of callback SchedulerCallback"):
         resumed(lambda cbs: tiny_learner([*cbs, SchedulerCallback(now)]), 2, tmp_path)
     resumed(lambda cbs: tiny_learner([*cbs, SchedulerCallback(then)]), 2, tmp_path)
+
+
+class Put(Callback):
+    """Put something in place of an attribute of the learner."""
+
+    def __init__(self, signal, name, make, epoch=0):
+        setattr(self, signal, lambda learn: learn.epoch == epoch and setattr(learn, name, make(learn)))
+
+
+@pytest.mark.parametrize("n", [1, 4])
+def test_a_schedule_counts_the_epochs_that_a_callback_has_put_in_place(make_learner, n):
+    schedule = SchedulerCallback(CosineAnnealingLR)
+    make_learner([Put("before_fit", "epochs", lambda learn: range(n)), schedule]).fit(2)
+    assert schedule.scheduler.T_max == n * 3
+
+
+def test_epochs_without_a_length_ask_for_the_count(make_learner):
+    put = Put("before_fit", "epochs", lambda learn: iter(range(2)))
+    learn = make_learner([put, SchedulerCallback(CosineAnnealingLR)])
+    with pytest.raises(LearnerError, match=r"`T_max` of the schedule must be given, since `learn\.epochs` has no"):
+        learn.fit(2)
+
+
+@pytest.mark.parametrize(
+    ("name", "make"),
+    [
+        ("opt", lambda learn: torch.optim.SGD(learn.model.parameters(), lr=0.1)),
+        ("epochs", lambda learn: range(7)),
+    ],
+)
+def test_what_the_schedule_was_made_for_may_not_be_replaced_later(make_learner, name, make):
+    learn = make_learner([Put("before_epoch", name, make, epoch=1), SchedulerCallback(CosineAnnealingLR)])
+    with pytest.raises(LearnerError, match=rf"`learn\.{name}` must stay as it was when the schedule was made.*epoch 1"):
+        learn.fit(3)
+
+
+def test_a_group_that_is_added_within_a_fit_is_scheduled_from_its_own_rate_and_has_it_in_the_next(make_learner):
+    def add(learn):
+        if learn.epoch == 1 and len(learn.opt.param_groups) == 1:
+            learn.opt.add_param_group({"params": [*learn.model[0].parameters()], "lr": 0.01})
+
+    def opt_func(params, lr):
+        return torch.optim.SGD([*params][2:], lr=lr)
+
+    schedule = SchedulerCallback(CosineAnnealingLR, each="epoch")
+    learn = make_learner(opt_func=opt_func, lr=0.1)
+    with pytest.warns(RuntimeWarning, match="leaves out"):
+        learn.fit(4, cbs=[LambdaCallback(before_epoch=add), schedule])
+    assert schedule.scheduler.base_lrs == [0.1, 0.01]
+    learn.fit(1)
+    assert [group["lr"] for group in learn.opt.param_groups] == pytest.approx([0.1, 0.01])
+    assert "initial_lr" not in learn.opt.param_groups[1]
+
+
+def test_the_count_of_hugging_face_is_filled_in(make_learner):
+    counts = []
+
+    def linear(optimizer, num_warmup_steps, num_training_steps, last_epoch=-1):
+        counts.append(num_training_steps)
+        return torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1 - step / num_training_steps)
+
+    make_learner(SchedulerCallback(partial(linear, num_warmup_steps=2))).fit(2)
+    assert counts == [2 * 3]
+
+
+def test_a_schedule_that_makes_all_groups_equal_says_so(make_learner):
+    def opt_func(params, lr):
+        first, *rest = params
+        return torch.optim.SGD([{"params": [first], "lr": lr / 10}, {"params": rest}], lr=lr)
+
+    with pytest.warns(RuntimeWarning, match=r"gives all parameter groups one rate.*max_lr=\[\.\.\.\]"):
+        make_learner(SchedulerCallback(partial(OneCycleLR, max_lr=0.1)), opt_func=opt_func).fit(1)
+    make_learner(SchedulerCallback(partial(OneCycleLR, max_lr=[0.01, 0.1])), opt_func=opt_func).fit(1)
+    make_learner(SchedulerCallback(CosineAnnealingLR), opt_func=opt_func).fit(1)

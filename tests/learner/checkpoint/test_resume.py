@@ -689,6 +689,7 @@ def test_options_that_a_callback_of_the_users_own_changes_are_put_back_too(tmp_p
     assert not {"initial_lr", "max_lr", "min_lr"} & learn.opt.param_groups[0].keys()
 
 
+@pytest.mark.filterwarnings("ignore:`opt_func` leaves out")
 def test_groups_that_came_during_the_fit_stay_as_they_are(tmp_path):
     class Unfreeze(Callback):
         def before_epoch(self, learn):

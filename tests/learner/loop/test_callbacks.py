@@ -5,6 +5,7 @@ from functools import partial
 
 import numpy as np
 import pytest
+import torch
 from torch import nn
 
 from learner import Callback, Learner
@@ -256,3 +257,40 @@ def test_a_state_that_is_no_tuple_of_names_is_refused_when_added(state):
         TypeError, match=r"`Counts.state` must be a tuple of names of attributes, got .*do \('n_seen',\)"
     ):
         Learner(nn.Linear(1, 1), {"train": [1]}, cbs=cb)
+
+
+class OfTorch(nn.Module):
+    """A callback that is a module: it has a `zero_grad` that was not meant, and layers under everyday names."""
+
+    def __init__(self):
+        super().__init__()
+        self.steps = nn.Linear(1, 1)
+        self.heard = 0
+
+    def after_batch(self, learn):
+        self.heard += 1
+
+
+def test_a_module_may_be_a_callback_and_owns_nothing_by_inheritance(make_learner):
+    plain, learn, cb = make_learner(), make_learner(), OfTorch()
+    learn.add_cb(cb)
+    for each in (plain, learn):
+        torch.manual_seed(0)
+        each.fit(2)
+    assert cb.heard == 10
+    assert torch.equal(plain.model[0].weight, learn.model[0].weight)
+
+
+def test_what_a_module_defines_itself_counts(make_learner):
+    class Clears(OfTorch):
+        def zero_grad(self, learn):
+            learn.opt.zero_grad()
+
+    learn = make_learner(Clears())
+    assert type(learn._dispatch.actions["zero_grad"][0]) is Clears
+    learn.fit(1)
+
+
+def test_a_module_without_signals_is_no_callback(make_learner):
+    with pytest.raises(TypeError, match=r"a callback must have a method named like a signal.*Linear"):
+        make_learner(nn.Linear(1, 1))

@@ -1,6 +1,10 @@
 """Who takes over an action, and callbacks that come and go."""
 
+import copy
+import gc
 import math
+import pickle
+import weakref
 
 import pytest
 import torch
@@ -315,3 +319,31 @@ def test_a_callback_removed_in_the_middle_of_a_fit_is_not_heard_from_the_next_si
 
     make_learner([early, Removes()]).fit(1)
     assert (early.n_fits, early.n_batches) == (1, 2)
+
+
+class Wraps(Callback):
+    def around_step(self, learn, action):
+        action()
+
+
+class Owns(Callback):
+    def zero_grad(self, learn):
+        learn.opt.zero_grad()
+
+
+def test_a_learner_whose_actions_are_taken_over_is_pickled_copied_and_freed(make_learner):
+    learn = make_learner([Wraps(), Owns()])
+    learn.fit(1)
+    for other in (pickle.loads(pickle.dumps(learn)), copy.deepcopy(learn)):
+        before = learn.model[0].weight.detach().clone()
+        other.fit(1)
+        assert torch.equal(learn.model[0].weight, before)  # the copy has trained its own model
+        assert not torch.equal(other.model[0].weight, before)
+    weights = weakref.ref(learn.model[0].weight)
+    gc.collect()
+    gc.disable()
+    try:
+        del learn, other
+        assert weights() is None
+    finally:
+        gc.enable()

@@ -1,7 +1,9 @@
 """How a pass begins and ends, and what of its batches counts."""
 
 import pytest
+from torch import nn
 
+from callbacks import CheckpointCallback, LambdaCallback
 from learner import Callback, CancelBatchException, CancelEpochException, CancelFitException, LearnerError
 from learner.loop.passes import PASS_STATE
 
@@ -75,3 +77,65 @@ def test_a_fit_that_is_ended_between_two_passes_is_not_cut_short(make_learner):
     learn = make_learner(Stops())
     learn.fit(1)
     assert list(learn.history.rows[0]) == ["epoch", "train/loss"]
+
+
+class Hidden(Callback):
+    """Carry a state from batch to batch, as a recurrent network does."""
+
+    def __init__(self):
+        self.seen = []
+
+    def before_batch(self, learn):
+        self.seen.append((learn.dl_name, learn.pass_state.get("h", 0)))
+        learn.pass_state["h"] = learn.pass_state.get("h", 0) + 1
+
+
+def test_what_is_carried_from_batch_to_batch_is_new_in_each_pass_and_given_back_after_one_within(make_learner):
+    class Looks(Callback):
+        def after_batch(self, learn):
+            if learn.training and learn.i == 1:
+                learn.validate()
+
+    hidden = Hidden()
+    learn = make_learner([hidden, Looks()])
+    learn.fit(2)
+    within = [("valid", 0), ("valid", 1)]
+    assert hidden.seen == [("train", 0), ("train", 1), *within, ("train", 2), *within] * 2
+    assert learn.pass_state == {}
+
+
+def test_a_fit_that_goes_on_in_the_middle_of_a_pass_has_what_was_carried(make_learner, tmp_path, capsys):
+    def stop(learn):
+        if learn.n_steps == 2:
+            raise RuntimeError
+
+    def keeper():
+        return CheckpointCallback(tmp_path, every=1)
+
+    with pytest.raises(RuntimeError):
+        make_learner([Hidden(), keeper()]).fit(1, cbs=LambdaCallback(after_batch=stop))
+    hidden = Hidden()
+    make_learner([hidden, keeper()]).fit(1, resume=True)
+    assert hidden.seen[0] in [("train", 1), ("train", 2)]
+
+
+def test_a_model_put_in_for_a_pass_runs_in_its_mode_and_gets_its_flags_back(make_learner):
+    average, modes = nn.Sequential(nn.Linear(4, 3), nn.Dropout(0.5)), []
+
+    class Average(Callback):
+        def before_epoch(self, learn):
+            if not learn.training:
+                self.raw, learn.model = learn.model, average
+
+        def after_predict(self, learn):
+            if not learn.training:
+                modes.append([module.training for module in average.modules()])
+
+        def cleanup_epoch(self, learn):
+            if not learn.training:
+                learn.model = self.raw
+
+    learn = make_learner(Average())
+    learn.fit(1)
+    assert modes == [[False] * 3] * 2
+    assert all(module.training for module in (*average.modules(), *learn.model.modules()))

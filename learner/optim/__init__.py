@@ -1,0 +1,8 @@
+"""Optimizers as a user makes them.
+
+- `add_to`: give an optimizer parameters that came after it was made, and keep what it remembers of the others.
+"""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,0 +1,1 @@
+from .groups import add_to as add_to
