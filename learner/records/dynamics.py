@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from learner.records.choosing import checked_k
 from learner.records.listing import Listing, pandas
-from learner.records.samples import Samples, checked_k
+from learner.records.samples import Samples
 
 if TYPE_CHECKING:
     import pandas as pd
