@@ -12,7 +12,6 @@ from torch import nn
 from torch.utils.data import DataLoader, IterableDataset, Subset
 
 from callbacks.samples.collection import Collection, checked_collectors, layers_of, log_means, schemas_of
-from callbacks.samples.collectors import KEYS
 from callbacks.samples.recording import Folder
 from callbacks.show.progress import Bar
 from learner import Predictor, PredictorOutput
@@ -21,7 +20,7 @@ from learner.data.moving import to_device
 from learner.loop.state import pass_mode
 from learner.records import Run, Samples, Table
 from learner.records.ids import SampleIds
-from learner.records.writer import SampleWriter, file_name
+from learner.records.writer import KEYS, SampleWriter, file_name
 
 
 def collect_metrics(

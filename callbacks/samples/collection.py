@@ -10,7 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from callbacks.samples.collectors import FunctionalMetricsCollector, MetricsCollector, columns_of
+from callbacks.samples.collectors import FunctionalMetricsCollector, MetricsCollector
+from callbacks.samples.columns import columns_of
 from learner import LearnerError, PredictorOutput
 from learner.records.schema import CategoricalLabel
 
