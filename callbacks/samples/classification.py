@@ -19,7 +19,7 @@ from learner.records.schema import CategoricalLabel
 class ClassificationMetricsCollector(MetricsCollector):
     """What a classifier said of each sample.
 
-    Columns: `label`, `predicted` (class ids); `loss` (cross entropy); `accuracy` (1 if right, else 0); `confidence`
+    Columns: `label`, `predicted` (class ids); `loss` (cross entropy); `accuracy` (1 if right, else 0, also where logits are NaN); `confidence`
     (probability of the class that was predicted); `true_probability` (of the label); `margin` (logit of the label less
     the largest other logit: below 0 is wrong); `entropy` of the probabilities [nats].
 
@@ -122,7 +122,8 @@ class ClassificationMetricsCollector(MetricsCollector):
             "label": label,
             "predicted": predicted,
             "loss": kept.get("loss", loss),
-            "accuracy": (predicted == label).float(),
+            # Of NaN the largest is the first: a model that says nothing is not right.
+            "accuracy": ((predicted == label) & ~confidence.isnan()).float(),
             "confidence": confidence,
             "true_probability": probabilities.gather(1, at_label)[:, 0],
             "margin": logits.gather(1, at_label)[:, 0] - others,

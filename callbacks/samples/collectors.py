@@ -24,7 +24,8 @@ class MetricsCollector(ABC):
     """Base of collectors: override `compute_metrics`.
 
     Args:
-        preprocess_fn: `(batch, predictor_output) -> (batch, predictor_output)`, called first.
+        preprocess_fn: `(batch, predictor_output) -> (batch, predictor_output)`, called first. Labels in the batch that it
+            makes go before the target that a Learner took.
         compute_aggregates: whether columns are averaged as well.
 
     Attributes:
@@ -70,7 +71,14 @@ class MetricsCollector(ABC):
         made = self.preprocess_fn(batch, predictor_output)
         if not (isinstance(made, tuple) and len(made) == 2):
             raise LearnerError(f"`preprocess_fn` must return (batch, predictor_output), got {describe(made)}.")
-        return made
+        given, output = made
+        known = output.metadata if isinstance(output, PredictorOutput) else None
+        if given is batch or not isinstance(known, Mapping) or known is not predictor_output.metadata:
+            return given, output
+        if _labels_in(given) is None:
+            return given, output
+        # The labels that a person made go before the target that the Learner took.
+        return given, PredictorOutput(output.forward, output.hidden_layers, {**known, "target": None})
 
     def keep(self, batch: Any, predictor_output: PredictorOutput) -> Columns:
         """Return what is kept of a batch until it is finished, with many others at once: the columns themselves."""
@@ -146,17 +154,22 @@ def target_of(batch: Any, predictor_output: PredictorOutput, name: str) -> Any:
     known = predictor_output.metadata
     if isinstance(known, Mapping) and known.get("target") is not None:
         return known["target"]
-    fields = fields_of(batch)
-    if fields is not None:
-        for key in TARGET_NAMES:
-            if key in fields:
-                return fields[key]
-    if isinstance(batch, tuple | list) and len(batch) > 1:
-        return batch[-1]
+    labels = _labels_in(batch)
+    if labels is not None:
+        return labels
     raise LearnerError(
         f"{name} must find labels in a batch, as the last element or as one of {' '.join(TARGET_NAMES)}, got "
         f"{describe(batch)}; make (inputs, labels) of it by `preprocess_fn`."
     )
+
+
+def _labels_in(batch: Any) -> Any:
+    """Return the field of a batch that is called like labels, or its last element; None if there is neither."""
+    fields = fields_of(batch) or {}
+    named = next((fields[key] for key in TARGET_NAMES if key in fields), None)
+    if named is None and isinstance(batch, tuple | list) and len(batch) > 1:
+        return batch[-1]
+    return named
 
 
 def misfit(name: str, output: str, target: str, got: Any, got_target: Any) -> LearnerError:

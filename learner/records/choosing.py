@@ -46,9 +46,32 @@ def meets(name: str, values: np.ndarray, condition: Any, label: CategoricalLabel
     if wrong := [value for value in wanted if isinstance(value, str) != is_words or value is None]:
         holds = "words" if is_words else "numbers"
         raise TypeError(f"`{name}` must be compared with {holds}, which it holds, got {wrong[0]!r}.")
-    # In the column's own precision: 0.1 finds what was recorded as a 0.1 in float32.
-    of_kind = values.dtype if is_words or values.dtype.kind == "f" else None
-    return np.isin(values, np.array(wanted, of_kind))
+    if values.dtype.kind in "iu":
+        wanted = _whole(wanted, np.iinfo(values.dtype))
+    # In the column's own type: 0.1 finds what was recorded as a 0.1 in float32, and no whole number is rounded.
+    return np.isin(values, np.array(wanted, None if values.dtype.kind == "b" else values.dtype))
+
+
+def _whole(wanted: list[Any], limits: np.iinfo[Any]) -> list[int]:
+    """Return the numbers that a column of whole numbers may hold; the others are in none of its rows."""
+    numbers = [value.item() if hasattr(value, "item") else value for value in wanted]
+    whole = [int(number) for number in numbers if not isinstance(number, float) or number.is_integer()]
+    return [number for number in whole if limits.min <= number <= limits.max]
+
+
+def order_of(values: np.ndarray, *, largest: bool = True) -> np.ndarray:
+    """Return the places of numbers, those of the largest first, of equal ones in their order; NaN comes last.
+
+    Example:
+        >>> order_of(np.array([2**60, 2**60 + 1, 3])), order_of(np.array([1.0, np.nan, 2.0]), largest=False)
+        (array([1, 0, 2]), array([0, 2, 1]))
+    """
+    if not largest:
+        return np.argsort(values, kind="stable")
+    if values.dtype.kind == "f":
+        return np.argsort(-values, kind="stable")
+    # Whole numbers as they are: the smallest has no negative, and as floats they would be rounded.
+    return len(values) - 1 - np.argsort(values[::-1], kind="stable")[::-1]
 
 
 def class_id(name: str, label: CategoricalLabel, value: Any) -> int:

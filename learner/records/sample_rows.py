@@ -10,7 +10,7 @@ import numpy as np
 
 from learner.data.signature import nearest
 from learner.records.arrow import pyarrow, to_numpy
-from learner.records.choosing import checked_k, meets
+from learner.records.choosing import checked_k, meets, order_of
 from learner.records.keys import Cells, Pivot, cells_of
 from learner.records.listing import Listing, pandas
 from learner.records.parts import Part, Parts
@@ -180,16 +180,15 @@ class SampleRows:
             k: how many; fewer if there are not as many.
             largest: whether to begin with the largest, not the smallest.
         """
-        values = self._numbers(column)
-        return self._take(np.argsort(-values if largest else values, kind="stable")[: checked_k(k)])
+        return self._take(order_of(self._numbers(column), largest=largest)[: checked_k(k)])
 
     def _numbers(self, column: str) -> np.ndarray:
-        """Return a column as float64, or say why it is not of numbers."""
+        """Return a column, or say why it is not of numbers."""
         values = self.numpy(column)
         if values.ndim > 1 or values.dtype.kind not in "biuf" or self.schema(column) is not None:
             kind = "vectors" if values.ndim > 1 else "words" if values.dtype.kind == "O" else "classes"
             raise ValueError(f"`{column}` must be a column of numbers, got {kind}; there are {self._measures()}.")
-        return values.astype(np.float64)
+        return values
 
     def _take(self, places: np.ndarray) -> Self:
         """Return the rows at these places."""
@@ -224,7 +223,9 @@ class SampleRows:
     def by(self, column: str) -> Listing:
         """Return count and means of the columns of numbers for each value of a column; prints as a table.
 
-        Means are NaN where a value is. Rows without a value are a group as well.
+        Means are NaN where a value is. Rows without a value are a group as well. By "label", where there is `predicted`
+        too, each class has its precision (of the rows said to be of it, the share that is), recall (of its rows, the
+        share that was said to be) and F1 (their harmonic mean); NaN where that is a share of nothing.
 
         Args:
             column: of classes, words, flags or whole numbers.
@@ -242,7 +243,17 @@ class SampleRows:
         means = {
             name: np.bincount(which, arrays[name].astype(np.float64), minlength=len(names)) / counts for name in arrays
         }
-        return Listing({column: names, "count": counts, **means})
+        rates = self._rates(names) if column == "label" and "predicted" in self.scalars else {}
+        return Listing({column: names, "count": counts, **means, **rates})
+
+    def _rates(self, names: np.ndarray) -> dict[str, np.ndarray]:
+        """Return precision, recall and F1 of classes."""
+        true, said = self.words("label"), self.words("predicted")
+        hits = np.array([((true == name) & (said == name)).sum() for name in names], np.float64)
+        n_true = np.array([(true == name).sum() for name in names])
+        n_said = np.array([(said == name).sum() for name in names])
+        with np.errstate(invalid="ignore"):  # 0 of 0
+            return {"precision": hits / n_said, "recall": hits / n_true, "f1": 2 * hits / (n_true + n_said)}
 
     def pivot(self, column: str) -> Pivot:
         """Return a column of numbers as a matrix of samples by epochs.

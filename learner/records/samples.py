@@ -211,7 +211,7 @@ class Samples(SampleRows):
 
         last, when = self._last()
         ids = last.numpy("example_id") if "example_id" in last.scalars else None
-        return histogram(last._numbers(column), column, ids=ids, when=when)
+        return histogram(last._numbers(column).astype(np.float64), column, ids=ids, when=when)
 
     def plot_worst(self, k: int = 16, column: str = "loss", image: Callable[[Any], Any] | None = None) -> Figure:
         """Draw the k samples with the largest values of the last epoch; return the figure.

@@ -1,5 +1,9 @@
 """Samples as a training records them, and the same as a data frame."""
 
+import resource
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import numpy as np
 
 from learner.records.arrow import to_arrow
@@ -30,3 +34,14 @@ def made(columns, schemas=None, fingerprint=None, **kwargs):
     if fingerprint:
         part = part.replace_schema_metadata({**(part.schema.metadata or {}), b"learner.table_fingerprint": fingerprint})
     return Samples([part], **kwargs)
+
+
+@contextmanager
+def full_disk(n_bytes: int = 0) -> Iterator[None]:
+    """Let no file grow beyond so many bytes, as on a disk that is full: "File too large"."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (n_bytes, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
