@@ -19,9 +19,9 @@ from learner.records.schema import CategoricalLabel
 class ClassificationMetricsCollector(MetricsCollector):
     """What a classifier said of each sample.
 
-    Columns: `label`, `predicted` (class ids); `loss` (cross entropy); `accuracy` (1 if right, else 0, also where logits are NaN); `confidence`
-    (probability of the class that was predicted); `true_probability` (of the label); `margin` (logit of the label less
-    the largest other logit: below 0 is wrong); `entropy` of the probabilities [nats].
+    Columns: `label`, `predicted` (class ids); `loss` (cross entropy); `accuracy` (1 if right, else 0, also where logits
+    are NaN); `confidence` (probability of the class that was predicted); `true_probability` (of the label); `margin`
+    (logit of the label less the largest other logit: below 0 is wrong); `entropy` of the probabilities [nats].
 
     Args:
         classes: names of the classes in the order of their ids, or `{id: name}`.

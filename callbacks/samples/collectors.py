@@ -24,8 +24,8 @@ class MetricsCollector(ABC):
     """Base of collectors: override `compute_metrics`.
 
     Args:
-        preprocess_fn: `(batch, predictor_output) -> (batch, predictor_output)`, called first. Labels in the batch that it
-            makes go before the target that a Learner took.
+        preprocess_fn: `(batch, predictor_output) -> (batch, predictor_output)`, called first. Labels in the batch
+            that it makes go before the target that a Learner took.
         compute_aggregates: whether columns are averaged as well.
 
     Attributes:

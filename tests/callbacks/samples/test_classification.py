@@ -191,3 +191,10 @@ def test_each_logit_has_a_class_name_or_none_has(classes):
     collector = ClassificationMetricsCollector(classes)
     with pytest.raises(LearnerError, match=f"`classes` must be a name for each of the 3 logits, got {len(classes)}"):
         collector.collect((None, torch.tensor([0, 1])), PredictorOutput(torch.zeros(2, 3), {}))
+
+
+@pytest.mark.parametrize("odd", [torch.nan, torch.inf, -torch.inf])
+def test_what_is_not_a_number_is_not_right(odd):
+    found = collected(ClassificationMetricsCollector(), torch.full((3, 2), odd), torch.tensor([0, 1, 0]))
+    assert found["accuracy"].tolist() == [0, 0, 0]
+    assert np.isnan(found["loss"]).all()

@@ -94,3 +94,15 @@ def test_a_function_is_a_collector_of_its_name():
 def test_what_no_collector_can_be_made_of(make, message):
     with pytest.raises(TypeError, match=message):
         make()
+
+
+def test_labels_that_a_person_makes_go_before_the_target_of_a_learner():
+    output = PredictorOutput(torch.eye(2), {}, {"target": torch.tensor([0, 1])})
+    made = lambda preprocess_fn: (
+        ClassificationMetricsCollector(preprocess_fn=preprocess_fn)
+        .collect((0, torch.tensor([0, 1])), output)["label"]
+        .tolist()
+    )
+    assert made(lambda batch, output: ((batch[0], 1 - batch[1]), output)) == [1, 0]
+    assert made(lambda batch, output: (batch, output)) == [0, 1]
+    assert made(lambda batch, output: (batch[0], output)) == [0, 1]  # it holds no labels

@@ -1,16 +1,20 @@
 """Rows on record: what is read, chosen and averaged; against pandas, numpy and arithmetic by hand."""
 
+import os
+
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pytest
 import torch
 from pyarrow import parquet
+from sklearn.metrics import precision_recall_fscore_support
 
 from learner import LearnerError
 from learner.records import parts as parts_module
 from learner.records.arrow import to_arrow
 from learner.records.samples import Samples
+from learner.records.schema import CategoricalLabel
 from tests.learner.records.recorded import ANIMALS, EPOCHS, N, columns_of, made
 
 # -- reading -------------------------------------------------------------------------------------------------------
@@ -253,7 +257,8 @@ def test_by_is_what_pandas_groups(samples, frame, column):
         np.testing.assert_allclose(
             found[name], wanted[name].apply(lambda values: values.astype(float).mean()), rtol=1e-7
         )
-    assert set(found.columns) == {column, "count", "loss", "accuracy"}
+    rates = {"precision", "recall", "f1"} if column == "label" else set()
+    assert set(found.columns) == {column, "count", "loss", "accuracy"} | rates
     names = wanted.size().index.tolist()
     assert found[column].tolist() == ([ANIMALS.classes[i] for i in names] if column == "label" else names)
 
@@ -267,7 +272,7 @@ def test_by_refuses_what_has_no_groups(samples):
 def test_class_ids_without_names_are_not_averaged():
     samples = made({"example_id": [0, 1], "label": [3, 4], "predicted": [3, 3], "loss": [1.0, 2.0]})
     assert samples.aggregates == {"loss": 1.5}
-    assert list(samples.by("label").columns) == ["label", "count", "loss"]
+    assert list(samples.by("label").columns) == ["label", "count", "loss", "precision", "recall", "f1"]
 
 
 def test_aggregates_are_given_or_exact(samples, frame):
@@ -301,3 +306,47 @@ def test_pivot_is_of_one_split_with_epochs(samples):
         made({"example_id": [0], "loss": [1.0]}).pivot("loss")
     with pytest.raises(ValueError, match="`label` must be a column of numbers, got classes"):
         samples.pivot("label")
+
+
+def test_rates_of_each_class_are_those_of_scikit_learn():
+    rng = np.random.default_rng(0)
+    label, predicted = rng.integers(0, 4, 200), rng.integers(0, 3, 200)  # the last class is never said
+    found = made({"example_id": np.arange(200), "label": label, "predicted": predicted}).by("label")
+    expected = precision_recall_fscore_support(label, predicted, labels=range(4), zero_division=np.nan)
+    for name, values in zip(("precision", "recall", "f1", "count"), expected, strict=True):
+        np.testing.assert_allclose(found[name], values)
+
+
+def test_large_whole_numbers_are_told_apart():
+    """Floats would round them: above 2**53 not every whole number is one."""
+    values = np.array([2**60, 2**60 + 1, 2**60 - 1, -(2**63)])
+    samples = made({"example_id": np.arange(4), "key": values, "of": values.astype(np.uint64)})
+    assert samples.top("key", 4).numpy("example_id").tolist() == [1, 0, 2, 3]
+    assert samples.top("key", 4, largest=False).numpy("example_id").tolist() == [3, 2, 0, 1]
+    for name in ("key", "of"):
+        assert samples.where(**{name: 2**60 + 1}).numpy("example_id").tolist() == [1]
+        assert samples.where(**{name: [2**60, 0.5, -1.0, 2**70]}).numpy("example_id").tolist() == [0]
+
+
+def test_names_that_are_no_text_are_on_record():
+    """As `os.listdir` gives those of files in another encoding."""
+    name = os.fsdecode(b"caf\xe9.png")
+    label = CategoricalLabel("label", [name, "b"])
+    samples = made({"file": [name, "b"], "label": [0, 1]}, {"label": label})
+    assert samples.numpy("file").tolist() == ["caf\\udce9.png", "b"]
+    assert samples.words("label").tolist() == ["caf\\udce9.png", "b"]
+
+
+def test_a_flipped_bit_is_told(files):
+    data, loss = files[0].read_bytes(), Samples(files[:1]).numpy("loss")
+    rng = np.random.default_rng(0)
+    n_told = 0
+    for place in rng.integers(0, len(data), 100):
+        flipped = bytearray(data)
+        flipped[place] ^= 1 << int(rng.integers(8))
+        files[0].write_bytes(flipped)
+        try:
+            assert np.array_equal(Samples(files[:1]).numpy("loss"), loss)
+        except LearnerError:
+            n_told += 1
+    assert n_told
