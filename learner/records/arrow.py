@@ -85,7 +85,7 @@ def _strings(texts: Any) -> Any:
     pa = pyarrow()
     try:
         return pa.array(texts, pa.string())
-    except UnicodeEncodeError:  # names of files may hold bytes that are no text
+    except UnicodeError:  # names of files may hold bytes that are no text
         return pa.array([None if text is None else encodable(text) for text in texts], pa.string())
 
 
@@ -123,7 +123,7 @@ def schemas_of(table: Any) -> dict[str, CategoricalLabel]:
         True
     """
     pa = pyarrow()
-    features = json.loads((table.schema.metadata or {}).get(KEY, b"{}")).get("info", {}).get("features") or {}
+    features = _features((table.schema.metadata or {}).get(KEY, b"{}"))
     found: dict[str, CategoricalLabel] = {}
     for name in table.column_names:
         feature = features.get(name)
@@ -132,6 +132,15 @@ def schemas_of(table: Any) -> dict[str, CategoricalLabel]:
         elif _is_categorical(pa, table[name]) and (classes := _classes(table[name])):
             found[name] = CategoricalLabel(name, classes)
     return found
+
+
+def _features(text: bytes) -> dict[str, Any]:
+    """Return what the `datasets` library says of columns; nothing if it is damaged or of another form."""
+    try:
+        found = json.loads(text)["info"]["features"]
+    except (ValueError, TypeError, KeyError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def _is_categorical(pa: Any, column: Any) -> bool:
