@@ -1,6 +1,5 @@
 """RunCallback: what is on record equals the history, at any moment and after any end."""
 
-import json
 import subprocess
 import sys
 from contextlib import suppress
