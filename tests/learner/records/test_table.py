@@ -437,7 +437,7 @@ def test_weights_that_are_none_are_refused(weights: Any) -> None:
 
 def test_large_whole_numbers_with_gaps_are_not_rounded(tmp_path):
     path = tmp_path / "a.parquet"
-    parquet.write_table(pa.table({"key": pa.array([2**60 + 1, None]), "few": pa.array([1, None])}), path)
+    pq.write_table(pa.table({"key": pa.array([2**60 + 1, None]), "few": pa.array([1, None])}), path)
     table = Table.from_parquet(path)
     assert table[0] == {"key": 2**60 + 1, "few": 1.0}
     assert table[1]["key"] is None
