@@ -19,7 +19,7 @@ from torch.utils.data import (
 
 from learner.data.generators import preserved_rng
 from learner.data.loaders import length_of
-from learner.data.order import PositionSampler
+from learner.data.sampler import PositionSampler
 from learner.records import Table
 
 
