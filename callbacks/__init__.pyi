@@ -10,13 +10,13 @@ from .measure.metric_functions import top_k_accuracy as top_k_accuracy
 from .measure.metrics import MetricsCallback as MetricsCallback
 from .measure.recorder import RecorderCallback as RecorderCallback
 from .measure.validate import ValidateCallback as ValidateCallback
+from .samples.classification import ClassificationMetricsCollector as ClassificationMetricsCollector
 from .samples.collect import CollectCallback as CollectCallback
 from .samples.collect_metrics import collect_metrics as collect_metrics
-from .samples.collectors import ClassificationMetricsCollector as ClassificationMetricsCollector
-from .samples.collectors import EmbeddingsMetricsCollector as EmbeddingsMetricsCollector
 from .samples.collectors import FunctionalMetricsCollector as FunctionalMetricsCollector
 from .samples.collectors import MetricsCollector as MetricsCollector
-from .samples.collectors import RegressionMetricsCollector as RegressionMetricsCollector
+from .samples.embeddings import EmbeddingsMetricsCollector as EmbeddingsMetricsCollector
+from .samples.regression import RegressionMetricsCollector as RegressionMetricsCollector
 from .samples.run import RunCallback as RunCallback
 from .show.csv_logger import CSVLoggerCallback as CSVLoggerCallback
 from .show.progress import ProgressCallback as ProgressCallback

@@ -146,7 +146,7 @@ FLOORS = {
     "callback": ("loop.naming", "loop.types"),
     "loop": ("callback", "interrogate", "optim", "data", "history", "errors"),
     "checkpoint": ("loop", "callback", "interrogate", "optim", "data", "history", "errors"),
-    "records": ("checkpoint.file", "data", "history", "drawing", "errors"),
+    "records": ("checkpoint.atomic", "checkpoint.lock", "data", "history", "drawing", "errors"),
     "learner": ("checkpoint", "loop", "callback", "interrogate", "optim", "data", "history", "errors"),
 }
 FRONT_DOORS = ("learner", "learner.__main__")  # the names that users import; the demo

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from typing import Any, Literal
 
 from callbacks.keep.best import BestModelCallback
 from callbacks.samples.collection import Collection, checked_collectors, layers_of, log_means, schemas_of
-from callbacks.samples.recording import Recording, in_order
+from callbacks.samples.in_order import in_order
+from callbacks.samples.recording import Recording
 from callbacks.samples.sample_files import SampleFiles
 from learner import Callback, CancelFitException, Learner
 from learner.data.loaders import role_of
@@ -23,8 +25,8 @@ class CollectCallback(Callback):
     augmented, weights as they were at each batch. `epoch` then is the number of the history's row, from 0. Samples are
     known by the numbers that the loader's sampler hands out; where it cannot tell, by a field `example_id` in a batch.
 
-    With `source="pass"` by a pass of its own over the dataset, in order, in eval mode, of a `Table` the samples for
-    collection. `epoch` then is the number of epochs that were done: 0 is before training.
+    With `source="pass"` by a pass of its own over the samples that the loader visits, in order, in eval mode, of a
+    `Table` the samples for collection. `epoch` then is the number of epochs that were done: 0 is before training.
 
     Rows go to the active run, or to a temporary folder that lives as long as `samples`; a file per epoch and loader,
     `step-train-0003`, there when the pass ends, also if it was cut short. Means of what the history does not have are
@@ -100,6 +102,7 @@ class CollectCallback(Callback):
         self._files = SampleFiles(self.name, run)
         self._recording: Recording | None = None
         self._rows: Mapping[str, Any] | None = None  # of the pass that is about to go on
+        self._holding: ExitStack | None = None  # of the run, during a fit
         self._is_on = self._is_over = False
         self._start = self._n_done = 0
 
@@ -134,11 +137,15 @@ class CollectCallback(Callback):
             for name in wanted:
                 in_order(name, learn.dls[name])
         self._is_over = False
-        if learn.is_resumed:
-            self._files.find_tables(learn.dls[name] for name in wanted)
-        elif self._start == 0:
-            self._files.begin_anew(may_replace=bool(learn.resume))  # of this one, killed before its first checkpoint
-        self._files.find()
+        with ExitStack() as stack:  # gives the run back if it is refused
+            if self.run is not None:
+                stack.enter_context(self.run.hold())
+            if learn.is_resumed:
+                self._files.find_tables(learn.dls[name] for name in wanted)
+            elif self._start == 0:
+                self._files.begin_anew(may_replace=bool(learn.resume))  # killed before its first checkpoint
+            self._files.find()
+            self._holding = stack.pop_all()
 
     def before_epoch(self, learn: Learner) -> None:
         """Begin to listen to a pass of the fit; before the first one of an epoch, make passes that are due."""
@@ -175,9 +182,14 @@ class CollectCallback(Callback):
 
     def cleanup_fit(self, learn: Learner) -> None:
         """Make them also if a callback ended the fit."""
-        if isinstance(learn.ended_by, CancelFitException):
-            self._last_passes(learn)
-        self._is_on = False
+        try:
+            if isinstance(learn.ended_by, CancelFitException):
+                self._last_passes(learn)
+        finally:
+            self._is_on = False
+            if self._holding is not None:
+                self._holding.close()
+                self._holding = None
 
     def _last_passes(self, learn: Learner) -> None:
         if not self._is_on or self._is_over or self.source == "step":

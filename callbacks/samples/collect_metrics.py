@@ -12,7 +12,6 @@ from torch import nn
 from torch.utils.data import DataLoader, IterableDataset, Subset
 
 from callbacks.samples.collection import Collection, checked_collectors, layers_of, log_means, schemas_of
-from callbacks.samples.collectors import KEYS
 from callbacks.samples.recording import Folder
 from callbacks.show.progress import Bar
 from learner import Predictor, PredictorOutput
@@ -20,8 +19,9 @@ from learner.data.loaders import length_of
 from learner.data.moving import to_device
 from learner.loop.state import pass_mode
 from learner.records import Run, Samples, Table
+from learner.records.files import file_name
 from learner.records.ids import SampleIds
-from learner.records.writer import SampleWriter, file_name
+from learner.records.writer import KEYS, SampleWriter
 
 
 def collect_metrics(
@@ -83,20 +83,21 @@ def collect_metrics(
         predictor = predictor if isinstance(predictor, Predictor) else Predictor(predictor)
         predictor = predictor.with_layers(layers_of(collectors))
     home = run or Run.active() or Folder()
-    if isinstance(home, Run):
-        home.register_table(table)
-    with SampleWriter(
-        home.path,
-        _free_name(split or "samples", home.path),
-        schemas=schemas_of(collectors),
-        fingerprint=table.fingerprint,
-        table_name=table.name,
-    ) as writer:
-        collection = Collection(collectors, writer, weights)
-        _run(predictor, loader, ids, kept, collection, constants)
-    means = collection.means()
-    if isinstance(home, Run) and collect_aggregates:
-        log_means(home.log, means, constants)
+    with home.hold() if isinstance(home, Run) else nullcontext():
+        if isinstance(home, Run):
+            home.register_table(table)
+        with SampleWriter(
+            home.path,
+            _free_name(split or "samples", home.path),
+            schemas=schemas_of(collectors),
+            fingerprint=table.fingerprint,
+            table_name=table.name,
+        ) as writer:
+            collection = Collection(collectors, writer, weights)
+            _run(predictor, loader, ids, kept, collection, constants)
+        means = collection.means()
+        if isinstance(home, Run) and collect_aggregates:
+            log_means(home.log, means, constants)
     return Samples(writer.paths[:1], table=table, aggregates=means, holder=home)
 
 

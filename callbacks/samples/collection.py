@@ -10,7 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from callbacks.samples.collectors import FunctionalMetricsCollector, MetricsCollector, columns_of
+from callbacks.samples.collectors import FunctionalMetricsCollector, MetricsCollector
+from callbacks.samples.columns import columns_of
 from learner import LearnerError, PredictorOutput
 from learner.records.schema import CategoricalLabel
 
@@ -205,7 +206,7 @@ def _packed(column: np.ndarray | Tensor) -> Any:
     if column.dtype != object:
         return torch.from_numpy(np.array(column, column.dtype.newbyteorder("="), order="C"))
     # Not a list: a checkpoint holds little that is no tensor.
-    texts = [text.encode() for text in column]
+    texts = [text.encode(errors="surrogatepass") for text in column]  # names of files may be no text
     ends = np.cumsum([len(text) for text in texts], dtype=np.int64)
     return {"bytes": torch.from_numpy(np.frombuffer(b"".join(texts), np.uint8).copy()), "ends": torch.from_numpy(ends)}
 
@@ -215,7 +216,7 @@ def _unpacked(packed: Any) -> np.ndarray:
     if isinstance(packed, Tensor):
         return packed.numpy()
     data, ends = packed["bytes"].numpy().tobytes(), packed["ends"].tolist()
-    return np.array([data[start:end].decode() for start, end in pairwise([0, *ends])], object)
+    return np.array([data[start:end].decode(errors="surrogatepass") for start, end in pairwise([0, *ends])], object)
 
 
 def checked_collectors(collectors: Any) -> list[MetricsCollector]:

@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, IterableDataset
 
 from callbacks.samples.collection import Collection, layers_of
 from learner import Learner, LearnerError, PredictorOutput
@@ -21,7 +20,6 @@ from learner.data.batch import describe, fields_of
 from learner.data.moving import cloned, detached
 from learner.interrogate.capture import Capture
 from learner.interrogate.layers import places_by_name
-from learner.records import Table
 from learner.records.ids import SampleIds
 from learner.records.writer import SampleWriter
 
@@ -116,25 +114,3 @@ class Folder:
         # Not a TemporaryDirectory, which warns when it is not closed by hand.
         self.path = Path(tempfile.mkdtemp(prefix="samples-"))
         weakref.finalize(self, shutil.rmtree, self.path, ignore_errors=True)
-
-
-def in_order(name: str, loader: Any) -> DataLoader[Any]:
-    """Return a loader over the same dataset, in order; of a `Table` over the samples for collection.
-
-    Raises:
-        ValueError: if there is no dataset with numbered samples; `name` is the loader's.
-    """
-    dataset: Any = getattr(loader, "dataset", None)
-    is_stream = isinstance(dataset, IterableDataset) or not hasattr(dataset, "__getitem__")
-    if is_stream or getattr(loader, "batch_sampler", loader) is None:  # whose dataset makes whole batches
-        raise ValueError(
-            f"`source='pass'` must have loaders that make batches of numbered samples of a dataset, got a "
-            f"{type(loader).__name__} as {name!r} that does not; leave it out of `on`, or use a DataLoader."
-        )
-    return DataLoader(
-        dataset.collect_view() if isinstance(dataset, Table) else dataset,
-        batch_size=getattr(loader, "batch_size", None) or 64,
-        collate_fn=getattr(loader, "collate_fn", None),
-        num_workers=getattr(loader, "num_workers", 0),
-        worker_init_fn=getattr(loader, "worker_init_fn", None),
-    )

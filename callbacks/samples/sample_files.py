@@ -11,7 +11,8 @@ from torch.utils.data import IterableDataset
 
 from callbacks.samples.recording import Folder
 from learner.records import CategoricalLabel, Run, Samples, Table
-from learner.records.writer import SampleWriter, file_name
+from learner.records.files import file_name, files_in
+from learner.records.writer import SampleWriter
 
 
 class SampleFiles:
@@ -57,7 +58,7 @@ class SampleFiles:
         """
         self._parts, self._tables, self._folder = {}, {}, None
         run = self.run
-        found = [] if run is None else sorted((run.path / "samples").glob(f"{file_name(self.name)}-*.parquet"))
+        found = [] if run is None else files_in(run.path / "samples", f"{file_name(self.name)}-*.parquet")
         if found and not may_replace:
             raise ValueError(
                 f"`run` must have no samples of another training, got {len(found)} files as {found[0].stem!r}; make a "
@@ -83,6 +84,7 @@ class SampleFiles:
             schemas=dict(schemas),
             fingerprint=None if table is None else table.fingerprint,
             table_name="" if table is None else table.name,
+            hold=home.hold() if isinstance(home, Run) else None,
         )
 
     def has(self, name: str) -> bool:
@@ -119,7 +121,7 @@ class SampleFiles:
     def find(self) -> None:
         """Look for the files in the run; by name, for a path from a checkpoint is not to be followed."""
         run = self.run
-        there = {} if run is None else {path.stem: path for path in (run.path / "samples").glob("*.parquet")}
+        there = {} if run is None else {path.stem: path for path in files_in(run.path / "samples", "*.parquet")}
         self._parts = {name: there.get(name, path) for name, path in self._parts.items()}
 
     def tell_of_gone(self) -> None:

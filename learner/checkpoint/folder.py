@@ -12,12 +12,11 @@ from types import TracebackType
 from typing import Any, Self
 
 from learner.checkpoint.file import is_whole, read_checkpoint, write_checkpoint
-from learner.checkpoint.lock import Lock
+from learner.checkpoint.lock import LOCK, Lock
 from learner.errors import LearnerError
 
 _NAME = re.compile(r"step-(\d{8,18})(\.best)?\.pt", re.ASCII)
 _TEMPORARY = re.compile(rf"{_NAME.pattern}\.(\d{{1,18}})-[0-9a-f]+\.tmp", re.ASCII)
-_LOCK = ".lock"
 
 
 class CheckpointFolder:
@@ -147,7 +146,7 @@ class CheckpointFolder:
             return
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            self._lock = Lock(self.path / _LOCK)
+            self._lock = Lock(self.path / LOCK)
             for name in os.listdir(self.path):
                 match = _TEMPORARY.fullmatch(name)
                 if match and not _is_alive(int(match[3])):

@@ -17,6 +17,8 @@ try:
 except ImportError:  # Windows: two programs are not kept apart there
     fcntl = None  # type: ignore[assignment]
 
+LOCK = ".lock"  # the lock file of a folder
+
 _held: dict[tuple[int, int], FileIO] = {}  # lock files of this process, by device and inode
 
 
@@ -66,6 +68,9 @@ class Lock:
     def release(self) -> None:
         """Give the lock back."""
         if file := _held.pop(self._key, None):
+            if fcntl is not None:
+                with contextlib.suppress(OSError):  # a worker may just be forked, and not have closed its handle yet
+                    fcntl.flock(file, fcntl.LOCK_UN)
             file.close()
 
 

@@ -49,7 +49,7 @@ def to_arrow(columns: Mapping[str, np.ndarray], schemas: Mapping[str, Categorica
         [{'label': 'dog'}, {'label': 'cat'}]
     """
     pa = pyarrow()
-    labels = {name: label for name, label in (schemas or {}).items() if name in columns}
+    labels = {name: _encodable(label) for name, label in (schemas or {}).items() if name in columns}
     arrays = {
         name: _to_dictionary(name, column, labels[name]) if name in labels else _to_array(name, column)
         for name, column in columns.items()
@@ -75,10 +75,33 @@ def _to_array(name: str, column: np.ndarray) -> Any:
     if column.ndim == 1 and column.dtype.kind in "biufMm":
         return pa.array(column)
     if column.ndim == 1 and (column.dtype.kind == "U" or all(issubclass(kind, str) for kind in set(map(type, column)))):
-        return pa.array(column, pa.string())
+        return _strings(column)
     raise TypeError(
         f"`{name}` must hold numbers, bools or strings, got {column.dtype} of shape {column.shape}; convert it."
     )
+
+
+def _strings(texts: Any) -> Any:
+    pa = pyarrow()
+    try:
+        return pa.array(texts, pa.string())
+    except UnicodeError:  # names of files may hold bytes that are no text
+        return pa.array([None if text is None else encodable(text) for text in texts], pa.string())
+
+
+def encodable(text: str) -> str:
+    r"""Return a text as UTF-8 can hold it: what is no character, as of the name of a file, as `\udcff`.
+
+    Example:
+        >>> encodable("caf\udce9.png")
+        'caf\\udce9.png'
+    """
+    return text.encode(errors="backslashreplace").decode()
+
+
+def _encodable(label: CategoricalLabel) -> CategoricalLabel:
+    classes = tuple(map(encodable, label.classes))
+    return label if classes == label.classes else CategoricalLabel(label.name, classes)
 
 
 def _to_dictionary(name: str, column: np.ndarray, label: CategoricalLabel) -> Any:
@@ -100,7 +123,7 @@ def schemas_of(table: Any) -> dict[str, CategoricalLabel]:
         True
     """
     pa = pyarrow()
-    features = json.loads((table.schema.metadata or {}).get(KEY, b"{}")).get("info", {}).get("features") or {}
+    features = _features((table.schema.metadata or {}).get(KEY, b"{}"))
     found: dict[str, CategoricalLabel] = {}
     for name in table.column_names:
         feature = features.get(name)
@@ -109,6 +132,15 @@ def schemas_of(table: Any) -> dict[str, CategoricalLabel]:
         elif _is_categorical(pa, table[name]) and (classes := _classes(table[name])):
             found[name] = CategoricalLabel(name, classes)
     return found
+
+
+def _features(text: bytes) -> dict[str, Any]:
+    """Return what the `datasets` library says of columns; nothing if it is damaged or of another form."""
+    try:
+        found = json.loads(text)["info"]["features"]
+    except (ValueError, TypeError, KeyError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def _is_categorical(pa: Any, column: Any) -> bool:

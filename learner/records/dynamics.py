@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from learner.errors import LearnerError
+from learner.records.choosing import checked_k
 from learner.records.listing import Listing, pandas
-from learner.records.samples import Samples, checked_k
+from learner.records.samples import Samples
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -49,8 +51,9 @@ class Dynamics:
     def suspects(self, k: int = 20) -> Listing:
         """Return the k samples whose labels are most likely wrong, and why; printed it is a table.
 
-        They come by area under the margin, lowest first; ties, and all if there is none, by confidence. The reason
-        names the class that was said in most epochs, of several the first one.
+        A sample is one only if another class than its label was said in most epochs (of several classes the first
+        counts), so there may be fewer, or none; without a column `label`, if it was wrong in at least half of them.
+        They come by area under the margin, lowest first; ties, and all if there is none, by confidence.
 
         Returns:
             The columns `example_id`, `label` if there is one, `said` (the class in most epochs), `aum`, `confidence`
@@ -62,13 +65,19 @@ class Dynamics:
         Source:
             Pleiss et al. 2020, "Identifying Mislabeled Data using the Area Under the Margin Ranking".
         """
-        chosen = np.lexsort((self.confidence, self.aum))[: checked_k(k)]
+        n_most, has_label = checked_k(k), "label" in self.samples.scalars
+        chosen = np.lexsort((self.confidence, self.aum))
+        # With most epochs right no other class can have been said in most of them.
+        chosen = chosen[self.correctness[chosen] <= 0.5]
         ids = self.example_ids[chosen]
-        rows = self.samples.where(example_id=ids.tolist())
+        rows = self.samples.where(example_id=ids)
         said, n_said = _most_said(rows, ids)
+        labels = _labels(rows, ids) if has_label else None
+        kept = np.flatnonzero(np.ones(len(ids), bool) if labels is None else labels != said)[:n_most]
+        chosen, ids, said, n_said = chosen[kept], ids[kept], said[kept], n_said[kept]
         columns: dict[str, Any] = {"example_id": ids}
-        if "label" in rows.scalars:
-            columns["label"] = _labels(rows, ids)
+        if labels is not None:
+            columns["label"] = labels[kept]
         columns |= {"said": said, "aum": self.aum[chosen], "confidence": self.confidence[chosen]}
         reasons = []
         for i, n_epochs in enumerate(self.n_epochs[chosen]):
@@ -90,10 +99,15 @@ class Dynamics:
         Args:
             k: how many.
             image: a function of a sample that gives what to draw, as `lambda sample: sample[0].reshape(8, 8)`.
+
+        Raises:
+            LearnerError: if there are none.
         """
         from learner.records.report.images import sample_grid
 
         found = self.suspects(k)
+        if not len(found):
+            raise LearnerError("`plot_suspects` must have labels in doubt, and there are none; see `suspects()`.")
         ids, reasons = found["example_id"], found["reason"]
         lines = [reason.replace(", ", "\n").replace(" in ", "\nin ") for reason in reasons]
         captions = [f"#{i}\n{words}" for i, words in zip(ids, lines, strict=True)]
@@ -212,10 +226,10 @@ def _most_said(rows: Samples, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     places = _places(rows.numpy("example_id"), ids)
     # Once an epoch, also if the sample came more often.
     once = np.unique(np.stack([places, said, epochs]), axis=1)
-    counts = np.zeros((len(ids), len(words)), np.int64)
-    np.add.at(counts, (once[0], once[1]), 1)
-    most = counts.argmax(1)
-    return words[most], counts.max(1, initial=0)
+    (place, word), counts = np.unique(once[:2], axis=1, return_counts=True)
+    order = np.lexsort((word, -counts, place))  # of each sample the most frequent first, of equal ones the first
+    first = order[np.unique(place[order], return_index=True)[1]]
+    return words[word[first]], counts[first]
 
 
 def _labels(rows: Samples, ids: np.ndarray) -> np.ndarray:

@@ -12,21 +12,22 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from learner.checkpoint.atomic import replacing
 from learner.data.batch import describe
 from learner.errors import LearnerError
-from learner.records.writer import writing
+from learner.records.files import opened, writing
 
 INFO = "run.json"
 FORMAT = 1
-_NEEDED = {"name", "created", "status", "config", "tables"}
+_NEEDED = {"name": str, "created": str, "status": str, "config": dict, "tables": dict}
+_OF_TABLE = {"name": str, "n_rows": int}
 
 
 def write_info(folder: Path, info: Mapping[str, Any]) -> None:
     """Write what ran; what was written before is there until this is, as a whole."""
-    path, new = folder / INFO, folder / f"{INFO}.tmp"
-    with writing(path):
-        new.write_text(json.dumps(info, indent=2, allow_nan=False) + "\n", encoding="utf-8")
-        os.replace(new, path)
+    path, text = folder / INFO, json.dumps(info, indent=2, allow_nan=False)
+    with writing(path), replacing(path) as file:
+        file.write(f"{text}\n".encode())
 
 
 def read_info(folder: Path) -> dict[str, Any]:
@@ -36,19 +37,35 @@ def read_info(folder: Path) -> dict[str, Any]:
         LearnerError: if the file is not there, or not as it was written.
     """
     try:
-        info = json.loads((folder / INFO).read_bytes())
+        with opened(folder / INFO) as file:
+            info = json.load(file)
     except FileNotFoundError:
         what = "is not there"
-    except ValueError as error:
+    except OSError as error:
+        what = f"cannot be read ({error})"
+    except (ValueError, RecursionError) as error:
         what = f"is cut short or damaged ({error})"
     else:
-        if isinstance(info, dict) and info.get("format") == FORMAT and info.keys() >= _NEEDED:
-            return info
+        if _is_info(info):
+            return info  # type: ignore[no-any-return]
         what = f"is none of format {FORMAT}"
     raise LearnerError(
         f"`path` must be the folder of a run, got {str(folder)!r} whose {INFO} {what}. Its samples may still be read: "
         f"`Samples(sorted(path.glob('samples/*.parquet')))`."
     )
+
+
+def _is_info(info: Any) -> bool:
+    """Tell whether something has what every run has, of the types that all who read it rely on."""
+    return (
+        _has(info, _NEEDED)
+        and info.get("format") == FORMAT
+        and all(_has(table, _OF_TABLE) for table in info["tables"].values())
+    )
+
+
+def _has(found: Any, kinds: Mapping[str, type]) -> bool:
+    return isinstance(found, dict) and all(isinstance(found.get(name), kind) for name, kind in kinds.items())
 
 
 def plain(name: str, value: Any) -> Any:

@@ -71,7 +71,9 @@ class Listing:
         return html
 
     def _cells(self) -> dict[str, list[str]]:
-        shown = {name: values[:_AT_MOST].tolist() for name, values in self.columns.items()}
+        first = {name: values[:_AT_MOST] for name, values in self.columns.items()}
+        # Times as text: of nanoseconds NumPy makes plain numbers.
+        shown = {name: (some.astype(str) if some.dtype.kind in "mM" else some).tolist() for name, some in first.items()}
         return {name: [format_value(value) for value in values] for name, values in shown.items()}
 
     def _rest(self) -> list[str]:

@@ -12,8 +12,8 @@ import numpy as np
 
 from learner.errors import LearnerError
 from learner.records.arrow import pyarrow, schemas_of
+from learner.records.files import file_name, files_in, opened
 from learner.records.schema import CategoricalLabel
-from learner.records.writer import file_name
 
 _FINGERPRINT = b"learner.table_fingerprint"
 
@@ -81,8 +81,8 @@ class Part:
     def _vector_files(self) -> list[Path]:
         if not isinstance(self.source, Path):
             return []
-        files = (self.source.parent.parent / "vectors").glob(f"{escape(self.source.stem)}.*.parquet")
-        return sorted(path for path in files if path not in self._leave_out)
+        files = files_in(self.source.parent.parent / "vectors", f"{escape(self.source.stem)}.*.parquet")
+        return [path for path in files if path not in self._leave_out]
 
     def read(self, types: Mapping[str, Any]) -> Any:
         """Return columns of these types as a `pa.Table`; those that are not there are null."""
@@ -241,7 +241,8 @@ def _footer(path: Path) -> tuple[Any, int]:
     from pyarrow import parquet
 
     try:
-        metadata = parquet.read_metadata(path)
+        with opened(path, follows_link=True) as file:  # those of a run are none
+            metadata = parquet.read_metadata(file)
     except (OSError, pyarrow().ArrowException) as error:
         raise _broken(path, error) from error
     return metadata.schema.to_arrow_schema(), metadata.num_rows
@@ -259,8 +260,11 @@ def _read(path: Path, names: list[str]) -> Any:
     from pyarrow import parquet
 
     try:
-        with parquet.ParquetFile(path) as file:
-            return file.read(columns=names)
+        with (
+            opened(path, follows_link=True) as file,
+            parquet.ParquetFile(file, page_checksum_verification=True) as parquet_file,
+        ):
+            return parquet_file.read(columns=names)
     except (OSError, pyarrow().ArrowException) as error:
         raise _broken(path, error) from error
 

@@ -6,6 +6,7 @@ import copy
 import os
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from contextvars import ContextVar
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,14 +17,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from learner.checkpoint.atomic import replacing
+from learner.checkpoint.lock import LOCK
 from learner.data.batch import describe
 from learner.errors import LearnerError
 from learner.records.environment import environment
+from learner.records.files import file_name, files_in, is_temporary, make_folder, writing
 from learner.records.info import FORMAT, INFO, plain, read_info, write_info
+from learner.records.lock import RunLock
 from learner.records.scalars import Number, ScalarFile, Series, checked_scalars
 from learner.records.schema import CategoricalLabel, checked_schemas
 from learner.records.table import Table
-from learner.records.writer import SampleWriter, file_name, writing
+from learner.records.writer import SampleWriter
 
 if TYPE_CHECKING:
     from learner.records.listing import Listing
@@ -51,13 +56,16 @@ class Run:
     innermost counts. Each thread has active runs of its own.
 
     Files have their names when they are whole, and nothing is changed that was recorded, so a run that is killed leaves
-    all that it recorded before.
+    all that it recorded before. One writes at a time, of this program and of all others: the run is locked in a `with`
+    block, during a fit that records, and when something is put down. Reading and `report` need no lock.
+
+    The folder may come from anywhere: what is a link in it is neither read nor written to.
 
     Attributes:
         path: the folder, absolute.
 
     Raises:
-        LearnerError: from all that writes, if the folder cannot be written to.
+        LearnerError: from all that writes, if the folder cannot be written to, or another writes to it.
 
     Example:
         >>> import tempfile
@@ -75,6 +83,7 @@ class Run:
         self._info = info
         self._scalars = ScalarFile(path / SCALARS)
         self._tables: dict[str, Table] = {}
+        self._lock = RunLock(path, INFO)
 
     # -- make and find ---------------------------------------------------------------------------------------------
 
@@ -101,17 +110,15 @@ class Run:
             raise TypeError(
                 f"`config` must be a mapping, got {describe(config)}; do `vars(args)`, or `asdict(config)`."
             )
-        if folder.exists() and not _is_empty(folder):
-            raise FileExistsError(
-                f"`path` must be a new folder or an empty one, got {str(folder)!r}, which is there; do "
-                f"`Run.open(path)` to read it, or take another name."
-            )
+        _check_empty(folder)
         created = datetime.now(UTC).isoformat(timespec="seconds")
         info = {"format": FORMAT, "name": name or folder.name, "created": created, "status": "created"}
         run = cls(folder, {**info, "config": kept, **environment(), "tables": {}})
         with writing(folder):
             folder.mkdir(parents=True, exist_ok=True)
-        write_info(folder, run._info)
+        with run.hold():
+            _check_empty(folder)  # another may have been faster
+            write_info(folder, run._info)
         return run
 
     @classmethod
@@ -141,7 +148,7 @@ class Run:
         if not Path(folder).is_dir():
             raise FileNotFoundError(f"`folder` must be a folder with runs in it, got {str(folder)!r}.")
         marks = (INFO, SCALARS, "samples")
-        paths = [path for path in sorted(Path(folder).iterdir()) if any((path / mark).exists() for mark in marks)]
+        paths = [path for path in sorted(Path(folder).iterdir()) if any(os.path.lexists(path / mark) for mark in marks)]
         rows = sorted((_row(path) for path in paths), key=lambda row: row["created"])
         columns = dict.fromkeys(name for row in rows for name in row) or ("run", "status", "created")
         return Listing({name: np.array([row.get(name) for row in rows], object) for name in columns})
@@ -152,7 +159,16 @@ class Run:
         runs = _active.get()
         return runs[-1] if runs else None
 
+    def hold(self) -> AbstractContextManager[None]:
+        """Keep others from writing to the run, in a `with` block; blocks may be nested.
+
+        Raises:
+            LearnerError: if another writes to it: another program, or another `Run` of this folder in this one.
+        """
+        return self._lock.hold()
+
     def __enter__(self) -> Self:
+        self._lock.acquire()
         _active.set((*_active.get(), self))
         return self
 
@@ -160,6 +176,7 @@ class Run:
         runs = _active.get()
         last = max(i for i, run in enumerate(runs) if run is self)
         _active.set((*runs[:last], *runs[last + 1 :]))
+        self._lock.release()
 
     # -- what ran --------------------------------------------------------------------------------------------------
 
@@ -179,8 +196,10 @@ class Run:
         Raises:
             TypeError: if it holds something that cannot be kept as text.
         """
-        changed = {**self._info, **{name: plain(name, value) for name, value in info.items()}}
-        write_info(self.path, changed)
+        new = {name: plain(name, value) for name, value in info.items()}
+        with self.hold():
+            changed = {**read_info(self.path), **new}  # others may have put something down since
+            write_info(self.path, changed)
         self._info = changed
 
     def register_table(self, table: Table) -> None:
@@ -194,7 +213,8 @@ class Run:
         self._tables[table.fingerprint] = table
         entry = {"name": table.name, "n_rows": len(table)}
         if self._info["tables"].get(table.fingerprint) != entry:
-            self.update(tables={**self._info["tables"], table.fingerprint: entry})
+            with self.hold():
+                self.update(tables={**read_info(self.path)["tables"], table.fingerprint: entry})
 
     # -- scalars ---------------------------------------------------------------------------------------------------
 
@@ -208,7 +228,9 @@ class Run:
         Raises:
             TypeError, ValueError: if there is no value, or one is no number.
         """
-        self._scalars.append(checked_scalars(values))
+        row = checked_scalars(values)
+        with self.hold():
+            self._scalars.append(row)
 
     def logged(self) -> Rows:
         """Return what was logged, a dict for each time."""
@@ -221,13 +243,13 @@ class Run:
     # -- samples ---------------------------------------------------------------------------------------------------
 
     def writer(self, name: str, **options: Any) -> SampleWriter:
-        """Return a writer of a part in this run; for options see `SampleWriter`."""
-        return SampleWriter(self.path, name, **options)
+        """Return a writer of a part in this run, which it holds until it is closed; for options see `SampleWriter`."""
+        return SampleWriter(self.path, name, hold=self.hold(), **options)
 
     @property
     def samples(self) -> Samples:
         """All samples on record."""
-        return self.samples_of(sorted((self.path / "samples").glob("*.parquet")))
+        return self.samples_of(files_in(self.path / "samples", "*.parquet"))
 
     def samples_named(self, name: str) -> Samples:
         """Return the samples of the part of this name and of those whose name is this one with a number.
@@ -235,7 +257,7 @@ class Run:
         Raises:
             ValueError: if there is none.
         """
-        parts = sorted((self.path / "samples").glob("*.parquet"))
+        parts = files_in(self.path / "samples", "*.parquet")
         found = [path for path in parts if re.fullmatch(re.escape(file_name(name)) + r"(-\d+)?", path.stem)]
         if not found:
             known = sorted({re.sub(r"-\d+$", "", path.stem) for path in parts})
@@ -284,10 +306,11 @@ class Run:
             _check_rows(arrays, n_rows, table)
         of_table = {"fingerprint": table.fingerprint, "table_name": table.name} if table is not None else {}
         arrays.setdefault("example_id", np.arange(n_rows))
-        with self.writer(self._free_name("metrics"), schemas=schemas, **of_table) as writer:
-            writer.add(arrays)
-        if table is not None:
-            self.register_table(table)
+        with self.hold():
+            with self.writer(self._free_name("metrics"), schemas=schemas, **of_table) as writer:
+                writer.add(arrays)
+            if table is not None:
+                self.register_table(table)
         return Samples(writer.paths[:1], table=table)
 
     def _free_name(self, name: str) -> str:
@@ -301,11 +324,10 @@ class Run:
         if not hasattr(figure, "savefig"):
             raise TypeError(f"`figure` must be a figure of matplotlib, got {describe(figure)}; of axes, `ax.figure`.")
         path = self.path / "figures" / f"{file_name(name)}.png"
-        new = path.with_name(f"{path.name}.tmp")
-        with writing(path):
-            path.parent.mkdir(exist_ok=True)
-            figure.savefig(new, format="png", bbox_inches="tight")
-            os.replace(new, path)
+        with self.hold(), writing(path):
+            make_folder(path.parent)
+            with replacing(path) as file:
+                figure.savefig(file, format="png", bbox_inches="tight")
         return path
 
     def report(self, path: str | os.PathLike[str] | None = None) -> Path:
@@ -338,9 +360,14 @@ def log(values: Mapping[str, Any], run: Run | None = None) -> None:
     run.log(values)
 
 
-def _is_empty(path: Path) -> bool:
-    """Tell whether a folder holds nothing but what a run leaves that was killed when it was made."""
-    return path.is_dir() and all(held.name == f"{INFO}.tmp" for held in path.iterdir())
+def _check_empty(path: Path) -> None:
+    """Refuse a folder that holds something; what a run leaves that was killed when it was made is nothing."""
+    held = [one for one in path.iterdir() if not is_temporary(one) and one.name != LOCK] if path.is_dir() else [path]
+    if path.exists() and held:
+        raise FileExistsError(
+            f"`path` must be a new folder or an empty one, got {str(path)!r}, which is there; do `Run.open(path)` to "
+            f"read it, or take another name."
+        )
 
 
 def _row(path: Path) -> dict[str, Any]:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from numbers import Integral
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,7 +15,7 @@ from torch import Tensor
 
 from learner.data.batch import describe
 from learner.errors import LearnerError
-from learner.records.writer import writing
+from learner.records.files import opened, writing
 
 AXES = ("step", "iteration", "epoch")  # the finest first
 _SPECIAL = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}  # JSON has no numbers for them
@@ -68,31 +68,35 @@ class ScalarFile:
             if not self._is_whole:
                 self._mend()
             self._is_whole = False  # until the line is there as a whole
-            with self.path.open("ab") as file:
+            with opened(self.path, "ab") as file:
                 file.write(f"{line}\n".encode())
             self._is_whole = True
 
     def _mend(self) -> None:
         """Make the file end with a whole line, or the next one would be lost with the torn one."""
-        if not self.path.is_file():
-            return
-        data = self.path.read_bytes()
-        end = data.rfind(b"\n") + 1
-        if data[end:]:
-            os.truncate(self.path, end)
+        with suppress(FileNotFoundError), opened(self.path, "r+b") as file:
+            data = file.read()
+            end = data.rfind(b"\n") + 1
+            if data[end:]:
+                file.truncate(end)
 
     def rows(self) -> list[dict[str, Number]]:
         """Return what was logged, a dict each time."""
-        if not self.path.exists():
+        try:
+            with opened(self.path) as file:
+                data = file.read()
+        except FileNotFoundError:
             return []
-        lines = self.path.read_bytes().split(b"\n")[:-1]  # after the last line break comes what is torn, or nothing
+        except OSError as error:
+            raise LearnerError(f"`{self.path}` must be a file that can be read, got {error}.") from error
+        lines = data.split(b"\n")[:-1]  # after the last line break comes what is torn, or nothing
         return [self._decoded(i, line) for i, line in enumerate(lines, start=1)]
 
     def _decoded(self, i: int, line: bytes) -> dict[str, Number]:
         try:
             row = json.loads(line)
             return {name: value if isinstance(value, int | float) else _SPECIAL[value] for name, value in row.items()}
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
             raise LearnerError(
                 f"`{self.path}` must hold a JSON object of numbers in each line, got {line[:40]!r} in line {i}; was it "
                 f"edited? Take that line out."

@@ -338,9 +338,24 @@ def _read(path: Path) -> tuple[dict[str, np.ndarray], dict[str, CategoricalLabel
             for name in file.schema_arrow.names:
                 part = file.read(columns=[name])  # of "a.b" it reads the field "b" of a column "a" too
                 schemas.update(schemas_of(part))
-                columns[name] = to_numpy(part[name], schemas.get(name))
+                columns[name] = (
+                    _exact(part[name]) if _is_rounded(part[name]) else to_numpy(part[name], schemas.get(name))
+                )
     except pa.ArrowInvalid as error:
         raise ValueError(
             f"`path` must be a whole Parquet file, got {str(path)!r}; was its writing cut short? ({error})"
         ) from error
     return columns, schemas
+
+
+def _is_rounded(column: Any) -> bool:
+    """Tell whether whole numbers have gaps, which makes floats of them, and are too large for those."""
+    pa = pyarrow()
+    if not pa.types.is_integer(column.type) or not column.null_count:
+        return False
+    values = column.drop_null().to_numpy()
+    return bool(len(values)) and not -(2**53) <= int(values.min()) <= int(values.max()) <= 2**53
+
+
+def _exact(column: Any) -> np.ndarray:
+    return np.array(column.to_pylist(), object)

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import os
-import re
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, ExitStack, suppress
 from glob import escape
 from pathlib import Path
 from types import TracebackType
@@ -13,10 +12,10 @@ from typing import Any, Self
 
 import numpy as np
 
-from learner.checkpoint.atomic import sync_folder
 from learner.data.batch import describe
 from learner.errors import LearnerError
-from learner.records.arrow import pyarrow, to_arrow
+from learner.records.arrow import encodable, pyarrow, to_arrow
+from learner.records.files import file_name, files_in, make_folder, opened, publish, temporary, writing
 from learner.records.schema import CategoricalLabel, checked_ids, checked_schemas
 
 KEYS = ("example_id", "epoch", "step", "split")  # say which sample and when; they are in every file of a part
@@ -33,7 +32,8 @@ class SampleWriter:
     A column with a vector per sample goes to `vectors/{name}.{column}.parquet`, with the columns that say which sample
     and when, so that reading the losses never touches it. All files have their rows in the same order.
 
-    The files have their names when they are whole and on the disk, at `close`; until then they end in `.tmp`. A part of
+    The files have their names when they are whole and on the disk, at `close`; until then they have names
+    of their own that end in `.tmp`. A part of
     the same name that was there before is there until then. In a `with` block: closed at the end, discarded after an
     error or an interrupt.
 
@@ -44,6 +44,7 @@ class SampleWriter:
         fingerprint: of the table that the samples are from.
         table_name: of that table.
         constants: columns with one value for all rows.
+        hold: entered now, left when it is closed or discarded, as `Run.hold()`.
 
     Attributes:
         name: of the part, as its files have it.
@@ -74,19 +75,23 @@ class SampleWriter:
         fingerprint: str | None = None,
         table_name: str = "",
         constants: Mapping[str, Any] | None = None,
+        hold: AbstractContextManager[None] | None = None,
     ) -> None:
         pyarrow()  # say now, not after the first row group, that it is missing
         self.name, self.n_rows = file_name(name), 0
         self._folder = Path(folder).absolute()  # wherever the program goes next
         self._schemas = checked_schemas(schemas, "schemas")
         self._constants = {key: _checked_constant(key, value) for key, value in (constants or {}).items()}
-        self._metadata = {"learner.format": FORMAT, "learner.table_name": table_name}
+        self._metadata = {"learner.format": FORMAT, "learner.table_name": encodable(table_name)}
         if fingerprint is not None:
             self._metadata["learner.table_fingerprint"] = fingerprint
         self._files: dict[str, _File] = {}  # by column of vectors; "" has all the others
         self._names: set[str] = set()
         self._is_open = True
         self.paths: list[Path] = []
+        self._stack = ExitStack()
+        if hold is not None:
+            self._stack.enter_context(hold)
 
     def add(self, columns: _Columns) -> None:
         """Write rows: the same columns each time, with an entry per row.
@@ -120,13 +125,15 @@ class SampleWriter:
             self.discard()
             raise
         self.paths = [file.path for file in self._files.values()]
+        self._stack.close()
         return self.paths
 
     def discard(self) -> None:
         """Leave nothing behind of what was added; what was there before stays."""
         self._is_open = False
-        for file in self._files.values():
-            file.discard()
+        with self._stack:
+            for file in self._files.values():
+                file.discard()
 
     def __enter__(self) -> Self:
         return self
@@ -186,7 +193,7 @@ class SampleWriter:
     def _remove_other_vectors(self) -> None:
         """Remove vectors of the part that is replaced, which would else be taken for this one's."""
         kept = {file.path for file in self._files.values()}
-        for path in sorted((self._folder / "vectors").glob(f"{escape(self.name)}.*.parquet")):
+        for path in files_in(self._folder / "vectors", f"{escape(self.name)}.*.parquet"):
             columns = [] if path in kept else _columns_of(path)
             # `a.b.x.parquet` is column `x` of part `a.b`, and none of part `a`.
             if any(path.name == f"{self.name}.{file_name(column)}.parquet" for column in columns):
@@ -207,7 +214,7 @@ class _File:
     def __init__(
         self, path: Path, like: _Columns, schemas: Mapping[str, CategoricalLabel], metadata: Mapping[str, str]
     ) -> None:
-        from pyarrow import OSFile, parquet
+        from pyarrow import parquet
 
         self.path, self._schemas = path, schemas
         schema = to_arrow({name: column[:1] for name, column in like.items()}, schemas).schema
@@ -219,13 +226,15 @@ class _File:
             name: np.empty((self._n_in_group, *column.shape[1:]), object if column.dtype.kind == "U" else column.dtype)
             for name, column in like.items()
         }
-        self._new = path.with_name(f"{path.name}.tmp")
+        self._new = temporary(path)
         with writing(path):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            self._sink = OSFile(str(self._new), "wb")
+            make_folder(path.parent)
+            self._sink = self._new.open("xb")
             # Floats and ids hardly repeat: a dictionary of them takes time, and a third more room.
             repeating = [name for name, column in like.items() if column.dtype.kind != "f" and name != "example_id"]
-            self._writer = parquet.ParquetWriter(self._sink, schema, compression="zstd", use_dictionary=repeating)
+            self._writer = parquet.ParquetWriter(
+                self._sink, schema, compression="zstd", use_dictionary=repeating, write_page_checksum=True
+            )
 
     def check(self, columns: _Columns) -> None:
         """Refuse columns of another type or width than the first ones."""
@@ -270,15 +279,14 @@ class _File:
             self._write_buffer()
         with writing(self.path):
             self._writer.close()
+            self._sink.flush()
+            os.fsync(self._sink.fileno())  # a checkpoint may say soon that it is there
             self._sink.close()
-            with self._new.open("rb+") as file:
-                os.fsync(file.fileno())  # a checkpoint may say soon that it is there
 
     def publish(self) -> None:
         """Give the file its name."""
         with writing(self.path):
-            os.replace(self._new, self.path)
-            sync_folder(self.path.parent)
+            publish(self._new, self.path)
 
     def discard(self) -> None:
         """Remove what was written, if it has no name yet."""
@@ -294,34 +302,11 @@ def _columns_of(path: Path) -> list[str]:
     from pyarrow import parquet
 
     try:
-        names: list[str] = parquet.read_schema(path).names
+        with opened(path) as file:
+            names: list[str] = parquet.read_schema(file).names
     except (OSError, pyarrow().ArrowException):
         return []
     return names
-
-
-@contextmanager
-def writing(path: Path) -> Iterator[None]:
-    """Say which file it was that could not be written, and that what is on record stays."""
-    try:
-        yield
-    except OSError as error:
-        raise LearnerError(
-            f"`{path}` must be a file that can be written, got {error}; make room or take another folder. What was "
-            f"recorded before is there."
-        ) from error
-
-
-def file_name(name: str) -> str:
-    """Return a name with letters, digits and `_.-` alone, the others as `_`.
-
-    Example:
-        >>> file_name("block/1 out")
-        'block_1_out'
-    """
-    if not isinstance(name, str) or not name:
-        raise ValueError(f"`name` must be a string that is not empty, got {name!r}.")
-    return re.sub(r"[^A-Za-z0-9_.-]", "_", name)
 
 
 def _checked_column(name: str, values: Any) -> np.ndarray:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,7 +9,9 @@ from typing import Any, Protocol
 
 from fastcore.xml import FT, H1, H2, A, Body, Div, Header, Nav, P, Section
 
+from learner.checkpoint.atomic import replacing
 from learner.errors import LearnerError
+from learner.records.files import files_in, writing
 from learner.records.report.curves import by_split, curves, last_values
 from learner.records.report.embedded import kept_picture
 from learner.records.report.groups import groups_of
@@ -21,7 +22,6 @@ from learner.records.report.sample_table import sample_table
 from learner.records.report.what_ran import failure, header_lines, what_ran
 from learner.records.samples import Samples
 from learner.records.scalars import Series
-from learner.records.writer import writing
 
 MOST_FIGURES = 40
 _SPLITS = ("train", "valid", "val", "test")
@@ -60,16 +60,14 @@ def write_report(run: Recorded, path: Path) -> None:
         LearnerError: if the file cannot be written.
     """
     text = page(str(run.info["name"]), _body(run))
-    new = path.with_name(f"{path.name}.tmp")
-    with writing(path):
-        new.write_text(text, encoding="utf-8", errors="replace")  # names may hold what no encoding knows
-        os.replace(new, path)
+    with writing(path), replacing(path) as file:
+        file.write(text.encode(errors="replace"))  # names may hold what no encoding knows
 
 
 def _body(run: Recorded) -> FT:
     """Return all of the page."""
     info, notes = run.info, Notes()
-    groups = groups_of(sorted((run.path / "samples").glob("*.parquet")), run.samples_of, notes)
+    groups = groups_of(files_in(run.path / "samples", "*.parquet"), run.samples_of, notes)
     splits = {*_SPLITS, *(notes.tried("names of loaders", _loaders, info) or ())}
     metrics = by_split(notes.tried("scalars", run.scalars) or {}, splits)
     sections = [

@@ -424,7 +424,7 @@ def test_arguments_are_checked_before_the_pass(changes, error, message, tmp_path
     with Run.create(tmp_path / "run") as run, pytest.raises(error, match=message):
         collect_metrics(**arguments)
     assert called == []
-    assert sorted(path.name for path in run.path.iterdir()) == ["run.json"]
+    assert sorted(path.name for path in run.path.iterdir()) == [".lock", "run.json"]
 
 
 def test_a_layer_that_is_not_there_is_said_before_the_pass(data, model):

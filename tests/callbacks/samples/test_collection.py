@@ -7,14 +7,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from callbacks.samples import collection
-from callbacks.samples.collection import Collection, checked_collectors, layers_of, log_means, schemas_of
-from callbacks.samples.collectors import (
+from callbacks import (
     ClassificationMetricsCollector,
     EmbeddingsMetricsCollector,
     FunctionalMetricsCollector,
     MetricsCollector,
 )
+from callbacks.samples import collection
+from callbacks.samples.collection import Collection, checked_collectors, layers_of, log_means, schemas_of
 from learner import LearnerError, PredictorOutput
 from learner.checkpoint.file import read_checkpoint, write_checkpoint
 from learner.records.schema import CategoricalLabel

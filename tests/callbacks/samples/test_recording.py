@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
-from torch.utils.data import BatchSampler, DataLoader, IterableDataset, SequentialSampler, TensorDataset
+from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 from callbacks import FunctionalMetricsCollector
 from callbacks.samples.collection import Collection
-from callbacks.samples.recording import Folder, Recording, in_order
-from learner import Learner, LearnerError, Loaders
+from callbacks.samples.recording import Folder, Recording
+from learner import Learner, LearnerError
 from learner.interrogate import capture
-from learner.records import CategoricalLabel, Samples, Table
+from learner.records import CategoricalLabel, Samples
 from learner.records.writer import SampleWriter
 
 N = 10
@@ -171,44 +171,7 @@ def test_a_pass_without_a_batch_that_counts_leaves_no_file(tmp_path):
     assert (writer.paths, list(tmp_path.iterdir())) == ([], [])
 
 
-# -- loaders in order, and folders -----------------------------------------------------------------------------------
-
-
-def test_a_loader_in_order_has_all_samples_in_the_form_that_the_model_knows():
-    table = Table(DATA).map(lambda row: (row[0] + 100, row[1])).map_collect_metrics(lambda row: row)
-
-    def collate(rows):
-        return torch.stack([x for x, _ in rows])
-
-    given = DataLoader(
-        table, batch_size=4, shuffle=True, drop_last=True, collate_fn=collate, num_workers=1, worker_init_fn=print
-    )
-    assert in_order("train", given).num_workers == 1
-    assert in_order("train", given).worker_init_fn is print
-    given = DataLoader(table, batch_size=4, shuffle=True, drop_last=True, collate_fn=collate)
-    assert torch.equal(torch.cat(list(in_order("train", given))), DATA.tensors[0])
-    assert [len(batch) for batch in in_order("train", given)] == [4, 4, 2]
-
-
-def test_it_knows_loaders_that_cut_batches_out_at_once_and_those_with_a_sampler_of_batches():
-    x = torch.arange(10.0)
-    dls = Loaders.from_arrays(train=x, batch_size=4)
-    assert torch.equal(torch.cat(list(in_order("train", dls.train))), x)
-    batches = DataLoader(DATA, batch_sampler=[[1, 2], [3]])
-    assert [len(batch[0]) for batch in in_order("train", batches)] == [10]
-
-
-@pytest.mark.parametrize(
-    "loader",
-    [
-        [torch.zeros(2)],
-        DataLoader(Stream(), batch_size=2),
-        DataLoader(DATA, sampler=BatchSampler(SequentialSampler(DATA), 4, False), batch_size=None),
-    ],
-)
-def test_what_has_no_numbered_samples_in_batches_has_no_order(loader):
-    with pytest.raises(ValueError, match=r"`source='pass'` must have loaders .*, got a (list|DataLoader) as 'valid2'"):
-        in_order("valid2", loader)
+# -- folders ---------------------------------------------------------------------------------------------------------
 
 
 def test_a_temporary_folder_is_gone_with_who_held_it():

@@ -1,6 +1,5 @@
 """RunCallback: what is on record equals the history, at any moment and after any end."""
 
-import json
 import subprocess
 import sys
 from contextlib import suppress
@@ -26,20 +25,26 @@ from callbacks import (
 from learner import Callback, CancelEpochException, CancelFitException, LearnerError
 from learner.records.run import Run, log
 from learner.records.table import Table
+from tests.learner.records.recorded import full_disk
 from tests.resuming import resumed, stopped, tiny_learner, uninterrupted
 
 ROOT = Path(__file__).parents[3]
 
 
 class FillDisk(Callback):
-    """Let the run have no room for scalars from the beginning of the fit on."""
+    """Let no file grow any more from the beginning of the fit on, until it ends."""
 
-    def __init__(self, run):
-        self.path = run.path
+    order = -101  # among the last to clean up
 
     def before_fit(self, learn):
-        (self.path / "scalars.jsonl").rename(self.path / "kept")
-        (self.path / "scalars.jsonl").symlink_to("/dev/full")
+        self.disk = full_disk()
+
+    def before_epoch(self, learn):
+        if learn.epoch == 0 and learn.dl_name == "train":
+            self.disk.__enter__()
+
+    def cleanup_fit(self, learn):
+        self.disk.__exit__(None, None, None)
 
 
 @pytest.fixture
@@ -265,11 +270,11 @@ def test_a_disk_that_is_full_ends_the_fit_with_one_clear_error(make_learner, run
     """At the end of the fit, or when the first row cannot be written."""
     learn = make_learner(RunCallback(run))
     learn.fit(1)
-    with pytest.raises(LearnerError, match=r"scalars\.jsonl` must be a file that can be written.*No space left"):
-        learn.fit(n_epochs, cbs=FillDisk(run))
+    with pytest.raises(LearnerError, match=r"scalars\.jsonl` must be a file that can be written.*File too large"):
+        learn.fit(n_epochs, cbs=FillDisk())
     assert len(learn.history) == 2
     assert Run.active() is None
-    assert json.loads((run.path / "kept").read_text()) == learn.history[0]
+    assert run.logged() == [learn.history[0]]
 
 
 # -- again -------------------------------------------------------------------------------------------------------------

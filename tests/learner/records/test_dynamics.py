@@ -10,6 +10,7 @@ from sklearn.datasets import load_digits
 from sklearn.metrics import roc_auc_score
 from torch import nn
 
+from learner import LearnerError
 from learner.records.arrow import to_arrow
 from learner.records.dynamics import dynamics
 from learner.records.samples import Samples
@@ -139,16 +140,19 @@ def test_suspects_come_by_margin_then_confidence_with_a_reason():
         "predicted": [0, 0, 0, 2, 0, 2, 1, 2, 2, 2],
     }
     found = dynamics(made(rows, {"label": classes, "predicted": classes})).suspects(9)
-    assert found["example_id"].tolist() == [7, 9, 4]
-    assert found["label"].tolist() == ["dog", "cat", "cat"]
-    assert found["said"].tolist() == ["eel", "eel", "cat"]
+    assert found["example_id"].tolist() == [7, 9]  # the label of 4 is what was said
+    assert found["label"].tolist() == ["dog", "cat"]
+    assert found["said"].tolist() == ["eel", "eel"]
     assert found["reason"].tolist() == [
         "said eel in 2 of 3 epochs, label dog, margin -3.2",
         "said eel in 2 of 3 epochs, label cat, margin -3.2",  # it came twice in the last epoch, which counts once
-        "said cat in 3 of 3 epochs, label cat, margin 2.0",
     ]
     assert "said eel in 2 of 3 epochs" in repr(found)
     assert len(dynamics(made(rows)).suspects(2)) == 2
+    agreed = dynamics(made(rows).where(example_id=4))
+    assert len(agreed.suspects()) == 0
+    with pytest.raises(LearnerError, match="`plot_suspects` must have labels in doubt, and there are none"):
+        agreed.plot_suspects()
     del rows["label"], rows["margin"]
     bare = dynamics(made(rows)).suspects(1)
     assert (bare["example_id"].tolist(), bare["reason"].tolist()) == ([7], ["said 2 in 2 of 3 epochs"])

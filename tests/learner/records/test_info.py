@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ import torch
 
 from learner import LearnerError
 from learner.records.info import plain, read_info, write_info
+from tests.learner.records.recorded import full_disk
 
 INFO = {"format": 1, "name": "a", "created": "2025", "status": "created", "config": {}, "tables": {}}
 
@@ -85,7 +87,37 @@ def test_a_file_that_is_not_whole_says_so_and_how_to_read_the_samples(tmp_path, 
 
 def test_the_old_file_is_there_until_the_new_one_is(tmp_path):
     write_info(tmp_path, INFO)
-    (tmp_path / "run.json.tmp").symlink_to("/dev/full")
-    with pytest.raises(LearnerError, match=r"run\.json` must be a file that can be written.*No space left"):
+    error = r"run\.json` must be a file that can be written.*File too large"
+    with full_disk(30), pytest.raises(LearnerError, match=error):
         write_info(tmp_path, {**INFO, "status": "finished"})
     assert read_info(tmp_path) == INFO
+    assert [path.name for path in tmp_path.iterdir()] == ["run.json"]
+
+
+def deep(text="[" * 100_000):
+    return '{"format": 1, "config": ' + text
+
+
+ODD = {
+    "created": {**INFO, "created": 3},
+    "config": {**INFO, "config": [1]},
+    "tables": {**INFO, "tables": {"a": {"name": "b"}}},
+    "name": {**INFO, "name": None},
+    "info": [1],
+}
+
+
+@pytest.mark.parametrize("text", [*map(json.dumps, ODD.values()), deep()], ids=[*ODD, "deep"])
+def test_what_others_wrote_is_as_this_wrote_it_or_is_refused(tmp_path, text):
+    (tmp_path / "run.json").write_text(text)
+    with pytest.raises(LearnerError, match=r"whose run.json is (none of format 1|cut short or damaged)"):
+        read_info(tmp_path)
+
+
+@pytest.mark.parametrize("kind", ["link", "pipe", "folder"])
+def test_what_is_no_ordinary_file_is_not_waited_for_nor_followed(tmp_path, kind):
+    path, elsewhere = tmp_path / "run.json", tmp_path / "elsewhere"
+    elsewhere.write_text(json.dumps(INFO))
+    {"link": lambda: path.symlink_to(elsewhere), "pipe": lambda: os.mkfifo(path), "folder": path.mkdir}[kind]()
+    with pytest.raises(LearnerError, match=r"whose run.json cannot be read"):
+        read_info(tmp_path)

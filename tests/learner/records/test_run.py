@@ -1,6 +1,8 @@
 """Run: a folder that holds all that was recorded, opens again, and says what is wrong when it does not."""
 
 import json
+import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -19,6 +21,7 @@ from learner.records.samples import Samples
 from learner.records.scalars import Series
 from learner.records.schema import CategoricalLabel
 from learner.records.table import Table
+from tests.learner.records.recorded import full_disk
 
 ROOT = Path(__file__).parents[3]
 LABEL = CategoricalLabel("label", ["cat", "dog"])
@@ -35,7 +38,9 @@ def table():
 
 
 def files(run) -> list[str]:
-    return sorted(str(path.relative_to(run.path)) for path in run.path.rglob("*") if path.is_file())
+    return sorted(
+        str(path.relative_to(run.path)) for path in run.path.rglob("*") if path.is_file() and path.name != ".lock"
+    )
 
 
 # -- make and find -----------------------------------------------------------------------------------------------------
@@ -79,7 +84,8 @@ def test_a_folder_that_holds_something_is_refused_and_left_alone(run, tmp_path):
 
 
 def test_a_folder_of_a_run_that_was_killed_when_it_was_made_is_empty(tmp_path):
-    (tmp_path / "run.json.tmp").write_text('{"form')
+    for left in (".lock", "run.json.0123456789abcdef.tmp"):
+        (tmp_path / left).write_text('{"form')
     assert files(Run.create(tmp_path)) == ["run.json"]
 
 
@@ -114,23 +120,106 @@ def test_a_run_that_cannot_be_written_can_be_read(run):
     """Where files cannot be replaced or extended: one clear error each, and nothing is lost."""
     run.log({"loss": 1.0})
     before = run.info
-    for name in ("run.json.tmp", "samples", "vectors", "figures"):
-        (run.path / name).symlink_to("/dev/full")
-    (run.path / "scalars.jsonl").rename(run.path / "kept")
-    (run.path / "scalars.jsonl").symlink_to("/dev/full")
     for write in (
         lambda: run.update(status="running"),
         lambda: run.log({"loss": 2.0}),
         lambda: run.add_metrics_data({"loss": [1.0]}),
         lambda: run.add_figure("a", plt.figure()),
     ):
-        with pytest.raises(LearnerError, match="must be a file that can be written, got"):
+        with full_disk(), pytest.raises(LearnerError, match="must be a file that can be written, got"):
             write()
         assert run.info == before
+        assert not list(run.path.rglob("*.tmp"))
     plt.close("all")
-    (run.path / "kept").replace(run.path / "scalars.jsonl")
     again = Run.open(run.path)
     assert (again.info["status"], again.scalars()["loss"].values) == ("created", [1.0])
+
+
+def test_one_writes_at_a_time(run):
+    """Others of this program and of another are told who; what they would have lost or overwritten is not begun."""
+    script = """if True:
+        import sys
+        from learner import LearnerError
+        from learner.records import Run
+        run = Run.open(sys.argv[1])
+        for write in (lambda: run.log({"a": 1}), lambda: run.update(a=1), lambda: run.writer("x"), run.__enter__):
+            try:
+                write()
+                print("written")
+            except LearnerError as error:
+                print(error)
+    """
+    command = [sys.executable, "-c", script, str(run.path)]
+    other = Run.open(run.path)
+    with run, run:
+        run.log({"loss": 1.0})
+        with pytest.raises(LearnerError, match="is being written to by another part of this program"):
+            other.log({"loss": 2.0})
+        shutil.copytree(run.path, run.path.parent / "copy")  # opens the lock's file, and closes it
+        told = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.splitlines()
+        assert [f"is being written to by process {os.getpid()} on" in line for line in told] == [True] * 4
+        assert len(other.logged()) == 1  # reading needs no lock
+    other.log({"loss": 2.0})
+    other.update(note="of the other")
+    run.update(status="running")
+    assert (run.info["note"], len(run.logged())) == ("of the other", 2)
+
+
+def test_tables_of_two_who_take_turns_are_both_known(run):
+    other = Run.open(run.path)
+    run.register_table(Table([1, 2], "mine"))
+    other.register_table(Table([3], "theirs"))
+    assert [table["name"] for table in Run.open(run.path).info["tables"].values()] == ["mine", "theirs"]
+
+
+def test_what_a_killed_process_left_half_written_goes_with_the_next_writing(run):
+    fill(run, "a")
+    for left in ("run.json", "samples/a.parquet", "vectors/a.x.parquet", "report.html"):
+        (run.path / f"{left}.0123456789abcdef.tmp").write_bytes(b"PAR1")
+    other = run.path / "samples" / "mine.tmp"
+    other.touch()
+    Run.open(run.path).log({"loss": 1.0})
+    left = [path.name for path in run.path.rglob("*.tmp")]
+    assert sorted(left) == ["mine.tmp", "report.html.0123456789abcdef.tmp"]  # a report may be being written
+
+
+def test_links_of_a_stranger_lead_nowhere(run, tmp_path):
+    keys = tmp_path / "keys"
+    keys.write_text("my own key")
+    fill(run, "mine")
+    (tmp_path / "samples").mkdir()
+    (run.path / "samples" / "theirs.parquet").symlink_to(next((run.path / "samples").glob("*")))
+    for name in ("run.json.tmp", "scalars.jsonl"):
+        (run.path / name).symlink_to(keys)
+    (run.path / "figures").symlink_to(tmp_path / "samples")
+    run.update(note="a")
+    with pytest.raises(LearnerError, match="it is a link, which is not followed"):
+        run.log({"a": 1})
+    with pytest.raises(LearnerError, match="it is a link to another folder"):
+        run.add_figure("a", plt.figure())
+    plt.close("all")
+    assert len(run.samples) == 3
+    (run.path / ".lock").unlink()
+    (run.path / ".lock").symlink_to(keys)
+    with pytest.raises(LearnerError, match="must be a file that can be written"):
+        run.update(note="b")
+    assert keys.read_text() == "my own key"
+    assert list((tmp_path / "samples").iterdir()) == []
+
+
+def test_a_run_that_is_odd_does_not_take_the_others_down(run):
+    """Nor is any waited for."""
+    folder = run.path.parent
+    for name in ("pipe", "folder", "text", "scalars"):
+        (folder / name).mkdir()
+    os.mkfifo(folder / "pipe" / "run.json")
+    (folder / "folder" / "run.json").mkdir()
+    (folder / "text" / "run.json").write_text('{"format": 1, "config": 3}')
+    Run.create(folder / "other")
+    os.mkfifo(folder / "other" / "scalars.jsonl")
+    found = Run.list(folder)
+    broken = dict(zip(found["run"], found["status"], strict=True))
+    assert broken == {"pipe": "broken", "folder": "broken", "text": "broken", "other": "broken", "first": "created"}
 
 
 def test_update_keeps_the_rest(run):

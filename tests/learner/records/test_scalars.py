@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from learner import LearnerError
 from learner.records.scalars import ScalarFile, Series, axis_of, checked_scalars
+from tests.learner.records.recorded import full_disk
 
 
 @pytest.fixture
@@ -156,25 +157,31 @@ def test_no_file_is_no_rows(file):
 
 
 def test_a_full_disk_is_one_clear_error(file):
-    os.symlink("/dev/full", file.path)
-    with pytest.raises(LearnerError, match=r"scalars\.jsonl` must be a file that can be written.*No space left"):
+    with (
+        full_disk(),
+        pytest.raises(LearnerError, match=r"scalars\.jsonl` must be a file that can be written.*File too large"),
+    ):
         fill(file, {"a": 1})
 
 
-def test_a_line_that_was_half_written_is_taken_off_by_the_next(file, monkeypatch):
+@pytest.mark.parametrize("kind", ["link", "pipe"])
+def test_what_is_no_ordinary_file_is_neither_written_nor_read(file, tmp_path, kind):
+    other = tmp_path / "keys"
+    other.write_bytes(b'{"a": 1}\n{"torn')
+    file.path.symlink_to(other) if kind == "link" else os.mkfifo(file.path)
+    with pytest.raises(LearnerError, match="must be a file that can be written"):
+        fill(file, {"a": 2})
+    with pytest.raises(LearnerError, match="must be a file that can be read"):
+        file.rows()
+    assert other.read_bytes() == b'{"a": 1}\n{"torn'
+
+
+def test_a_line_that_was_half_written_is_taken_off_by_the_next(file):
     fill(file, {"a": 1})
-    opened = type(file.path).open
-
-    def torn(path, mode):
-        handle = opened(path, mode)
-        handle.write(b'{"a"')
-        handle.close()
-        raise OSError(28, "No space left on device")
-
-    with monkeypatch.context() as patch:
-        patch.setattr(type(file.path), "open", torn)
-        with pytest.raises(LearnerError, match="No space left"):
-            fill(file, {"a": 2})
+    size = file.path.stat().st_size
+    with full_disk(size + 4), pytest.raises(LearnerError, match="File too large"):
+        fill(file, {"a": 2})
+    assert file.path.read_bytes()[size:] == b'{"a"'
     fill(file, {"a": 3})
     assert file.rows() == [{"a": 1}, {"a": 3}]
 

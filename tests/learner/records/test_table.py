@@ -433,3 +433,11 @@ def test_weights_that_are_none_are_refused(weights: Any) -> None:
     table = Table.from_dict({"weight": weights})
     with pytest.raises(ValueError, match="`weight` must hold a finite number of at least 0 per sample, got"):
         _ = table.weights
+
+
+def test_large_whole_numbers_with_gaps_are_not_rounded(tmp_path):
+    path = tmp_path / "a.parquet"
+    pq.write_table(pa.table({"key": pa.array([2**60 + 1, None]), "few": pa.array([1, None])}), path)
+    table = Table.from_parquet(path)
+    assert table[0] == {"key": 2**60 + 1, "few": 1.0}
+    assert table[1]["key"] is None

@@ -1,8 +1,10 @@
 """SampleWriter: every value comes back, whole files alone have names, and nothing that was written is lost."""
 
 import os
+import re
 import subprocess
 import sys
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -14,9 +16,11 @@ from pyarrow import parquet
 
 from learner import LearnerError
 from learner.records import writer as writer_module
+from learner.records.files import file_name
 from learner.records.samples import Samples
 from learner.records.schema import CategoricalLabel
-from learner.records.writer import SampleWriter, file_name
+from learner.records.writer import SampleWriter
+from tests.learner.records.recorded import full_disk
 
 ROOT = Path(__file__).parents[3]
 LABEL = CategoricalLabel("label", ["cat", "dog", "eel"])
@@ -35,7 +39,9 @@ def batch(start: int, n: int, seed: int = 0) -> dict[str, np.ndarray]:
 
 
 def files(folder: Path) -> list[str]:
-    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+    """Return the names of all files; the part of one that is at random is not in it."""
+    names = (str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+    return sorted(re.sub(r"\.[0-9a-f]{16}\.tmp$", ".tmp", name) for name in names)
 
 
 def write(folder: Path, name: str, *batches: dict[str, np.ndarray], **options) -> list[Path]:
@@ -105,7 +111,8 @@ def test_what_has_its_name_is_on_the_disk(tmp_path, monkeypatch):
     done, fsync, replace = [], os.fsync, os.replace
 
     def synced(handle):
-        done.append(("sync", Path(os.readlink(f"/proc/self/fd/{handle}")).name))
+        name = Path(os.readlink(f"/proc/self/fd/{handle}")).name
+        done.append(("sync", re.sub(r"\.[0-9a-f]{16}", "", name)))
         fsync(handle)
 
     def replaced(old, new):
@@ -342,21 +349,18 @@ def test_without_pyarrow_it_says_what_to_install(tmp_path, monkeypatch):
 # -- disks and kills ---------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("full", ["samples/x.parquet.tmp", "vectors/x.embedding.parquet.tmp"])
-@pytest.mark.parametrize("n_rows", [10, 9000])
-def test_a_full_disk_is_one_clear_error_and_leaves_what_was_there(tmp_path, full, n_rows):
-    """What is written to /dev/full meets "no space left", in a row group or in the footer."""
+@pytest.mark.parametrize(("n_bytes", "n_rows"), [(0, 10), (10, 9000), (400, 10), (2000, 9000)])
+def test_a_full_disk_is_one_clear_error_and_leaves_what_was_there(tmp_path, n_bytes, n_rows):
+    """It is met in a row group or in the footer."""
     write(tmp_path, "x", batch(0, 3))
     before = files(tmp_path)
-    os.symlink("/dev/full", tmp_path / full)
 
     def filled():
         with SampleWriter(tmp_path, "x") as writer:
             writer.add(batch(0, n_rows))
 
-    with pytest.raises(
-        LearnerError, match=r"x\.(embedding\.)?parquet` must be a file that can be written.*No space left"
-    ):
+    error = r"x\.(embedding\.)?parquet` must be a file that can be written.*File too large"
+    with full_disk(n_bytes), pytest.raises(LearnerError, match=error):
         filled()
     assert files(tmp_path) == before
     assert len(Samples([tmp_path / "samples" / "x.parquet"])) == 3
@@ -417,10 +421,44 @@ def test_a_killed_process_leaves_each_part_that_it_finished(tmp_path):
     samples = Samples(parts)
     assert np.array_equal(samples.numpy("loss"), np.tile(np.arange(20_000) / 3, 3))
     assert samples.numpy("vector").shape == (60_000, 4)
-    write(
-        tmp_path, "train-0003", {"example_id": IDS, "vector": np.zeros((3, 4))}
-    )  # what the killed one left is no matter
-    assert not [name for name in files(tmp_path) if name.endswith(".tmp")]
+    write(tmp_path, "train-0003", {"example_id": IDS, "vector": np.zeros((3, 4))})  # what was left is no matter
+    assert len(Samples([tmp_path / "samples" / "train-0003.parquet"])) == 3
+
+
+def test_names_of_a_stranger_lead_nowhere(tmp_path):
+    """A folder that came from elsewhere may hold links: none is written through, and none is deleted for another."""
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "x.old.parquet").write_bytes(b"mine")
+    for name in ("samples", "vectors"):
+        folder = tmp_path / name
+        (folder / "held").mkdir(parents=True)
+        (folder / "x.parquet").symlink_to(other / "x.old.parquet")
+    write(tmp_path, "x", {"example_id": IDS})
+    assert not (tmp_path / "samples" / "x.parquet").is_symlink()
+    (tmp_path / "linked").mkdir()
+    (tmp_path / "linked" / "samples").symlink_to(other)
+    (tmp_path / "linked" / "vectors").symlink_to(other)
+    with pytest.raises(LearnerError, match="it is a link to another folder, which is not followed"):
+        write(tmp_path / "linked", "y", {"example_id": IDS})
+    assert [(path.name, path.read_bytes()) for path in other.iterdir()] == [("x.old.parquet", b"mine")]
+
+
+def test_a_run_is_held_until_the_writer_is_done(tmp_path):
+    heard = []
+
+    @contextmanager
+    def hold():
+        heard.append("held")
+        yield
+        heard.append("let go")
+
+    with SampleWriter(tmp_path, "x", hold=hold()) as writer:
+        writer.add({"example_id": IDS})
+        assert heard == ["held"]
+    assert heard == ["held", "let go"]
+    SampleWriter(tmp_path, "x", hold=hold()).discard()
+    assert heard == ["held", "let go"] * 2
 
 
 def test_memory_does_not_grow_with_what_is_written(tmp_path):
