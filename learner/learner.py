@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
 
 import torch
@@ -369,8 +369,10 @@ class Learner:
         self.callback("after_backward")
         self.step()
         self.n_steps += 1
-        with suppress(CancelStepException):  # the step is made: there is nothing left to leave out
+        try:  # noqa: SIM105  # a context manager costs more than all the rest of this
             self.callback("after_step")
+        except CancelStepException:  # the step is made: there is nothing left to leave out
+            pass
         self.zero_grad()
 
     # -- the actions: override them in a subclass; own or wrap them in a callback ------------------------------
@@ -527,7 +529,8 @@ class Learner:
         try:
             self.side_pass(name, loaders[name], "infer", gather)
         finally:
-            self.metrics = metrics
+            self.metrics.clear()  # in place: others may hold it
+            self.metrics.update(metrics)
         return gather.result()
 
     def side_pass(self, name: str, dl: Any, role: str = "infer", cbs: Any = None) -> None:

@@ -163,6 +163,13 @@ class Loaders(Mapping[str, Iterable[Any]]):
         except KeyError:
             raise AttributeError(f"{type(self).__name__!r} object has no attribute or loader {name!r}") from None
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Put a loader in another's place, `dls.train = loader`; the next pass runs it."""
+        if name == "_loaders":
+            super().__setattr__(name, value)
+        else:
+            self._loaders = type(self)({**self._loaders, name: value})._loaders
+
     def __iter__(self) -> Iterator[str]:
         return iter(self._loaders)
 

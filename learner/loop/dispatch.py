@@ -19,6 +19,7 @@ from learner.loop.callbacks import method_of, sort_callbacks
 from learner.loop.diagnose import annotate
 from learner.loop.frequency import Gate, Guard
 from learner.loop.naming import ACTIONS, AROUND, HANDLERS, STAGES
+from learner.loop.ownership import check_owned, owned_state, set_too_early
 from learner.loop.types import Handler, Learner
 
 _CANCEL_OF = {"batch": CancelBatchException, "epoch": CancelEpochException, "fit": CancelFitException}
@@ -98,10 +99,17 @@ class Dispatch:
 
     def enter(self, learn: Learner, stage: str, owed: list[Handler]) -> None:
         """Emit `before_<stage>`; put down in `owed` the clean-up of each callback whose turn came and did not fail."""
+        is_batch = stage == "batch"
         for before, cleanup in self.turns[stage]:
             try:
-                if before:
+                if before and is_batch:
                     before(learn)
+                    if learn.xb is not None or learn.yb is not None:
+                        raise set_too_early(learn, self.name_of(before, "before_batch"))
+                elif before:
+                    owned = owned_state(learn)
+                    before(learn)
+                    check_owned(learn, owned, self.name_of(before, f"before_{stage}"))
             except CancelException:  # a decision, not a failure
                 if cleanup:
                     owed.append(cleanup)
@@ -119,9 +127,7 @@ class Dispatch:
         only a Cancel, the first failure is raised when all clean-ups have run; of Cancels, the one that ends more.
         """
         worst, outer, learn.ended_by = reason, learn.ended_by, reason
-        if (
-            learn._pending.interrupt is not None
-        ):  # not later: who writes the last checkpoint in a clean-up has to see it
+        if learn._pending.interrupt is not None:  # not later: a clean-up that writes the last checkpoint has to see it
             learn.interrupt = learn._pending.interrupt
         while owed:
             cleanup = owed.pop()
