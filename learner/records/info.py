@@ -19,8 +19,7 @@ from learner.records.files import opened, writing
 
 INFO = "run.json"
 FORMAT = 1
-_NEEDED = {"name": str, "created": str, "status": str, "config": dict, "tables": dict}
-_OF_TABLE = {"name": str, "n_rows": int}
+_NEEDED = {"name": object, "created": str, "status": str, "config": dict, "tables": object}
 
 
 def write_info(folder: Path, info: Mapping[str, Any]) -> None:
@@ -56,16 +55,12 @@ def read_info(folder: Path) -> dict[str, Any]:
 
 
 def _is_info(info: Any) -> bool:
-    """Tell whether something has what every run has, of the types that all who read it rely on."""
+    """Tell whether something is what ran, with what `Run.list` relies on; a report says what else of it is odd."""
     return (
-        _has(info, _NEEDED)
+        isinstance(info, dict)
         and info.get("format") == FORMAT
-        and all(_has(table, _OF_TABLE) for table in info["tables"].values())
+        and all(name in info and isinstance(info[name], kind) for name, kind in _NEEDED.items())
     )
-
-
-def _has(found: Any, kinds: Mapping[str, type]) -> bool:
-    return isinstance(found, dict) and all(isinstance(found.get(name), kind) for name, kind in kinds.items())
 
 
 def plain(name: str, value: Any) -> Any:

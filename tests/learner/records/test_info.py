@@ -101,8 +101,7 @@ def deep(text="[" * 100_000):
 ODD = {
     "created": {**INFO, "created": 3},
     "config": {**INFO, "config": [1]},
-    "tables": {**INFO, "tables": {"a": {"name": "b"}}},
-    "name": {**INFO, "name": None},
+    "status": {**INFO, "status": None},
     "info": [1],
 }
 

@@ -25,7 +25,7 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path):
 
 def test_what_is_half_written_goes_once(tmp_path):
     lock = RunLock(tmp_path, "run.json")
-    left = tmp_path / "run.json.0123456789abcdef.tmp"
+    left = tmp_path / "run.json.1-0123456789abcdef.tmp"
     for is_there in (False, True):
         left.touch()
         with lock.hold():

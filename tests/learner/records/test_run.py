@@ -84,7 +84,7 @@ def test_a_folder_that_holds_something_is_refused_and_left_alone(run, tmp_path):
 
 
 def test_a_folder_of_a_run_that_was_killed_when_it_was_made_is_empty(tmp_path):
-    for left in (".lock", "run.json.0123456789abcdef.tmp"):
+    for left in (".lock", "run.json.1-0123456789abcdef.tmp"):
         (tmp_path / left).write_text('{"form')
     assert files(Run.create(tmp_path)) == ["run.json"]
 
@@ -175,12 +175,12 @@ def test_tables_of_two_who_take_turns_are_both_known(run):
 def test_what_a_killed_process_left_half_written_goes_with_the_next_writing(run):
     fill(run, "a")
     for left in ("run.json", "samples/a.parquet", "vectors/a.x.parquet", "report.html"):
-        (run.path / f"{left}.0123456789abcdef.tmp").write_bytes(b"PAR1")
+        (run.path / f"{left}.1-0123456789abcdef.tmp").write_bytes(b"PAR1")
     other = run.path / "samples" / "mine.tmp"
     other.touch()
     Run.open(run.path).log({"loss": 1.0})
     left = [path.name for path in run.path.rglob("*.tmp")]
-    assert sorted(left) == ["mine.tmp", "report.html.0123456789abcdef.tmp"]  # a report may be being written
+    assert sorted(left) == ["mine.tmp", "report.html.1-0123456789abcdef.tmp"]  # a report may be being written
 
 
 def test_links_of_a_stranger_lead_nowhere(run, tmp_path):

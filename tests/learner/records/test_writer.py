@@ -41,7 +41,7 @@ def batch(start: int, n: int, seed: int = 0) -> dict[str, np.ndarray]:
 def files(folder: Path) -> list[str]:
     """Return the names of all files; the part of one that is at random is not in it."""
     names = (str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
-    return sorted(re.sub(r"\.[0-9a-f]{16}\.tmp$", ".tmp", name) for name in names)
+    return sorted(re.sub(r"\.[0-9]+-[0-9a-f]{16}\.tmp$", ".tmp", name) for name in names)
 
 
 def write(folder: Path, name: str, *batches: dict[str, np.ndarray], **options) -> list[Path]:
@@ -112,7 +112,7 @@ def test_what_has_its_name_is_on_the_disk(tmp_path, monkeypatch):
 
     def synced(handle):
         name = Path(os.readlink(f"/proc/self/fd/{handle}")).name
-        done.append(("sync", re.sub(r"\.[0-9a-f]{16}", "", name)))
+        done.append(("sync", re.sub(r"\.[0-9]+-[0-9a-f]{16}", "", name)))
         fsync(handle)
 
     def replaced(old, new):

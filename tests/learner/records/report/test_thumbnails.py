@@ -60,7 +60,7 @@ def test_samples_that_are_text_are_read_in_both_tables(run):
         record(run, "train", 40, epoch, table)
     path = run.report()
     assert not read(path)("div", "notes")
-    for label, n in {"samples": 40, "labels most likely wrong": 24}.items():
+    for label, n in {"samples": 40, "labels most likely wrong": 8}.items():
         rows = rows_of(path, label)
         assert len(rows) == n
         assert [row["sample"] for row in rows] == [f"review {row['example_id']} {EVIL}" for row in rows]
