@@ -147,7 +147,7 @@ def all_or_nothing(learn: Learner) -> Iterator[None]:
     Raises:
         LearnerError: for any error; besides differences there may be one of what is put back.
     """
-    parts = [remember_rng(Loaders.of(learn.dls).values()), *remember_trained(learn)]
+    parts = [remember_rng(Loaders.of(learn.dls).values()), *remember_trained(learn, skips_lazy=True)]
     parts += [remember(vars(cb)) for cb in learn.cbs if hasattr(cb, "__dict__")]
     parts += [_remember_attributes(learn)]
     former, opt, rates = counters(learn), learn.opt, learn.rates

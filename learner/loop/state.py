@@ -210,10 +210,17 @@ def remember_optimizer(opt: torch.optim.Optimizer) -> Restore:
     return restore
 
 
-def remember_trained(learn: Learner) -> list[Restore]:
-    """Take down model, loss and optimizer, with what it trains besides; return what puts each of them back."""
+def remember_trained(learn: Learner, *, skips_lazy: bool = False) -> list[Restore]:
+    """Take down model, loss and optimizer, with what it trains besides; return what puts each of them back.
+
+    Args:
+        learn: the learner.
+        skips_lazy: whether a module with lazy layers, which nothing puts back, is left out; else it is an error.
+    """
     modules = [learn.model, *([learn.loss_f] if isinstance(learn.loss_f, nn.Module) else [])]
-    parts = [remember_model(module) for module in modules if not any(map(is_lazy, module.parameters()))]
+    if skips_lazy:
+        modules = [module for module in modules if not any(map(is_lazy, module.parameters()))]
+    parts = [remember_model(module) for module in modules]
     if learn.opt is not None:
         others = nn.ParameterList(other_parameters(learn, learn.opt))
         parts += [remember_model(others), remember_optimizer(learn.opt)]

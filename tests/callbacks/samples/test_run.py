@@ -110,7 +110,7 @@ def test_what_is_trained_is_put_down(make_learner, run):
         "n_trainable": 4 * 8 + 8 * 3 + 3,
         "loss": "cross_entropy",
         "optimizer": "AdamW",
-        "lr": [0.125],
+        "lr": [0.25],
         "n_epochs": 2,
         "n_batches": {"train": 3, "valid": 2},
         "callbacks": ["RunCallback", "AccumulateCallback"],

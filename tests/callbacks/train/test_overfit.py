@@ -205,4 +205,4 @@ def test_a_limit_that_is_no_number_is_refused_at_once(n):
 
 def test_a_name_without_a_role_is_refused_at_once():
     with pytest.raises(ValueError, match="a loader's name must start with 'train'"):
-        OverfitCallback(test=1)
+        OverfitCallback(other=1)
