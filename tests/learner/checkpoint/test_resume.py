@@ -682,7 +682,8 @@ def test_options_that_a_callback_of_the_users_own_changes_are_put_back_too(tmp_p
             self.schedule.step()
 
     make = lambda cbs: tiny_learner([*cbs, Warm()])
-    stopped(make, 2, 3, tmp_path / "run")
+    with pytest.warns(RuntimeWarning, match=r"but not `Warm\.schedule`"):
+        stopped(make, 2, 3, tmp_path / "run")
     learn = make([CheckpointCallback(tmp_path / "own")])
     learn.load(tmp_path / "run" / step(3))
     assert learn.opt.param_groups[0]["betas"] == (0.9, 0.999)
