@@ -171,7 +171,8 @@ def test_every_must_be_an_interval(tmp_path, every, error):
         ({"path": 3}, TypeError, "`path` must be the path of a folder, got 3"),
         ({"keep": 0}, ValueError, "`keep` must be at least 1, got 0"),
         ({"keep": 1.5}, TypeError, "`keep` must be a whole number, got 1.5"),
-        ({"mode": "best"}, ValueError, "`mode` must be 'min' or 'max', got 'best'"),
+        ({"metric": "loss", "mode": "best"}, ValueError, "`mode` must be 'min' or 'max', got 'best'"),
+        ({"mode": "min"}, ValueError, "`mode` must have a `metric`, got 'min' alone"),
         ({"metric": 3}, TypeError, "`metric` must be a name"),
         ({"loader": None}, TypeError, "`loader` must be a name"),
     ],
@@ -296,7 +297,7 @@ def test_the_best_value_survives(tmp_path):
 
 def test_a_best_epoch_that_a_callback_ends_the_fit_in_is_the_best(tmp_path, written):
     """Nothing comes after it, no first loader of a next epoch and no end of the fit."""
-    keep = CheckpointCallback(tmp_path, metric="score")
+    keep = CheckpointCallback(tmp_path, metric="score", mode="min")
     stop = At("after_epoch", 1, throw(CancelFitException()))
     tiny_learner([keep, Plan([0.5]), stop]).fit(3)
     assert keep.best == Best(0, 0.5, "valid/score")
@@ -305,7 +306,9 @@ def test_a_best_epoch_that_a_callback_ends_the_fit_in_is_the_best(tmp_path, writ
 
 def test_of_a_step_that_is_written_twice_the_later_state_is_gone_on_with(tmp_path, written, capsys):
     """By the batch and then as the best epoch; by the name, the first of the two would be the newest."""
-    make = lambda: tiny_learner([CheckpointCallback(tmp_path, 3, keep=9, metric="score"), Plan([0.5, 0.25])])
+    make = lambda: tiny_learner(
+        [CheckpointCallback(tmp_path, 3, keep=9, metric="score", mode="min"), Plan([0.5, 0.25])]
+    )
     make().fit(2)
     assert written[-2:] == [(12, 1, "train", 6), (12, 2, "train", 0, "best")]
     assert names(tmp_path) == [*(f"step-0000000{n}.pt" for n in (3, 6, 9)), "step-00000012.best.pt"]
@@ -321,7 +324,7 @@ def test_a_later_state_of_the_step_of_the_best_does_not_take_its_place(tmp_path,
             if learn.epoch == 1:
                 raise CancelFitException
 
-    keep = CheckpointCallback(tmp_path, metric="score")
+    keep = CheckpointCallback(tmp_path, metric="score", mode="min")
     tiny_learner([keep, Plan([0.5, 0.25]), Stop()]).fit(2)
     assert written == [(6, 1, "train", 0, "best"), (6, 1, "train", 0, "over")]
     assert names(tmp_path) == ["step-00000006.best.pt", "step-00000006.pt"]
@@ -342,7 +345,7 @@ def test_a_loader_or_metric_that_is_not_there_is_named_before_the_first_batch(tm
 
 def test_a_metric_that_nobody_measures_is_named_after_the_first_epoch(tmp_path):
     """As for all callbacks that follow a metric: that something of the user's might log it cannot be known before."""
-    learn = tiny_learner([CheckpointCallback(tmp_path, metric="accuracy"), Plan([0.5, 0.5])])
+    learn = tiny_learner([CheckpointCallback(tmp_path, metric="accuracy", mode="min"), Plan([0.5, 0.5])])
     with pytest.raises(LearnerError, match=r"measured on loader 'valid' \(loss, score\), got 'accuracy'"):
         learn.fit(2)
     assert learn.n_steps == N_TRAIN
@@ -350,7 +353,7 @@ def test_a_metric_that_nobody_measures_is_named_after_the_first_epoch(tmp_path):
 
 def test_no_epoch_is_the_best_where_nothing_was_measured(tmp_path):
     cancel = At("before_epoch", 1, throw(CancelEpochException()))  # the first validation
-    keep = CheckpointCallback(tmp_path, metric="score")
+    keep = CheckpointCallback(tmp_path, metric="score", mode="min")
     tiny_learner([keep, Plan([0.5, 0.75]), cancel]).fit(2)
     assert keep.best == Best(1, 0.75, "valid/score")
 
