@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import warnings
 from contextlib import closing
+from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
 
@@ -253,7 +254,7 @@ class CheckpointCallback(Callback):
         return resumable.at(learn.history.state_dict()["start"] + self._n_done, learn.i)
 
     def _save(self, learn: Learner, i: int, *, is_best: bool = False, is_over: bool = False) -> None:
-        if any(p.isnan().any() for p in learn.model.parameters()):
+        if any(t.isnan().any() for t in chain(learn.model.parameters(), learn.model.buffers())):
             self._warn(f"the weights hold NaN after batch {self._n_batches}; the last one is kept.")
             return
         self._wait()

@@ -70,7 +70,7 @@ class NaNReportCallback(Callback):
     before = (TerminateOnNaNCallback,)  # which would end the fit first
 
     def __init__(self, path: str | os.PathLike[str] | None = "nan_report.pt") -> None:
-        self.path = None if path is None else Path(path).absolute()  # wherever the program goes next
+        self.path = None if path is None else Path(path).expanduser().absolute()  # wherever the program goes next
         self.report: NaNReport | None = None
         self._passes: list[Rewind] = []  # one within the other
 
@@ -194,7 +194,7 @@ class NaNReportCallback(Callback):
             before.keep(learn)
             before.rng = [saved["rng"].get(name, state) for name, state in before.rng_by_device().items()]
             again._passes.append(before)
-            return _run_again(learn, before, saved["loss"], Path(path).absolute())
+            return _run_again(learn, before, saved["loss"], Path(path).expanduser().absolute())
 
 
 def _sent_for(loss: Tensor) -> Callable[[], float]:

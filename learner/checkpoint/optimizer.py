@@ -12,6 +12,12 @@ from learner.checkpoint.model import describe_tensor
 from learner.loop.trainable import named_parameters, other_parameters
 from learner.loop.types import Learner
 
+# What torch's optimizers remember number by number: the momenta of SGD, Adam and its kind, RMSprop, Adagrad, Adadelta.
+_LIKE_PARAMETERS = {
+    *("momentum_buffer", "exp_avg", "exp_avg_sq", "max_exp_avg_sq", "exp_inf", "square_avg", "grad_avg"),
+    *("sum", "acc_delta", "ax", "prev"),
+}
+
 
 def optimizer_state(learn: Learner) -> dict[str, Any]:
     """Return what a learner's optimizer holds, and what it is to be compared by."""
@@ -40,7 +46,7 @@ def optimizer_differences(learn: Learner, opt: Any, state: Mapping[str, Any]) ->
         return [f"the optimizer is {type(opt).__name__} here, {saved['class']} saved"]
     now = _groups(learn, opt)
     if now == saved["groups"]:
-        return []
+        return _state_differences(opt, saved["state"]["state"])
     told = f"{len(now)} here, {len(saved['groups'])} saved"
     for mine, theirs in zip(now, saved["groups"], strict=False):
         if mine != theirs:
@@ -48,6 +54,24 @@ def optimizer_differences(learn: Learner, opt: Any, state: Mapping[str, Any]) ->
             told += f"{[name for name in theirs if name not in mine] or theirs} saved"
             break
     return [f"the optimizer's parameter groups differ: {told}"]
+
+
+def _state_differences(opt: torch.optim.Optimizer, saved: Mapping[int, Mapping[str, Any]]) -> list[str]:
+    """Say which tensors that the optimizer remembers are not of the shape that they have here, or must have.
+
+    What it remembers here has that shape; before its first step, a momentum of torch's own classes has the parameter's.
+    """
+    found = []
+    is_of_torch = type(opt).__module__.startswith("torch.optim")
+    for i, p in enumerate(p for group in opt.param_groups for p in group["params"]):
+        for key, value in saved.get(i, {}).items():
+            like = opt.state[p].get(key) if p in opt.state else None
+            if like is None and is_of_torch and key in _LIKE_PARAMETERS:
+                like = p
+            if isinstance(value, Tensor) and isinstance(like, Tensor) and value.shape != like.shape:
+                shapes = f"{tuple(like.shape)} here, {tuple(value.shape)} saved"
+                found.append(f"the optimizer's {key!r} of parameter {i} is {shapes}")
+    return found
 
 
 def put_back_optimizer(learn: Learner, opt: torch.optim.Optimizer, saved: Mapping[str, Any]) -> None:

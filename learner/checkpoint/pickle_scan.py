@@ -2,16 +2,27 @@
 
 Torch's own unpickler follows the same instructions with the real things. A container, and the memory of a tensor, is
 used once: then nothing holds itself, and nothing grows by being repeated.
+
+Time and memory stay in proportion to the file: a byte can be an instruction, or a container of a hundred bytes, so
+both are counted; and keys whose hashes are the same would be compared each with each, so those are counted as well.
+Texts are not: their hashes differ from process to process, and nobody can foresee them.
 """
 
 from __future__ import annotations
 
 import math
 import pickletools
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from learner.checkpoint.plain import CLASS_DTYPES, MAX_DEPTH, MAX_KEY, NAMED_DTYPES
+
+# So many of each may come in a small file; and, in a large one, one for so many bytes of its pickle. What torch writes
+# of a container takes six bytes at least, of most numbers three or more.
+_N_INSTRUCTIONS, _BYTES_EACH = 400_000, 4
+_N_CONTAINERS, _BYTES_EACH_CONTAINER = 100_000, 8
+_N_ALIKE = 100  # keys of one dict that have the same hash
 
 
 class RefusedError(Exception):
@@ -30,7 +41,10 @@ def check_pickle(data: bytes, sizes: Mapping[str, int]) -> None:
         Exception: of whatever kind, for what cannot be read.
     """
     scan, position = _Scan(sizes, len(data)), None
-    for instruction, argument, position in pickletools.genops(data):  # noqa: B007
+    limit = _N_INSTRUCTIONS + len(data) // _BYTES_EACH
+    for n, (instruction, argument, position) in enumerate(pickletools.genops(data)):  # noqa: B007
+        if n > limit:
+            raise RefusedError(f"has more than {limit} instructions in a pickle of {len(data)} bytes")
         name = instruction.name
         if name in _ATOMS:
             scan.stack.append(argument)
@@ -52,10 +66,11 @@ class _Global(str):
 class _Box:
     """A list, tuple or dict of a pickle; keys and values of a dict in turn."""
 
-    __slots__ = ("depth", "is_plain", "items", "kind")
+    __slots__ = ("alike", "depth", "is_plain", "items", "kind")
 
     def __init__(self, kind: str, items: Iterable[Any] = ()) -> None:
         self.kind, self.depth, self.is_plain = kind, 1, True
+        self.alike: Counter[int] | None = None  # of the keys of a dict that are no texts: how many have a hash
         self.items: list[Any] = []
         self.add(items)
 
@@ -109,6 +124,7 @@ class _Scan:
         self.memo: dict[int, Any] = {}
         self.used: set[str] = set()
         self.budget = budget  # [letters] that may become bytes
+        self.n_containers = _N_CONTAINERS + budget // _BYTES_EACH_CONTAINER  # that may still come
 
     def mark(self) -> None:
         self.stacks.append(self.stack)
@@ -136,8 +152,11 @@ class _Scan:
             raise RefusedError("uses a container twice")
         self.stack.append(value)
 
-    def box_of(self, items: list[Any]) -> None:
-        self.stack.append(_Box("tuple", items))
+    def container(self, kind: str, items: Iterable[Any] = ()) -> None:
+        self.n_containers -= 1
+        if self.n_containers < 0:
+            raise RefusedError("has more lists, tuples and dicts than a file of its size can be of use with")
+        self.stack.append(_Box(kind, items))
 
     def last(self, n: int) -> list[Any]:
         return [self.stack.pop() for _ in range(n)][::-1]
@@ -148,9 +167,10 @@ class _Scan:
     def set_items(self, items: list[Any]) -> None:
         if len(items) % 2:
             raise RefusedError("has a key without a value")
+        box = self.box("dict")
         for key in items[::2]:
-            _check_key(key)
-        self.box("dict").add(items)
+            _check_key(key, box)
+        box.add(items)
 
     def box(self, kind: str) -> _Box:
         box = self.stack[-1]
@@ -202,7 +222,7 @@ class _Scan:
         if not isinstance(items, _Box) or items.kind != "list":
             raise RefusedError("has an odd set")
         for item in items.items:
-            _check_key(item)
+            _check_key(item, items)
         return _Made()
 
     def counter(self, counts: Any) -> _Made:
@@ -219,24 +239,32 @@ class _Scan:
         return _Hooks()
 
 
-def _check_key(key: Any) -> None:
-    """Refuse a key that would take long to hash."""
+def _check_key(key: Any, box: _Box) -> None:
+    """Refuse a key that would take long to hash, or to tell from the others in its container."""
+    if type(key) is str:
+        return
     parts = key.items if isinstance(key, _Box) and key.kind == "tuple" else [key]
     if len(parts) > MAX_KEY or not all(part is None or type(part) in (bool, int, float, str) for part in parts):
         raise RefusedError("has a key that is not plain data")
+    if box.alike is None:
+        box.alike = Counter()
+    code = hash(tuple(parts) if isinstance(key, _Box) else key)
+    box.alike[code] += 1
+    if box.alike[code] > _N_ALIKE:
+        raise RefusedError("has many keys that were made to have the same hash")
 
 
 _INSTRUCTIONS: dict[str, Callable[[_Scan, Any], None]] = {
     "PROTO": _Scan.proto,
     "GLOBAL": _Scan.name,
     "MARK": lambda scan, _: scan.mark(),
-    "EMPTY_LIST": lambda scan, _: scan.stack.append(_Box("list")),
-    "EMPTY_DICT": lambda scan, _: scan.stack.append(_Box("dict")),
-    "EMPTY_TUPLE": lambda scan, _: scan.stack.append(_Box("tuple")),
-    "TUPLE": lambda scan, _: scan.box_of(scan.since_mark()),
-    "TUPLE1": lambda scan, _: scan.box_of(scan.last(1)),
-    "TUPLE2": lambda scan, _: scan.box_of(scan.last(2)),
-    "TUPLE3": lambda scan, _: scan.box_of(scan.last(3)),
+    "EMPTY_LIST": lambda scan, _: scan.container("list"),
+    "EMPTY_DICT": lambda scan, _: scan.container("dict"),
+    "EMPTY_TUPLE": lambda scan, _: scan.container("tuple"),
+    "TUPLE": lambda scan, _: scan.container("tuple", scan.since_mark()),
+    "TUPLE1": lambda scan, _: scan.container("tuple", scan.last(1)),
+    "TUPLE2": lambda scan, _: scan.container("tuple", scan.last(2)),
+    "TUPLE3": lambda scan, _: scan.container("tuple", scan.last(3)),
     "APPEND": lambda scan, _: scan.append(scan.last(1)),
     "APPENDS": lambda scan, _: scan.append(scan.since_mark()),
     "SETITEM": lambda scan, _: scan.set_items(scan.last(2)),

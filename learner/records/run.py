@@ -102,7 +102,7 @@ class Run:
             FileExistsError: if the folder holds something.
             TypeError: if `config` holds something that cannot be kept as text.
         """
-        folder = Path(path).absolute()  # wherever the program goes next
+        folder = Path(path).expanduser().absolute()  # wherever the program goes next
         if name is not None and not isinstance(name, str):
             raise TypeError(f"`name` must be a string, got {name!r}.")
         kept = plain("config", {} if config is None else config)
@@ -129,7 +129,7 @@ class Run:
             FileNotFoundError: if there is no run.
             LearnerError: if what is there is none, or is only half there.
         """
-        folder = Path(path).absolute()
+        folder = Path(path).expanduser().absolute()
         if not folder.is_dir():
             raise FileNotFoundError(f"`path` must be the folder of a run, got {str(folder)!r}, which is none.")
         return cls(folder, read_info(folder))
@@ -145,10 +145,11 @@ class Run:
         """
         from learner.records.listing import Listing
 
-        if not Path(folder).is_dir():
+        folder = Path(folder).expanduser()
+        if not folder.is_dir():
             raise FileNotFoundError(f"`folder` must be a folder with runs in it, got {str(folder)!r}.")
         marks = (INFO, SCALARS, "samples")
-        paths = [path for path in sorted(Path(folder).iterdir()) if any(os.path.lexists(path / mark) for mark in marks)]
+        paths = [path for path in sorted(folder.iterdir()) if any(os.path.lexists(path / mark) for mark in marks)]
         rows = sorted((_row(path) for path in paths), key=lambda row: row["created"])
         columns = dict.fromkeys(name for row in rows for name in row) or ("run", "status", "created")
         return Listing({name: np.array([row.get(name) for row in rows], object) for name in columns})
@@ -338,7 +339,7 @@ class Run:
         """
         from learner.records.report.report import write_report
 
-        where = self.path / "report.html" if path is None else Path(path)
+        where = self.path / "report.html" if path is None else Path(path).expanduser()
         write_report(self, where)
         return where
 

@@ -105,7 +105,7 @@ class Table(Dataset[Any]):
             FileNotFoundError: if there is no such file.
             ValueError: if it is no whole Parquet file, or a class id has no name.
         """
-        path = Path(path)
+        path = Path(path).expanduser()
         given = checked_schemas(column_schemas)
         data, found = _read(path)
         columns = Columns(data)

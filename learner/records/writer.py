@@ -79,7 +79,7 @@ class SampleWriter:
     ) -> None:
         pyarrow()  # say now, not after the first row group, that it is missing
         self.name, self.n_rows = file_name(name), 0
-        self._folder = Path(folder).absolute()  # wherever the program goes next
+        self._folder = Path(folder).expanduser().absolute()  # wherever the program goes next
         self._schemas = checked_schemas(schemas, "schemas")
         self._constants = {key: _checked_constant(key, value) for key, value in (constants or {}).items()}
         self._metadata = {"learner.format": FORMAT, "learner.table_name": encodable(table_name)}

@@ -194,3 +194,42 @@ def test_all_instructions_of_torch_are_known():
     names = {instruction.name for instruction, _, _ in pickletools.genops(data)}
     assert {"BINPERSID", "REDUCE", "GLOBAL", "BINPUT", "BINGET", "MARK", "TUPLE"} <= names
     check_pickle(data, sizes)
+
+
+def colliding(i):
+    """Return an int that has the hash of all others that this gives."""
+    return i * (2**61 - 1)
+
+
+def long(i):
+    data = i.to_bytes(i.bit_length() // 8 + 1, "little", signed=True)
+    return b"\x8a" + bytes([len(data)]) + data
+
+
+@pytest.mark.parametrize("n_at_once", [1, 300])
+def test_keys_that_were_made_to_have_one_hash_are_refused(n_at_once):
+    keys = [long(colliding(i)) + b"N" for i in range(1, 301)]
+    items = b"".join(b"(" + b"".join(keys[i : i + n_at_once]) + b"u" for i in range(0, len(keys), n_at_once))
+    with pytest.raises(RefusedError, match="many keys that were made to have the same hash"):
+        check_pickle(entry(b"}" + items), {})
+    check_pickle(entry(b"}(" + b"".join(long(i) + b"N" for i in range(1, 301)) + b"u"), {})
+
+
+def test_members_and_tuples_that_have_one_hash_are_refused():
+    members = b"".join(long(colliding(i)) for i in range(1, 301))
+    with pytest.raises(RefusedError, match="many keys that were made to have the same hash"):
+        check_pickle(entry(b"c__builtin__\nset\n](" + members + b"e\x85R"), {})
+    tuples = b"".join(b"K\1" + long(colliding(i)) + b"\x86N" for i in range(1, 301))
+    with pytest.raises(RefusedError, match="many keys that were made to have the same hash"):
+        check_pickle(entry(b"}(" + tuples + b"u"), {})
+
+
+@pytest.mark.parametrize(
+    ("letter", "message"), [(b"N", "has more than [0-9]+ instructions"), (b"]", "more lists, tuples and dicts than")]
+)
+def test_a_byte_each_is_too_little_for_many_of_them(monkeypatch, letter, message):
+    monkeypatch.setattr("learner.checkpoint.pickle_scan._N_INSTRUCTIONS", 1000)
+    monkeypatch.setattr("learner.checkpoint.pickle_scan._N_CONTAINERS", 100)
+    check_pickle(entry(b"](" + letter * 90 + b"e"), {})
+    with pytest.raises(RefusedError, match=message):
+        check_pickle(entry(b"](" + letter * 5000 + b"e"), {})
