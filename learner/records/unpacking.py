@@ -51,7 +51,7 @@ def unpacked_size(metadata: Any) -> int:
         (True, True)
     """
     lengths = [metadata.schema.column(j).length for j in range(metadata.num_columns)]
-    total = _ROW_NUMBER * metadata.num_rows
+    total: int = _ROW_NUMBER * metadata.num_rows
     for i in range(metadata.num_row_groups):
         group = metadata.row_group(i)
         for j, length in enumerate(lengths):
