@@ -122,7 +122,7 @@ class History:
         """Put the metrics of a pass over loader `name` into the row of `epoch`, counted from this fit's start.
 
         A pass that measured nothing leaves no trace. Where a Cancel ended the pass, `cut_short` is the reason, and the
-        row says so.
+        row says so; of several passes, it has the reason of each.
         """
         if not metrics:
             return
@@ -131,7 +131,8 @@ class History:
             self.rows.append({"epoch": number})
         self.rows[-1].update({f"{name}/{metric}": value for metric, value in metrics.items()})
         if cut_short is not None:
-            self.rows[-1]["cut_short"] = f"{name}: {cut_short}"
+            before = self.rows[-1].get("cut_short")
+            self.rows[-1]["cut_short"] = f"{before}; {name}: {cut_short}" if before else f"{name}: {cut_short}"
 
     def __len__(self) -> int:
         return len(self.rows)

@@ -1,4 +1,4 @@
-"""What the documents say is so: the README's code runs, and its drawing of the loop is the loop."""
+"""What the documents say is so: their code runs, their links lead somewhere, their drawing of the loop is the loop."""
 
 import re
 from pathlib import Path
@@ -6,6 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 
+import callbacks
+import learner
 from callbacks import LambdaCallback
 from learner import Learner
 from learner.callback import SIGNALS
@@ -13,12 +15,13 @@ from learner.loop.naming import ACTIONS
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
+COMING_FROM = "docs/coming_from.md"
 TRAINING_ONLY = "training loaders only"
 
 
-def blocks(language: str) -> list[str]:
-    """Return the README's fenced blocks of a language."""
-    return re.findall(rf"^```{language}\n(.*?)^```", README, flags=re.DOTALL | re.MULTILINE)
+def blocks(language: str, text: str = README) -> list[str]:
+    """Return the fenced blocks of a language."""
+    return re.findall(rf"^```{language}\n(.*?)^```", text, flags=re.DOTALL | re.MULTILINE)
 
 
 def trace_of_a_run(n_epochs: int) -> list[str]:
@@ -61,23 +64,40 @@ def test_the_drawing_leaves_nothing_out():
     assert set(trace_of_a_run(1)) == {*SIGNALS, *ACTIONS}
 
 
-def test_there_are_examples():
-    assert len(blocks("python")) >= 2
-
-
-def test_the_examples_run_one_after_the_other(tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize("document", ["README.md", COMING_FROM])
+def test_the_examples_run_one_after_the_other(tmp_path, monkeypatch, capsys, document):
     monkeypatch.chdir(tmp_path)
     torch.manual_seed(0)
-    namespace: dict[str, object] = {"__name__": "readme"}
-    for block in blocks("python"):
-        exec(compile(block, str(ROOT / "README.md"), "exec"), namespace)
+    namespace: dict[str, object] = {"__name__": "document"}
+    examples = blocks("python", (ROOT / document).read_text())
+    assert len(examples) >= 2
+    for block in examples:
+        exec(compile(block, str(ROOT / document), "exec"), namespace)
 
 
-@pytest.mark.parametrize("document", ["README.md", "CONTRIBUTING.md", "CHANGELOG.md"])
+def test_no_code_of_a_page_is_left_out_of_the_tests():
+    pages = {f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md")}
+    assert pages == {COMING_FROM}
+    assert (ROOT / COMING_FROM).read_text().count("```") == 2 * len(blocks("python", (ROOT / COMING_FROM).read_text()))
+
+
+def test_what_a_name_from_elsewhere_is_here_is_here():
+    learn = Learner(torch.nn.Linear(1, 1), {"train": [(torch.ones(2, 1),) * 2]}, torch.nn.functional.mse_loss)
+    rows = re.findall(r"^\|.*\| (.*) \|$", (ROOT / COMING_FROM).read_text(), flags=re.MULTILINE)
+    code = " ".join(span for cell in rows for span in re.findall("`([^`]+)`", cell))
+    attributes = set(re.findall(r"\blearn\.(\w+)", code))
+    names = set(re.findall(r"\b\w+(?:Callback|Stats|Exception)\b|\bLoaders\b|\bLearner\b", code))
+    assert len(attributes) > 15
+    assert len(names) > 15
+    assert [name for name in attributes if not hasattr(learn, name)] == []
+    assert [name for name in names if not hasattr(callbacks, name) and not hasattr(learner, name)] == []
+
+
+@pytest.mark.parametrize("document", ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", COMING_FROM])
 def test_links_lead_somewhere(document):
     text = re.sub(r"^```.*?^```", "", (ROOT / document).read_text(), flags=re.DOTALL | re.MULTILINE)  # no code
     for target in re.findall(r"\]\((?!https?:|#)([^)#\s]+)", text):
-        assert (ROOT / target).exists(), target
+        assert ((ROOT / document).parent / target).exists(), target
 
 
 def test_the_map_in_contributing_shows_every_room_and_names_files_that_exist():

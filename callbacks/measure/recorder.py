@@ -23,7 +23,8 @@ class RecorderCallback(Callback):
 
     They are asked for when the batch has made its optimizer step and nothing has been cleared: gradients are there,
     and the learning rate is that of this step, whatever a schedule does next. For a batch without a step, as within an
-    accumulation window, it is at the end of the batch. A cancelled batch leaves no row.
+    accumulation window, it is at the end of the batch. A cancelled batch leaves no row; where a pass is cancelled, the
+    batches before keep theirs.
 
     Args:
         **fns: by name, functions of the learner that return a number, a tensor with one element, or None where there

@@ -14,8 +14,9 @@ class CSVLoggerCallback(Callback):
     """Write a row for each epoch to a CSV file as soon as the epoch is done: the rows of `learn.history`.
 
     The file is closed after each row, so a run that is killed leaves all the epochs it finished. A metric that turns
-    up late widens the table, earlier rows keep an empty cell; so does a pass that was cancelled. A fit that ends in
-    the middle of an epoch leaves of it what the history has. Nothing is written in a sandbox.
+    up late widens the table, and earlier rows keep an empty cell. A pass that a Cancel ended has the means of the
+    batches that it saw, and the reason stands in a column `cut_short`, which comes with the first such pass. A fit
+    that ends in the middle of an epoch leaves of it what the history has. Nothing is written in a sandbox.
 
     A fit that goes on from a checkpoint puts its rows in the place of those that the former one wrote, so the file ends
     as if it had not been stopped. Rows of other fits before them are kept.

@@ -14,6 +14,7 @@ from learner.errors import LearnerError
 from learner.records.arrow import pyarrow, schemas_of
 from learner.records.files import file_name, files_in, opened
 from learner.records.schema import CategoricalLabel
+from learner.records.unpacking import check_size
 
 _FINGERPRINT = b"learner.table_fingerprint"
 
@@ -27,7 +28,8 @@ class Part:
 
     Raises:
         TypeError: if it is neither.
-        LearnerError: when read, if a file is not there, is cut short, or does not fit the others.
+        LearnerError: when read, if a file is not there, is cut short, does not fit the others, or would take far more
+            memory than its size suggests (see `learner.records.unpacking`).
     """
 
     def __init__(self, source: Any, leave_out: Iterable[Path] = ()) -> None:
@@ -243,6 +245,7 @@ def _footer(path: Path) -> tuple[Any, int]:
     try:
         with opened(path, follows_link=True) as file:  # those of a run are none
             metadata = parquet.read_metadata(file)
+            check_size(path, metadata)
     except (OSError, pyarrow().ArrowException) as error:
         raise _broken(path, error) from error
     return metadata.schema.to_arrow_schema(), metadata.num_rows

@@ -16,6 +16,7 @@ from learner.data.batch import describe
 from learner.records.arrow import pyarrow, schemas_of, to_numpy
 from learner.records.fingerprint import fingerprint_of
 from learner.records.schema import CategoricalLabel, checked_ids, checked_schemas
+from learner.records.unpacking import check_size
 
 PLAIN = (np.bool_, np.int64, np.float64, np.str_, np.bytes_)  # collated alike as NumPy's and as Python's values
 
@@ -104,6 +105,8 @@ class Table(Dataset[Any]):
         Raises:
             FileNotFoundError: if there is no such file.
             ValueError: if it is no whole Parquet file, or a class id has no name.
+            LearnerError: if it would take far more memory than its size suggests; for a file that you trust, set
+                `learner.records.unpacking.MAX_BYTES`.
         """
         path = Path(path).expanduser()
         given = checked_schemas(column_schemas)
@@ -335,6 +338,7 @@ def _read(path: Path) -> tuple[dict[str, np.ndarray], dict[str, CategoricalLabel
     schemas: dict[str, CategoricalLabel] = {}
     try:
         with parquet.ParquetFile(path, memory_map=True) as file:
+            check_size(path, file.metadata)
             for name in file.schema_arrow.names:
                 part = file.read(columns=[name])  # of "a.b" it reads the field "b" of a column "a" too
                 schemas.update(schemas_of(part))

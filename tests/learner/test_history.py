@@ -91,6 +91,14 @@ def test_a_pass_that_was_cut_short_leaves_no_row():
     assert len(history) == 0
 
 
+def test_each_pass_that_was_cut_short_says_why():
+    history = History()
+    history.record(0, "train", {"loss": 0.5}, cut_short="seen enough")
+    history.record(0, "valid", {"loss": 0.7}, cut_short="CancelEpochException")
+    assert history[0]["cut_short"] == "train: seen enough; valid: CancelEpochException"
+    assert (history[0]["train/loss"], history[0]["valid/loss"]) == (0.5, 0.7)
+
+
 def test_to_pandas_has_nan_where_a_value_is_missing(history):
     expected = pd.DataFrame(
         {

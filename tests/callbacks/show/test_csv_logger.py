@@ -116,8 +116,32 @@ def test_widening_replaces_the_file_in_one_go(make_learner, tmp_path, monkeypatc
     assert os.listdir(tmp_path) == ["log.csv"]
 
 
+@pytest.mark.parametrize("cancel", [CancelEpochException, CancelFitException])
+def test_a_pass_that_a_cancel_ended_is_there_with_its_means_and_the_reason(make_learner, tmp_path, cancel):
+    class Stops(Callback):
+        def before_batch(self, learn):
+            if learn.epoch == 1 and learn.training and learn.i == 2:
+                raise cancel("seen enough")
+
+    path = tmp_path / "log.csv"
+    learn = make_learner([CSVLoggerCallback(path), Stops()])
+    learn.fit(3)
+    rows = read(path)
+    assert rows == expected(learn.history)
+    n_rows = 3 if cancel is CancelEpochException else 2
+    assert [row["cut_short"] for row in rows] == ["", "train: seen enough", ""][:n_rows]
+    assert all(float(row["train/loss"]) > 0 for row in rows)
+
+
+def test_a_log_of_which_a_pass_was_cut_short_is_appended_to(make_learner, tmp_path):
+    path = tmp_path / "log.csv"
+    path.write_text("epoch,train/loss,cut_short\r\n0,0.5,train: enough\r\n")
+    make_learner(CSVLoggerCallback(path, append=True)).fit(1)
+    assert [row["cut_short"] for row in read(path)] == ["train: enough", ""]
+
+
 @pytest.mark.parametrize("dl_name", ["train", "valid"])
-def test_a_cancelled_pass_leaves_empty_cells(make_learner, tmp_path, dl_name):
+def test_a_pass_that_is_cancelled_in_its_first_batch_leaves_empty_cells(make_learner, tmp_path, dl_name):
     path = tmp_path / "log.csv"
     learn = make_learner([CSVLoggerCallback(path), EndAt(CancelEpochException(), dl_name)])
     learn.fit(3)
