@@ -44,7 +44,7 @@ class CSVLoggerCallback(Callback):
     state = ("_first", "_old_columns", "_n_old", "_epoch")
 
     def __init__(self, path: str | os.PathLike[str], append: bool = False) -> None:
-        self.path, self.append = Path(path), append
+        self.path, self.append = Path(path).expanduser(), append
         self._is_on = False
         self._first = self._n_written = self._epoch = 0  # the fit's first row in the history; how many are in the file
         self._columns: list[str] = []  # of the file; empty until this fit knows them
