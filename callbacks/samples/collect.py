@@ -224,7 +224,8 @@ class CollectCallback(Callback):
                         raise
                     self._end(learn, recording)
         finally:
-            learn.metrics = metrics
+            learn.metrics.clear()  # in place: the loop goes on with this dict
+            learn.metrics.update(metrics)
 
     def _begin(
         self,

@@ -107,11 +107,10 @@ def plain(value: Any, name: str, lost: list[str]) -> Any:
             return kind(value)
     if isinstance(value, Mapping) and all(isinstance(key, str | int) for key in value):
         return {key: plain(item, f"{name}.{key}", lost) for key, item in value.items()}
-    fields = None if isinstance(value, Mapping) else fields_of(value)
+    is_packed = isinstance(value, PackedSequence)
+    fields = value._asdict() if is_packed else None if isinstance(value, Mapping) else fields_of(value)
     if fields is not None:
-        kind_of = "named tuple" if isinstance(value, tuple) else "dataclass"
-        if isinstance(value, PackedSequence):
-            kind_of = "packed sequence"
+        kind_of = "packed sequence" if is_packed else "named tuple" if isinstance(value, tuple) else "dataclass"
         return {_MARK: [kind_of, type(value).__name__], **plain(dict(fields), name, lost)}
     if isinstance(value, tuple | list):
         items = [plain(item, f"{name}[{i}]", lost) for i, item in enumerate(value)]

@@ -161,7 +161,7 @@ def describe(value: Any) -> str:
         return f"Tensor{tuple(value.shape)} {str(value.dtype).removeprefix('torch.')}{device}"
     if isinstance(getattr(value, "shape", None), tuple) and hasattr(value, "dtype"):
         return f"{type(value).__name__}{tuple(value.shape)} {value.dtype}"
-    fields = fields_of(value)
+    fields = value._asdict() if isinstance(value, PackedSequence) else fields_of(value)
     if fields is not None:
         inside = _listed((f"{key!r}: {describe(item)}" for key, item in fields.items()), at_most=24)
         return ("" if type(value) is dict else type(value).__name__) + "{" + inside + "}"

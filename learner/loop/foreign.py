@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
+from learner.errors import LearnerError
+
 # By the name elsewhere: what to write here.
 _ATTRIBUTES = {
     "loss_func": "`learn.loss_f`",
@@ -77,7 +79,7 @@ def no_data_in_predict(args: tuple[object, ...]) -> TypeError:
 
 def foreign_callbacks(error: BaseException, cbs: Iterable[object]) -> Iterator[str]:
     """Say of callbacks that cannot work here what to use, if an error may come of them."""
-    if isinstance(error, AttributeError | TypeError):
+    if isinstance(error, AttributeError | TypeError | LearnerError):
         for name in dict.fromkeys(type(cb).__name__ for cb in cbs):
             if name in _CALLBACKS:
                 yield f"{name} of miniai cannot run here; {_CALLBACKS[name]}."

@@ -34,5 +34,5 @@ def test_severity_goes_by_what_is_ended():
 
 def test_the_drawing_of_the_tree_names_every_class():
     classes = [name for name, value in vars(errors).items() if isinstance(value, type)]
-    assert len(classes) == 6
+    assert len(classes) == 7
     assert [name for name in classes if name not in errors.__doc__] == []

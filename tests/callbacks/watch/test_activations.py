@@ -362,7 +362,9 @@ def test_a_transformer_with_padding_trains_and_validates():
     names = ["encoder.layers.0.linear1", "encoder.layers.0"]
     stats, reference = ActivationStats(names, on_valid=True), HooksCallback(mean, names, on_valid=True)
     x = torch.randn(1, 6, 5, 8)
-    learn = Learner(Model(), {"train": x, "valid": x}, lambda p: p.square().mean(), lr=0.01, cbs=[stats, reference])
+    learn = Learner(
+        Model(), {"train": list(x), "valid": list(x)}, lambda p: p.square().mean(), lr=0.01, cbs=[stats, reference]
+    )
     learn.fit(1)
     for name, hook in zip(names, reference.hooks, strict=True):  # not nested in validation, but as in training
         torch.testing.assert_close(stats.layer(name).mean, torch.stack(hook.means))
@@ -384,7 +386,7 @@ def test_nested_tensors_are_measured_without_their_gaps():
     stats, x = ActivationStats("0"), torch.randn(1, 2, 6)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "The PyTorch API of nested tensors", UserWarning)
-        Learner(nn.Sequential(Nest(), Sum()), {"train": x}, lambda p: p, cbs=stats).fit(1)
+        Learner(nn.Sequential(Nest(), Sum()), {"train": list(x)}, lambda p: p, cbs=stats).fit(1)
     kept = torch.cat([x[0, 0, :5], x[0, 1, :2]]).double()
     torch.testing.assert_close(stats.layer("0").mean[0], kept.mean(), rtol=1e-6, atol=1e-7)  # of float32
 
@@ -501,7 +503,8 @@ def test_every_layer_is_drawn(n_layers):
         assert all(ax.images or ax.lines for ax in grid.axes)
     means, stds = stats.plot_stats().axes
     assert [len(means.lines), len(stds.lines)] == [n_layers, n_layers]
-    assert [text.get_text() for text in stds.legend_.get_texts()] == names
+    legend = [text.get_text() for text in stds.legend_.get_texts()]
+    assert legend == names if n_layers <= 15 else [legend[0], legend[-1], len(legend)] == [names[0], names[-1], 15]
 
 
 def test_plots_show_the_numbers(make_learner):

@@ -44,7 +44,7 @@ class Planted(nn.Module):
 
 def plant(stats, gradients, *cbs, opt_func=torch.optim.SGD, lr=1.0, **parameters):
     """Make a step for each of the gradients, which are by name, and return the learner."""
-    batches = torch.arange(len(gradients))[:, None]
+    batches = list(torch.arange(len(gradients))[:, None])
     learn = Learner(Planted(parameters, gradients), {"train": batches}, lambda p: p, lr, opt_func, [stats, *cbs])
     learn.fit(1)
     return learn
@@ -52,7 +52,7 @@ def plant(stats, gradients, *cbs, opt_func=torch.optim.SGD, lr=1.0, **parameters
 
 def fit(model, x, *cbs, n_epochs=1, lr=0.1):
     """Train on batches `x`, whatever the model returns, and return the learner."""
-    learn = Learner(model, {"train": x}, lambda preds: preds.square().mean(), lr=lr, cbs=list(cbs))
+    learn = Learner(model, {"train": list(x)}, lambda preds: preds.square().mean(), lr=lr, cbs=list(cbs))
     learn.fit(n_epochs)
     return learn
 
@@ -581,7 +581,9 @@ def test_keeps_nothing_but_numbers_and_never_waits_for_the_device(make_learner, 
         monkeypatch.setattr(Tensor, name, spy)
     stats = GradientStats()
     x = torch.randn(3, 8, 4, dtype=torch.float64)
-    learn = Learner(nn.Linear(4, 2).double(), {"train": x}, lambda p: p.square().mean(), lr=0.1, cbs=[stats, Watch()])
+    learn = Learner(
+        nn.Linear(4, 2).double(), {"train": list(x)}, lambda p: p.square().mean(), lr=0.1, cbs=[stats, Watch()]
+    )
     learn.fit(1)
     made = [name for name in waits if "empty" in name or "new_" in name]  # room for the copy and for rows, once
     during = [name for name in waits if name not in made]
@@ -593,7 +595,7 @@ def test_keeps_nothing_but_numbers_and_never_waits_for_the_device(make_learner, 
 def test_refuses_parameters_on_several_devices():
     stats = GradientStats()
     model = nn.ModuleDict({"here": nn.Linear(4, 1), "there": nn.Linear(4, 1, device="meta")})
-    learn = Learner(model, {"train": torch.randn(1, 8, 4)}, lambda p: p.mean(), cbs=stats)
+    learn = Learner(model, {"train": [torch.randn(8, 4)]}, lambda p: p.mean(), cbs=stats)
 
     def predict(learn):
         model["there"](learn.xb.to("meta")).mean().backward()
