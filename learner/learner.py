@@ -173,6 +173,7 @@ class Learner:
     _n_steps_before: int  # when this pass began
     _n_skipped_before: int
     _has_dropped: bool  # whether a training batch of this pass was cancelled
+    _has_loss: bool  # whether `loss_f` has taken a batch of this pass
     _n_done: int  # epochs of this fit that are whole
     _lr_of_fit: float
 
@@ -386,7 +387,7 @@ class Learner:
 
     def get_loss(self) -> None:
         """Write `loss` from `preds` and `yb`."""
-        is_usual = self.loss_f is not None and isinstance(self.yb, Tensor)
+        is_usual = self._has_loss and self.loss_f is not None and isinstance(self.yb, Tensor)
         loss = self.loss = self.loss_f(self.preds, self.yb) if is_usual else unusual_loss(self)  # type: ignore[misc]
         if not isinstance(loss, Tensor) or loss.numel() != 1 or (self.training and not loss.requires_grad):
             raise bad_loss(loss)

@@ -79,10 +79,10 @@ def test_a_loss_that_sums_over_the_batch_is_told_once_a_fit(loss_f):
 
 
 def test_predictions_and_targets_that_would_be_broadcast_are_told_with_both_shapes():
-    with pytest.warns(
-        UserWarning, match=r"target size \(torch.Size\(\[12\]\)\) .* input size \(torch.Size\(\[12, 1\]\)\)"
-    ):
-        learner([(X, X[:, 0])], nn.Linear(4, 1), mse_loss).fit(1)
+    learn = learner([(X, X[:, 0])], nn.Linear(4, 1), mse_loss)
+    with pytest.raises(LearnerError, match=r"got Tensor\(12, 1\) float32 and Tensor\(12,\) float32.*\(12, 12\)"):
+        learn.fit(1)
+    assert learn.n_steps == 0
     with pytest.raises(ValueError, match=r"Target size \(torch.Size\(\[12\]\)\) must be the same as input size"):
         learner([(X, X[:, 0])], nn.Linear(4, 1), nn.BCEWithLogitsLoss()).fit(1)
 

@@ -132,12 +132,23 @@ def check_lengths(xb: Any, yb: Any, batch: Any) -> None:
     """
     lengths = {part.shape[0] for part in (*_parts(xb), *_parts(yb)) if isinstance(part, Tensor) and part.ndim}
     if len(lengths) > 1:
-        raise LearnerError(
-            f"the elements of a batch must have one length, got {describe(batch)}; if they are right as they are, say "
-            f"what goes where: `Predictor(n_inp=...)` for a tuple, `target_key=` or `target_fn=` for a mapping."
+        hint = (
+            "the first axis must be the samples, which are the second one of the input: is it (sequence, batch)? Use "
+            "`batch_first=True` in the layers and in `pad_sequence`, or `x.transpose(0, 1)`"
+            if _has_batch_second(xb, yb)
+            else "if they are right as they are, say what goes where: `Predictor(n_inp=...)` for a tuple, "
+            "`target_key=` or `target_fn=` for a mapping"
         )
+        raise LearnerError(f"the elements of a batch must have one length, got {describe(batch)}; {hint}.")
     if 0 in lengths:
         raise LearnerError(f"a batch must hold at least one sample, got {describe(batch)}.")
+
+
+def _has_batch_second(xb: Any, yb: Any) -> bool:
+    """Tell whether an input has as many samples as the target along its second axis, and not along its first."""
+    lengths = {part.shape[0] for part in _parts(yb) if isinstance(part, Tensor) and part.ndim}
+    inputs = [part.shape for part in _parts(xb) if isinstance(part, Tensor) and part.ndim > 1]
+    return len(lengths) == 1 and any(shape[0] not in lengths and shape[1] in lengths for shape in inputs)
 
 
 def _parts(value: Any) -> tuple[Any, ...]:

@@ -7,7 +7,7 @@ import inspect
 import math
 import operator
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from learner.data.batch import describe
 from learner.data.signature import ForwardSignature
 from learner.errors import LearnerError
+from learner.loop.broadcast import loss_without_broadcast
 from learner.loop.types import Learner
 
 
@@ -93,14 +94,39 @@ def warn_of_sum(loss_f: Any) -> None:
 
 
 def unusual_loss(learn: Learner) -> Any:
-    """Return the loss where there is no loss function, no target, or a target that is no tensor.
+    """Return the loss where there is no loss function, no target, a target that is no tensor; and of a first batch.
 
     A tuple of targets goes in whole, or one by one where `loss_f` takes that many; a mapping of them by name where
     `loss_f` has those names, else whole.
     """
     if learn.loss_f is None:
         return _loss_of_output(learn)
-    loss_f, preds, yb = learn.loss_f, learn.preds, learn.yb
+    try:
+        if isinstance(learn.yb, Tensor):
+            loss = loss_without_broadcast(learn.loss_f, learn.preds, learn.yb)
+        else:
+            loss = _loss_of_parts(learn, learn.loss_f)
+    except (AttributeError, IndexError) as error:
+        if learn.preds is not learn.output and _asks_for_a_field(error, learn.preds):
+            raise LearnerError(
+                f"`loss_f` must take the predictions, which are the `logits` alone where the output has some, got "
+                f"{describe(learn.preds)} of {describe(learn.output)}; to give it all of them, set "
+                f"`learn.preds = learn.output` in `after_predict` of a callback, or name the logits otherwise."
+            ) from error
+        raise
+    learn._has_loss = True
+    return loss
+
+
+def _asks_for_a_field(error: AttributeError | IndexError, preds: Any) -> bool:
+    """Tell whether an error comes of a tensor that was taken for something with fields or keys."""
+    if isinstance(error, AttributeError):
+        return error.obj is preds
+    return any(words in str(error) for words in ("too many indices for tensor", "valid indices"))
+
+
+def _loss_of_parts(learn: Learner, loss_f: Callable[..., Any]) -> Any:
+    preds, yb = learn.preds, learn.yb
     try:
         signature = inspect.signature(loss_f.forward if isinstance(loss_f, nn.Module) else loss_f)
     except ValueError:  # of a builtin there is none to be had

@@ -21,7 +21,7 @@ from learner.loop.types import Learner
 PASS_STATE = (
     *("dl", "dl_name", "role", "training", "is_side_pass", "i", "n_batches"),
     *("_needs_target", "_averages", "_has_means", "_cut_short", "_modes", "pass_state"),
-    *("_n_steps_before", "_n_skipped_before", "_has_dropped"),
+    *("_n_steps_before", "_n_skipped_before", "_has_dropped", "_has_loss"),
     *("is_in_batch", "batch", "batch_size", "xb", "yb", "output", "preds", "loss"),
     *("_is_counting", "_logged", "_decisions"),
 )
@@ -36,7 +36,7 @@ def open_pass(learn: Learner, name: str, dl: Any, role: str, is_side_pass: bool 
     learn._averages, learn._has_means, learn._cut_short = Averages(), False, None
     learn._decisions, learn._modes, learn.pass_state = {}, [], {}
     learn._n_steps_before, learn._n_skipped_before = learn.n_steps, learn.n_skipped
-    learn._has_dropped = False
+    learn._has_dropped = learn._has_loss = False
     learn._logged = []  # not cleared: the pass around this one may hold it
     learn.xb = learn.yb = learn.output = learn.preds = learn.loss = None
     learn.batch_size = 0

@@ -23,6 +23,7 @@ from torch.nn.parameter import is_lazy
 from learner.data.generators import preserved_rng, remember_rng
 from learner.data.loaders import Loaders
 from learner.errors import LearnerError
+from learner.loop.exported import exports_passed_over
 from learner.loop.trainable import other_parameters
 from learner.loop.types import Learner
 
@@ -58,12 +59,16 @@ def pass_mode(model: nn.Module, loader: Any, *, training: bool) -> Iterator[list
 
 
 def set_mode(model: nn.Module, flags: list[tuple[nn.Module, bool]], *, training: bool) -> int:
-    """Set the mode of a model for a pass; add to `flags` what they were, return how many of them stay as they are."""
+    """Set the mode of a model for a pass; add to `flags` what they were, return how many of them stay as they are.
+
+    A module that `torch.export` made has the mode of its export for good.
+    """
     own = [(module, module.training) for module in model.modules()]
     flags += own
     if training and any(is_training for _, is_training in own):
         return len(own)
-    model.train(training)
+    with exports_passed_over((module for module, _ in own), training=training):
+        model.train(training)
     return 0
 
 

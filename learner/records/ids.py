@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Iterator
 from types import TracebackType
 from typing import Any, Self
@@ -76,10 +77,15 @@ class SampleIds:
             n: how many samples it has, if that is known.
 
         Raises:
-            LearnerError: if the sampler handed out another number of them, or none for this batch.
+            LearnerError: if the sampler handed out another number of them, none for this batch, or names or tuples.
         """
         drawn = self._listener.drawn(i)
-        ids = np.asarray([] if drawn is None else drawn, dtype=np.int64).reshape(-1)
+        ids = _as_numbers([] if drawn is None else drawn)
+        if ids is None:
+            raise LearnerError(
+                f"a sampler must hand out whole numbers to say which samples a batch holds, got "
+                f"{reprlib.repr(drawn)} for batch {i}; give each sample a number, an `example_id` in its mapping."
+            )
         if drawn is None or n not in (None, len(ids)):
             raise LearnerError(
                 f"batch {i} must hold the samples that its sampler handed out, got {n} of {len(ids)}; where the loader "
@@ -124,6 +130,17 @@ class _Listener:
         for earlier in [j for j in self._drawn if j < i]:
             del self._drawn[earlier]
         return self._drawn.pop(i, None)
+
+
+def _as_numbers(drawn: Any) -> np.ndarray | None:
+    """Return what a sampler handed out for a batch as one row of numbers, or None if it is something else."""
+    try:
+        found = np.asarray(drawn)
+    except ValueError:  # tuples of several kinds
+        return None
+    is_row = found.ndim < 2 or len(found) == 1  # a batch that was made by itself comes in a list of its own
+    is_whole = found.dtype.kind in "iu" or not found.size
+    return found.astype(np.int64).reshape(-1) if is_row and is_whole else None
 
 
 def _listened_to(loader: Any) -> str:

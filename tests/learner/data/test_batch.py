@@ -202,6 +202,12 @@ def test_lengths_that_differ(xb, yb):
         check_lengths(xb, yb, (xb, yb))
 
 
+@pytest.mark.parametrize("xb", [torch.zeros(7, 5, 3), (torch.zeros(7, 5), torch.zeros(7, 5)), {"x": torch.zeros(7, 5)}])
+def test_a_batch_that_is_the_second_axis_is_told(xb):
+    with pytest.raises(LearnerError, match=r"is it \(sequence, batch\)\? Use `batch_first=True`"):
+        check_lengths(xb, Y, (xb, Y))
+
+
 @pytest.mark.parametrize(("xb", "yb"), [(X[:0], Y[:0]), (X[:0], None), ({"a": X[:0]}, Y[:0])])
 def test_no_sample(xb, yb):
     with pytest.raises(LearnerError, match=r"at least one sample, got .*Tensor\(0, 2\)"):

@@ -198,3 +198,28 @@ def test_a_wrapper_of_what_is_no_module_is_the_model():
     model = net(lambda self, *args, **kwargs: 0)
     model.module = "a string"
     assert unwrapped(model) is model
+
+
+def made_by_torch(tmp_path):
+    class Net(nn.Module):
+        def forward(self, image, mask):
+            return image * mask
+
+    example = (torch.ones(2, 3), torch.ones(2, 3))
+    traced = torch.jit.trace(Net(), example)
+    traced.save(tmp_path / "traced.pt")
+    return {
+        "traced": traced,
+        "loaded": torch.jit.load(tmp_path / "traced.pt"),
+        "exported": torch.export.export(Net(), example).module(),
+    }
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
+@pytest.mark.parametrize("kind", ["traced", "loaded", "exported"])
+def test_models_that_torch_made_have_the_parameters_of_what_they_were_made_of(tmp_path, kind):
+    model = made_by_torch(tmp_path)[kind]
+    takes = ForwardSignature(model)
+    assert takes.names == takes.required == ["image", "mask"]
+    assert not takes.fits((1,))
+    assert unwrapped(nn.DataParallel(model)) is model

@@ -3,6 +3,7 @@
 import copy
 import math
 from decimal import Decimal
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -352,3 +353,50 @@ def test_elements_of_different_lengths_are_refused(make_learner):
     dls = Loaders({"train": [(X, torch.ones(5, 3))]})
     with pytest.raises(LearnerError, match=r"must have one length.*Tensor\(6, 4\).*Tensor\(5, 3\).*n_inp"):
         make_learner(dls=dls, loss_f=mse_loss).fit(1)
+
+
+# -- a model of several heads -------------------------------------------------------------------------------------
+
+
+class Heads(nn.Module):
+    def __init__(self, kind):
+        super().__init__()
+        self.kind, self.logits, self.boxes = kind, nn.Linear(4, 3), nn.Linear(4, 2)
+
+    def forward(self, x):
+        return self.kind(logits=self.logits(x), boxes=self.boxes(x))
+
+
+def by_key(out, y):
+    return cross_entropy(out["logits"], y) + out["boxes"].pow(2).mean()
+
+
+def by_attribute(out, y):
+    return cross_entropy(out.logits, y) + out.boxes.pow(2).mean()
+
+
+@pytest.mark.filterwarnings("ignore:Using a non-tuple sequence:UserWarning")
+@pytest.mark.parametrize(
+    ("kind", "loss_f"), [(dict, by_key), (SimpleNamespace, by_attribute)], ids=["mapping", "attributes"]
+)
+@pytest.mark.parametrize("target", [Y, (Y, Y)], ids=["one target", "two"])
+def test_a_loss_that_wants_more_than_the_logits_is_told_how_to_get_it(kind, loss_f, target):
+    def of_first(out, targets):
+        return loss_f(out, targets[0])
+
+    learn = Learner(Heads(kind), {"train": [(X, target)]}, loss_f if target is Y else of_first)
+    with pytest.raises(LearnerError, match=r"are the `logits` alone.*set `learn\.preds = learn\.output`"):
+        learn.fit(1)
+
+    class WholeOutput(Callback):
+        def after_predict(self, learn):
+            learn.preds = learn.output
+
+    learn.fit(1, cbs=WholeOutput())
+    assert learn.n_steps == 1
+
+
+def test_a_label_out_of_bounds_is_no_matter_of_the_logits():
+    learn = Learner(Heads(dict), {"train": [(X, Y + 7)]}, cross_entropy)
+    with pytest.raises(IndexError, match="out of bounds"):
+        learn.fit(1)

@@ -261,3 +261,31 @@ def test_refused_where_it_cannot_be_right(loader, reason):
 
 def test_without_workers_there_is_one_order():
     check(DataLoader(DATA, batch_size=4, in_order=False))
+
+
+KEYS = {
+    "names": ["a", "b", "c", "d"],
+    "digits": ["0", "1", "2", "3"],
+    "numbers and sizes": [(i, 32) for i in range(4)],
+    "numbers and shapes": [(i, (32, 32)) for i in range(4)],
+    "fractions": [0.5] * 4,
+}
+
+
+@pytest.mark.parametrize("keys", KEYS)
+def test_what_is_no_whole_number_numbers_no_sample(keys):
+    class Keyed(torch.utils.data.Dataset):
+        def __getitem__(self, key):
+            return torch.ones(3)
+
+    loader = DataLoader(Keyed(), 2, sampler=KEYS[keys])
+    with SampleIds(loader) as ids:
+        next(iter(loader))
+        with pytest.raises(LearnerError, match=r"must hand out whole numbers.*`example_id`"):
+            ids.of_batch(0)
+
+
+def test_numbers_may_be_those_of_numpy_and_torch():
+    for numbers in (list(np.arange(4)), list(torch.arange(4))):
+        with SampleIds(loader := DataLoader(DATA, 2, sampler=numbers)) as ids:
+            assert [ids.of_batch(i).tolist() for i, _ in enumerate(loader)] == [[0, 1], [2, 3]]
