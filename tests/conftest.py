@@ -5,6 +5,7 @@ from collections.abc import Callable
 import matplotlib
 import pytest
 import torch
+from matplotlib import pyplot as plt
 from torch import nn
 from xdist.scheduler import LoadGroupScheduling
 
@@ -36,6 +37,12 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> LoadGroup
 @pytest.fixture(autouse=True)
 def _seeded() -> None:
     torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def _no_figures() -> None:
+    """Close what another test in this process has drawn and left open."""
+    plt.close("all")
 
 
 @pytest.fixture
