@@ -1,6 +1,6 @@
 """A tiny model and tiny data, the same for every test."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import matplotlib
 import pytest
@@ -40,8 +40,9 @@ def _seeded() -> None:
 
 
 @pytest.fixture(autouse=True)
-def _no_figures() -> None:
-    """Close what another test in this process has drawn and left open."""
+def _no_figures() -> Iterator[None]:
+    """Close what a test leaves open, for others in this process look at what is."""
+    yield
     plt.close("all")
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.parameter import is_lazy
 
 from learner.checkpoint.model import describe_tensor
 from learner.loop.trainable import named_parameters, other_parameters
@@ -66,7 +67,7 @@ def _state_differences(opt: torch.optim.Optimizer, saved: Mapping[int, Mapping[s
     for i, p in enumerate(p for group in opt.param_groups for p in group["params"]):
         for key, value in saved.get(i, {}).items():
             like = opt.state[p].get(key) if p in opt.state else None
-            if like is None and is_of_torch and key in _LIKE_PARAMETERS:
+            if like is None and is_of_torch and key in _LIKE_PARAMETERS and not is_lazy(p):
                 like = p
             if isinstance(value, Tensor) and isinstance(like, Tensor) and value.shape != like.shape:
                 shapes = f"{tuple(like.shape)} here, {tuple(value.shape)} saved"
