@@ -1,6 +1,7 @@
 """Write the history of a fit to a file while it runs."""
 
 import csv
+import io
 import os
 import sys
 from collections.abc import Iterable, Mapping
@@ -8,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from learner import Callback, Learner
+from learner.checkpoint.atomic import replacing
 
 
 class CSVLoggerCallback(Callback):
@@ -105,16 +107,12 @@ class CSVLoggerCallback(Callback):
 
     def _replace(self, rows: Iterable[Mapping[str, Any]]) -> None:
         """Write the whole table anew; the old file is there until the new one is complete."""
-        path = self.path.resolve()  # of a link, replace what it points to
-        new = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-        try:
-            with new.open("w", newline="", encoding="utf-8") as file:
-                writer = csv.DictWriter(file, self._columns, extrasaction="ignore")
-                writer.writeheader()
-                writer.writerows(rows)
-            os.replace(new, path)
-        finally:
-            new.unlink(missing_ok=True)
+        text = io.StringIO(newline="")
+        writer = csv.DictWriter(text, self._columns, extrasaction="ignore")
+        writer.writeheader()
+        writer.writerows(rows)
+        with replacing(self.path.resolve()) as file:  # of a link, replace what it points to
+            file.write(text.getvalue().encode())
 
     def _read(self) -> tuple[list[str], list[dict[str, str]]]:
         """Return the columns and the rows that the file holds."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import platform
 import reprlib
 from collections import namedtuple
@@ -18,6 +17,7 @@ from torch.nn.utils.rnn import PackedSequence
 
 from callbacks.watch.nan_cause import listed
 from learner import Learner
+from learner.checkpoint.atomic import replacing
 from learner.data.batch import fields_of
 from learner.data.moving import to_device
 from learner.interrogate.layers import named_layers
@@ -164,11 +164,5 @@ def write(path: Path, data: Any) -> None:
         OSError: if the file cannot be written.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    path = path.resolve()  # of a link, replace what it points to
-    new = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    try:
-        with new.open("wb") as file:
-            torch.save(data, file)
-        os.replace(new, path)
-    finally:
-        new.unlink(missing_ok=True)
+    with replacing(path.resolve()) as file:  # of a link, replace what it points to
+        torch.save(data, file)
