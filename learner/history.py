@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
+
+from learner.errors import LearnerError
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -14,10 +17,12 @@ if TYPE_CHECKING:
 
 
 class Averages:
-    """Means of scalars, weighted by batch size, that wait for the device only when they are read.
+    """Weighted means of scalars, that wait for the device only when they are read.
 
-    Tensors are added up where they are: up to 64 in their own precision, those sums in float64, so that long passes
-    lose no digits. Nothing of a batch is kept: small tensors that live on cost the allocator more than the addition.
+    Tensors are added up where they are: up to 64 of equal weight in their own precision, those sums in float64, so that
+    long passes lose no digits. Nothing of a batch is kept: small tensors that live on cost the allocator more than the
+    addition. A weight may be a tensor as well; what weighs nothing does not count, also if it is NaN, as the mean loss
+    of a batch without any target is.
 
     Example:
         >>> averages = Averages()
@@ -30,15 +35,24 @@ class Averages:
     def __init__(self) -> None:
         self._sums: dict[str, _Sum] = {}
 
-    def add(self, name: str, value: Tensor | float, weight: float) -> None:
-        """Add a detached scalar that stands for `weight` samples."""
+    def add(self, name: str, value: Tensor | float, weight: Tensor | float) -> None:
+        """Add a detached scalar that is a mean over `weight` samples, or other things."""
         if name not in self._sums:
             self._sums[name] = _Sum(value)
         self._sums[name].add(value, weight)
 
     def means(self) -> dict[str, float]:
-        """Return the mean of each name; the one place that waits for the device."""
-        return {name: total.mean() for name, total in self._sums.items()}
+        """Return the mean of each name whose values weigh anything; the one place that waits for the device.
+
+        Raises:
+            LearnerError: if a weight was negative, infinite or NaN.
+        """
+        weights = {name: total.final_weight(name) for name, total in self._sums.items()}
+        return {name: float(self._sums[name].total) / weight for name, weight in weights.items() if weight}
+
+    def __len__(self) -> int:
+        """Return how many names there are."""
+        return len(self._sums)
 
     def state_dict(self) -> dict[str, Any]:
         """Return all of it as plain data, bit for bit."""
@@ -70,10 +84,14 @@ class _Sum:
             dtype = torch.float32
         self.recent = torch.zeros((), device=device, dtype=torch.promote_types(dtype, torch.float32))
         self.total: Tensor | float = 0.0
-        self.weight = self.weight_each = 0.0
+        self.weight: Tensor | float = 0.0
+        self.weight_each = 0.0
         self.n_recent = 0
 
-    def add(self, value: Tensor | float, weight: float) -> None:
+    def add(self, value: Tensor | float, weight: Tensor | float) -> None:
+        if isinstance(weight, Tensor) or not weight:
+            self._add_weighed(value, weight)
+            return
         if weight != self.weight_each or self.n_recent == 64:
             self._bring_up_to_date()
             self.weight_each = weight
@@ -83,6 +101,14 @@ class _Sum:
             self.recent.add_(value.reshape(()))  # type: ignore[union-attr]
         self.n_recent += 1
 
+    def _add_weighed(self, value: Tensor | float, weight: Tensor | float) -> None:
+        exact = torch.float32 if self.recent.device.type == "mps" else torch.float64
+        value = torch.as_tensor(value, dtype=exact, device=self.recent.device).reshape(())
+        weight = torch.as_tensor(weight, dtype=exact, device=self.recent.device)
+        weight = torch.where((weight >= 0) & weight.isfinite(), weight, math.nan)  # so that the total shows it
+        self.total = self.total + torch.where(weight == 0, 0.0, value * weight)
+        self.weight = self.weight + weight
+
     def _bring_up_to_date(self) -> None:
         if self.n_recent:
             recent = self.recent if self.recent.device.type == "mps" else self.recent.double()
@@ -91,9 +117,15 @@ class _Sum:
             self.recent = torch.zeros_like(self.recent)
             self.n_recent = 0
 
-    def mean(self) -> float:
+    def final_weight(self, name: str) -> float:
         self._bring_up_to_date()
-        return float(self.total) / self.weight
+        weight = float(self.weight)
+        if math.isnan(weight):
+            raise LearnerError(
+                f"the weight of `{name}` must be a finite number of at least 0 for each batch, got another in this "
+                f"pass; look at what sets `learn.weight`."
+            )
+        return weight
 
 
 class History:

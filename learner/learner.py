@@ -59,7 +59,7 @@ OptFunc = Callable[..., torch.optim.Optimizer]
 
 # What the batch before leaves is forgotten when one begins, so that nothing stale is ever read.
 _NEW_BATCH = {
-    **dict.fromkeys(("xb", "yb", "output", "preds", "loss")),
+    **dict.fromkeys(("weight", "xb", "yb", "output", "preds", "loss")),
     "batch_size": 0,
     "is_in_batch": True,
     "_is_counting": True,
@@ -102,6 +102,7 @@ class Learner:
     | `is_in_batch` | `bool` | whether a batch is worked on, not fetched |
     | `batch`, `xb`, `yb` | any | what the loader gave; what goes into the model; the target or None |
     | `batch_size` | `int` or None | samples in this batch; None where `predict` has to set it |
+    | `weight` | number, 0-d tensor or None | what the loss of this batch is a mean over; None: `batch_size` |
     | `output`, `preds` | any | what the model returned; its predictions (the logits, where it returns more) |
     | `loss` | 0-d tensor or None | of this batch |
     | `metrics` | `dict` | `metrics[dl_name][metric]` of the last pass over that loader |
@@ -146,6 +147,7 @@ class Learner:
     pass_state: dict[str, Any]
     batch: Any
     batch_size: int | None
+    weight: Tensor | float | None
     xb: Any
     yb: Any
     output: Any

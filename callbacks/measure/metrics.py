@@ -16,6 +16,7 @@ from learner import Callback, Learner
 from learner.data.moving import detached
 from learner.history import Averages
 from learner.loop.checks import checked_scalar
+from learner.loop.weight import batch_weight
 
 # What waits to be evaluated at once: enough that the fixed cost of an evaluation is spread thin.
 _MAX_BATCHES = 64
@@ -26,7 +27,8 @@ class MetricsCallback(Callback):
     """Add metrics to the loss in `learn.metrics` and `learn.history`, for each pass that has targets.
 
     Args:
-        metrics: functions `(preds, target) -> mean over the batch`, averaged over the pass by batch size; or
+        metrics: functions `(preds, target) -> mean over the batch`, averaged over the pass as the loss is, by
+            `learn.weight` or else by batch size; or
             objects with `reset`, `update(preds, target)` and `compute`, such as those of torchmetrics and torcheval.
             A function is named as in its definition, an object by its class, the second of one class with a `_2`.
         named: the same under names of your own.
@@ -43,7 +45,7 @@ class MetricsCallback(Callback):
     A checkpoint within a pass keeps what was measured so far. Of an object that is what its `state_dict` gives, or all
     of its attributes but functions and classes, if it has none; they must be plain data.
 
-    Reads: preds, yb, batch_size, role.
+    Reads: preds, yb, batch_size, weight, role.
     Writes: metrics.
 
     Raises:
@@ -82,7 +84,8 @@ class MetricsCallback(Callback):
     def after_batch(self, learn: Learner) -> None:
         """Take in what was predicted, if anything was."""
         if self._pass is not None and learn.yb is not None and learn.preds is not None and learn.batch_size:
-            self._pass.add(learn.preds, learn.yb, learn.batch_size)
+            weight = learn.batch_size if learn.weight is None else batch_weight(learn)
+            self._pass.add(learn.preds, learn.yb, learn.batch_size, weight)
 
     def after_epoch(self, learn: Learner) -> None:
         """Read the results; waits for the device."""
@@ -136,11 +139,11 @@ class _Pass:
         self._room = 0  # for so many
         self._waiting: _Waiting | None = None
 
-    def add(self, preds: Any, target: Any, size: int) -> None:
+    def add(self, preds: Any, target: Any, size: int, weight: Tensor | float | None = None) -> None:
         if self._means:
             self._add_to_means(preds, target, size)
         if self._others:
-            self._evaluate(self._others, detached(preds), target, size)
+            self._evaluate(self._others, detached(preds), target, size, weight)
         if self._objects:
             self._update(detached(preds), target)
 
@@ -169,15 +172,20 @@ class _Pass:
             self._evaluate(self._means, *self._waiting.joined(), size * self._waiting.n)
             self._waiting.n = 0
 
-    def _evaluate(self, functions: dict[str, Metric], preds: Any, target: Any, weight: int) -> None:
+    def _evaluate(
+        self, functions: dict[str, Metric], preds: Any, target: Any, size: int, weight: Tensor | float | None = None
+    ) -> None:
+        """Average functions of a batch: means over samples by its size, means over labels by them, others by weight."""
         with torch.no_grad():
             for name, f in functions.items():
                 value = checked_scalar(name, f(preds, target))
                 if (share_of := getattr(f, "share_of", None)) is not None:  # it leaves out what has no label
                     share = share_of(target)
                     value = torch.where(share > 0, value * share, 0.0)
-                    self._averages.add(_share(name), share, weight)
-                self._averages.add(name, value, weight)
+                    self._averages.add(_share(name), share, size)
+                    self._averages.add(name, value, size)
+                else:
+                    self._averages.add(name, value, size if weight is None else weight)
 
     def _update(self, preds: Any, target: Any) -> None:
         if not self._is_placed:

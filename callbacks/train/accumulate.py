@@ -4,28 +4,33 @@ import operator
 from collections.abc import Callable
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from learner import Callback, CancelBatchException, CancelStepException, Learner, PostponeStepException
 from learner.loop.prepare import clear_gradients, skip_step
+from learner.loop.weight import batch_weight
 
 
 class AccumulateCallback(Callback):
     """Let `n` training batches share one optimizer step, as if they were one large batch.
 
-    Exactly so, to rounding: each batch counts by its size, and the gradients are divided by what was really in the
-    window. So batches may differ in size, and the last window of a pass may be shorter; it makes its step at the end of
-    the pass, without having to know how long the loader is. What is logged is the loss of each batch as it is.
+    Exactly so, to rounding: each batch counts by `learn.weight`, which is its size unless somebody says what else its
+    loss is a mean over (`LossWeightCallback`), and the gradients are divided by what was really in the window. So
+    batches may differ in size, and the last window of a pass may be shorter; it makes its step at the end of the pass,
+    without having to know how long the loader is. What is logged is the loss of each batch as it is.
 
     A batch that is cancelled, or whose step another callback skips once it had its backward, takes its window with it,
     for the learner then clears all gradients; a pass that is cancelled makes no step for its open window.
 
     What it cannot make equal: a layer that looks across the batch, such as batch norm, still sees small batches. And
-    the loss must be a mean over the samples of a batch.
+    the loss must be a mean, not a sum.
 
     Args:
         n: training batches for each optimizer step [batches].
 
     Reads:
-        `loss`, `batch_size`, `training`, `opt`.
+        `loss`, `weight`, `batch_size`, `training`, `opt`.
 
     Writes:
         `batches_per_step`, for the time of the fit.
@@ -62,7 +67,9 @@ class AccumulateCallback(Callback):
 
     def _begin_window(self) -> None:
         """Start a window; its weight is counted in sizes of its first batch, so that gradients keep their range."""
-        self._n_batches, self._weight, self._unit = 0, 0.0, 1.0
+        self._n_batches = 0
+        self._weight: Tensor | float = 0.0
+        self._unit: Tensor | float = 1.0
 
     def _is_open(self, learn: Learner) -> bool:
         """Tell whether batches wait for a step. Whoever cleared the gradients meanwhile has emptied the window."""
@@ -78,29 +85,31 @@ class AccumulateCallback(Callback):
         learn.batches_per_step = self.n
 
     def around_backward(self, learn: Learner, action: Callable[[], None]) -> None:
-        """Add the batch's gradient, weighted by its size."""
+        """Add the batch's gradient, weighted by what its loss is a mean over."""
+        weight = batch_weight(learn)
         if not self._is_open(learn):
             self._begin_window()
-            self._unit = float(learn.batch_size or 1)
-        weight, loss = (learn.batch_size or 1) / self._unit, learn.loss
+            self._unit = _one_for_zero(weight)
+        weight, loss = weight / self._unit, learn.loss
         learn.loss = loss * weight
         try:
             action()
         finally:
             learn.loss = loss
-        self._weight += weight
+        self._weight = self._weight + weight
         self._n_batches += 1
 
     def after_backward(self, learn: Learner) -> None:
         """Put the step off until the window is full; then make the sum of gradients their mean."""
         if self._n_batches < self.n:
             raise PostponeStepException
+        weight = _one_for_zero(self._weight)
         for group in _groups(learn):
             for p in group["params"]:
                 if p.grad is not None:
-                    p.grad.div_(self._weight)
+                    p.grad.div_(weight)
         # From here the gradients are a mean, and stay one if somebody puts the step off and a batch more comes in.
-        self._unit, self._weight = self._unit * self._weight, 1.0
+        self._unit, self._weight = self._unit * weight, 1.0
 
     def after_step(self, learn: Learner) -> None:
         """Go on with the next window."""
@@ -126,6 +135,11 @@ class AccumulateCallback(Callback):
     def cleanup_fit(self, learn: Learner) -> None:
         """Give the learner its own rhythm back."""
         learn.batches_per_step = 1
+
+
+def _one_for_zero(weight: Tensor | float) -> Tensor | float:
+    """Return a weight to divide by: gradients of batches that weigh nothing are 0, and stay so."""
+    return torch.where(weight == 0, 1.0, weight) if isinstance(weight, Tensor) else weight or 1.0
 
 
 def _groups(learn: Learner) -> list[dict[str, Any]]:

@@ -14,6 +14,7 @@ from callbacks.train.accumulate import AccumulateCallback
 from callbacks.train.schedule import SchedulerCallback
 from learner import Callback, CancelEpochException, CancelFitException, Learner, LearnerError
 from learner.loop.steps import require_own_optimizer
+from learner.loop.weight import batch_weight
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -147,7 +148,7 @@ class LRFinderCallback(Callback):
         self._shares: list[float] = []
         self._n_steps, self._is_on, self._is_in_pass = 0, False, False
         self._loss: float | None = None  # of this batch
-        self._window: list[tuple[float, int]] = []  # losses and sizes of the batches of one step
+        self._window: list[tuple[float, float]] = []  # losses and weights of the batches of one step
         self._mean, self._lowest = 0.0, math.inf
 
     def before_fit(self, learn: Learner) -> None:
@@ -181,7 +182,7 @@ class LRFinderCallback(Callback):
         """Stop at a loss that is not finite."""
         if learn.training:
             self._loss = float(learn.loss.detach())
-            if not math.isfinite(self._loss):
+            if not math.isfinite(self._loss) and batch_weight(learn):
                 raise CancelFitException
 
     def after_step(self, learn: Learner) -> None:
@@ -196,8 +197,8 @@ class LRFinderCallback(Callback):
 
     def after_batch(self, learn: Learner) -> None:
         """Put the loss by."""
-        if learn.training and self._loss is not None:
-            self._window.append((self._loss, learn.batch_size or 1))
+        if learn.training and self._loss is not None and (weight := float(batch_weight(learn))):
+            self._window.append((self._loss, weight))
 
     def cleanup_batch(self, learn: Learner) -> None:
         """Take down a step that was made, when all others have seen its batch."""

@@ -194,6 +194,14 @@ def no_batches(learn: Learner) -> LearnerError:
     )
 
 
+def no_weight(learn: Learner) -> LearnerError:
+    """Return the error that says that no batch of a pass counts."""
+    return LearnerError(
+        f"a pass over {learn.dl_name!r} must have a batch that counts, but `learn.weight` was 0 for each of them in "
+        f"epoch {learn.epoch}; are all targets those that the loss ignores?"
+    )
+
+
 def warn_of_length(learn: Learner) -> None:
     """Say that a loader gave another number of batches than it said it has."""
     warnings.warn(

@@ -13,16 +13,17 @@ from learner.data.limit import describe_limits, limited
 from learner.data.loaders import Loaders, length_of
 from learner.errors import CancelException, LearnerError
 from learner.history import Averages
-from learner.loop.checks import checked_scalar, no_batches, warn_of_length
+from learner.loop.checks import checked_scalar, no_batches, no_weight, warn_of_length
 from learner.loop.tell import tell
 from learner.loop.types import Learner
+from learner.loop.weight import batch_weight
 
 # What belongs to one pass: a pass within a pass (a validation in the middle of an epoch) gives it back.
 PASS_STATE = (
     *("dl", "dl_name", "role", "training", "is_side_pass", "i", "n_batches"),
     *("_needs_target", "_averages", "_has_means", "_cut_short", "_modes", "pass_state"),
     *("_n_steps_before", "_n_skipped_before", "_has_dropped", "_has_loss"),
-    *("is_in_batch", "batch", "batch_size", "xb", "yb", "output", "preds", "loss"),
+    *("is_in_batch", "batch", "batch_size", "weight", "xb", "yb", "output", "preds", "loss"),
     *("_is_counting", "_logged", "_decisions"),
 )
 
@@ -39,7 +40,7 @@ def open_pass(learn: Learner, name: str, dl: Any, role: str, is_side_pass: bool 
     learn._has_dropped = learn._has_loss = False
     learn._logged = []  # not cleared: the pass around this one may hold it
     learn.xb = learn.yb = learn.output = learn.preds = learn.loss = None
-    learn.batch_size = 0
+    learn.batch_size, learn.weight = 0, None
     learn.is_in_batch = learn._is_counting = False
 
 
@@ -50,7 +51,10 @@ def close_pass(learn: Learner) -> None:
     if learn.batch is not None and learn.n_batches not in (None, learn.i + 1):
         warn_of_length(learn)
     learn._is_counting = False
-    learn.metrics[learn.dl_name] = learn._averages.means()
+    means = learn._averages.means()
+    if len(means) < len(learn._averages):
+        raise no_weight(learn)
+    learn.metrics[learn.dl_name] = means
     learn._has_means = True
 
 
@@ -71,10 +75,11 @@ def count_batch(learn: Learner) -> None:
             f"axis, or do not agree on it; give the target as one tensor, or set `learn.batch_size` in `predict` or a "
             f"callback."
         )
+    weight = learn.batch_size or 1 if learn.weight is None else batch_weight(learn)
     if learn.loss is not None:
-        learn._averages.add("loss", learn.loss.detach(), learn.batch_size)
+        learn._averages.add("loss", learn.loss.detach(), weight)
     for name, value in learn._logged:
-        learn._averages.add(name, value, learn.batch_size or 1)
+        learn._averages.add(name, value, weight)
     learn._is_counting = False
     if learn.training:
         learn.n_samples += learn.batch_size

@@ -1,11 +1,14 @@
 """Weighted means, and the rows that fits leave behind."""
 
+import math
+
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 from matplotlib import pyplot as plt
 
+from learner.errors import LearnerError
 from learner.history import Averages, History, format_value
 
 # -- Averages -----------------------------------------------------------------------------------------------------
@@ -47,6 +50,33 @@ def test_values_of_several_kinds_under_one_name():
     for value in (1.0, torch.tensor(2.0), torch.tensor([3.0]), torch.tensor(4.0, dtype=torch.float64), torch.tensor(5)):
         averages.add("a", value, 1)
     assert averages.means() == {"a": 3.0}
+
+
+@pytest.mark.parametrize("weights", [(2, 0.5), (torch.tensor(2), torch.tensor(0.5)), (2, torch.tensor([0.5]))])
+def test_weights_may_be_tensors(weights):
+    averages = Averages()
+    for value, weight in zip((torch.tensor(1.0, dtype=torch.float64), 3.0), weights, strict=True):
+        averages.add("loss", value, weight)
+    assert averages.means() == {"loss": (2 * 1.0 + 0.5 * 3.0) / 2.5}
+
+
+def test_what_weighs_nothing_does_not_count():
+    averages = Averages()
+    averages.add("loss", math.nan, torch.tensor(0))
+    averages.add("loss", math.nan, 0.0)
+    assert averages.means() == {}
+    assert len(averages) == 1
+    averages.add("loss", 2.0, torch.tensor(3))
+    assert averages.means() == {"loss": 2.0}
+
+
+@pytest.mark.parametrize("weight", [-1.0, math.nan, math.inf])
+def test_a_weight_that_nobody_looked_at_shows_in_the_end(weight):
+    averages = Averages()
+    averages.add("loss", 1.0, torch.tensor(weight))
+    averages.add("loss", 1.0, torch.tensor(5.0))
+    with pytest.raises(LearnerError, match="the weight of `loss` must be a finite number of at least 0"):
+        averages.means()
 
 
 def test_nan_is_not_hidden():
