@@ -26,6 +26,7 @@ from .train.device import DeviceCallback as DeviceCallback
 from .train.loss_weight import LossWeightCallback as LossWeightCallback
 from .train.lr_find import LRFinderCallback as LRFinderCallback
 from .train.overfit import OverfitCallback as OverfitCallback
+from .train.sam import SAMCallback as SAMCallback
 from .train.schedule import SchedulerCallback as SchedulerCallback
 from .train.seed import SeedCallback as SeedCallback
 from .watch.activations import ActivationStats as ActivationStats

@@ -35,6 +35,7 @@ from learner.loop.checks import (
     checked_lr,
     unusual_loss,
 )
+from learner.loop.closure import step_with_closure
 from learner.loop.describe import describe_learner
 from learner.loop.diagnose import annotate
 from learner.loop.dispatch import Dispatch, bind_actions, unbound_state
@@ -171,6 +172,7 @@ class Learner:
     _modes: list[tuple[nn.Module, bool]]  # train/eval flags as they are outside of this pass
     _by_hand: dict[str, Callable[[], None]]  # actions that were set as attributes
     _watch: StepWatch | None  # of `opt`, while something else makes the step
+    _needs_closure: bool  # whether `opt` asks for the loss again within a step
     _is_lr_asked: bool  # whether this fit was given one
     _n_steps_before: int  # when this pass began
     _n_skipped_before: int
@@ -204,7 +206,7 @@ class Learner:
         self.model, self.loss_f, self.opt_func = model, loss_f, opt_func
         self.dls, self.lr = Loaders.of(dls), checked_lr(lr)
         self.opt = None
-        self.rates, self._outside, self._watch = None, (), None
+        self.rates, self._outside, self._watch, self._needs_closure = None, (), None, False
         self.n_epochs, self.epochs, self.epoch = 0, (), 0
         self.n_steps, self.n_skipped, self.n_samples, self.batches_per_step = 0, 0, 0, 1
         self.metrics, self.history, self.best = {}, History(), None
@@ -399,8 +401,11 @@ class Learner:
         self.loss.backward()
 
     def step(self) -> None:
-        """Let the optimizer change the parameters."""
-        self.opt.step()  # type: ignore[union-attr]  # there is one while training
+        """Let the optimizer change the parameters; one that needs a closure (L-BFGS) gets one."""
+        if self._needs_closure:
+            step_with_closure(self)
+        else:
+            self.opt.step()  # type: ignore[union-attr]  # there is one while training
 
     def zero_grad(self) -> None:
         """Clear the gradients for the next batch, of all that is trainable, in the optimizer or not."""

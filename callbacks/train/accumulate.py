@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from learner import Callback, CancelBatchException, CancelStepException, Learner, PostponeStepException
+from learner.loop.closure import refuse_closure
 from learner.loop.prepare import clear_gradients, skip_step
 from learner.loop.weight import batch_weight
 
@@ -81,6 +82,7 @@ class AccumulateCallback(Callback):
 
     def before_fit(self, learn: Learner) -> None:
         """Start clean, and say how many batches make a step."""
+        refuse_closure(learn, type(self).__name__, ", while gradients of earlier batches would be lost")
         self._begin_window()
         learn.batches_per_step = self.n
 

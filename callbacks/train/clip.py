@@ -8,6 +8,7 @@ from torch.nn.utils import clip_grad_norm_
 
 from callbacks.train.accumulate import AccumulateCallback
 from learner import Callback, Learner, LearnerError
+from learner.loop.closure import refuse_closure
 from learner.loop.steps import require_own_optimizer
 
 
@@ -54,6 +55,7 @@ class ClipGradientCallback(Callback):
 
     def before_fit(self, learn: Learner) -> None:
         """Start clean."""
+        refuse_closure(learn, type(self).__name__, ", where nobody clips its gradients")
         self.norm = self._largest = None
 
     def after_backward(self, learn: Learner) -> None:

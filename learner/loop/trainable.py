@@ -11,6 +11,7 @@ from torch import nn
 from learner.errors import LearnerError
 from learner.interrogate.layers import inside
 from learner.loop.checks import nothing_to_train
+from learner.loop.closure import needs_closure
 from learner.loop.rates import BaseRates
 from learner.loop.types import Learner
 
@@ -103,6 +104,7 @@ def take_stock(learn: Learner) -> None:
             f"its moments with `learner.optim.add_to(learn.opt, learn.model)`."
         )
     learn._outside = tuple(outside.values())
+    learn._needs_closure = needs_closure(learn.opt)
 
 
 def _trainable(learn: Learner) -> dict[str, nn.Parameter]:
