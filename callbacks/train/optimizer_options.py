@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any, NamedTuple, Self
+
 from torch.optim import Optimizer
 
 from learner.checkpoint.resume import options_of
@@ -9,20 +11,18 @@ from learner.checkpoint.resume import options_of
 _REPLACED = ("step", "_opt_called")  # by torch's schedules in the optimizer; a wrapped `step` cannot be pickled
 
 
-class OptimizerOptions:
-    """Keep the options of an optimizer's parameter groups, and put them back; learning rates stay as they are.
-
-    Args:
-        opt: the optimizer, before a schedule is made for it.
+class OptimizerOptions(NamedTuple):
+    """The options of an optimizer before a schedule is made for it; learning rates are not among them.
 
     Attributes:
-        opt: as given.
-        groups: the options of each group, without parameters and learning rate.
+        opt: the optimizer.
+        groups: the options of each parameter group.
+        attributes: what the optimizer itself has that a schedule replaces.
 
     Example:
         >>> import torch
         >>> opt = torch.optim.SGD([torch.zeros(1)], lr=0.1, momentum=0.9)
-        >>> options = OptimizerOptions(opt)
+        >>> options = OptimizerOptions.of(opt)
         >>> opt.param_groups[0].update(lr=0.2, momentum=0.5, initial_lr=0.1)
         >>> options.put_back()
         >>> group = opt.param_groups[0]
@@ -30,17 +30,21 @@ class OptimizerOptions:
         (0.2, 0.9, False)
     """
 
-    def __init__(self, opt: Optimizer) -> None:
-        self.opt = opt
-        self.groups = options_of(opt)
-        self._attributes = {name: vars(opt)[name] for name in _REPLACED if name in vars(opt)}
+    opt: Optimizer
+    groups: list[dict[str, Any]]
+    attributes: dict[str, Any]
+
+    @classmethod
+    def of(cls, opt: Optimizer) -> Self:
+        """Return the options that an optimizer has now."""
+        return cls(opt, options_of(opt), {name: vars(opt)[name] for name in _REPLACED if name in vars(opt)})
 
     def put_back(self) -> None:
-        """Put the options back, and what a schedule replaces in the optimizer itself."""
+        """Set all of it again; delete what a schedule has added."""
         opt = self.opt
         for name in _REPLACED:
             vars(opt).pop(name, None)
-        vars(opt).update(self._attributes)
+        vars(opt).update(self.attributes)
         for group, options in zip(opt.param_groups, self.groups, strict=False):
             # An `initial_lr` that stays would be the base of the next schedule.
             for key in group.keys() - options.keys() - {"params", "lr"}:

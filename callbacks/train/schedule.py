@@ -111,7 +111,7 @@ class SchedulerCallback(Callback):
         self._counts = {} if name is None else {name: count_steps(learn, self.each, name)}
         opt: Any = learn.opt
         rates = [float(group["lr"]) for group in opt.param_groups]
-        self._former, self._epochs = OptimizerOptions(opt), learn.epochs
+        self._former, self._epochs = OptimizerOptions.of(opt), learn.epochs
         try:
             self.scheduler = self.make(opt, **self._counts)
             _check_scheduler(self.scheduler, self.metric)
@@ -186,7 +186,9 @@ class SchedulerCallback(Callback):
         """Take over what `state_dict` gave, in a fit."""
         if self._former is None:
             return
-        self._former.groups = [] if state is None else state["former_groups"]  # of a fit that is over: all is put back
+        # Not in place: what is taken over from a checkpoint must be undone where a later part of it fails.
+        # None is of a fit that is over: nothing is left to be put back.
+        self._former = self._former._replace(groups=[] if state is None else state["former_groups"])
         if state is not None:
             self._n_steps = state["n_steps"]
             self.scheduler.load_state_dict(state["scheduler"])

@@ -22,7 +22,7 @@ def opt():
 
 def test_all_but_the_learning_rate_is_as_before(opt):
     before, attributes = copy.deepcopy(options_in(opt)), set(vars(opt))
-    options = OptimizerOptions(opt)
+    options = OptimizerOptions.of(opt)
     schedule = OneCycleLR(opt, max_lr=0.5, total_steps=10)
     for _ in range(3):
         opt.step()
@@ -39,7 +39,7 @@ def test_all_but_the_learning_rate_is_as_before(opt):
 def test_what_an_earlier_schedule_has_left_stays(opt):
     OneCycleLR(opt, max_lr=0.5, total_steps=10)
     step, before = opt.step, copy.deepcopy(options_in(opt))
-    options = OptimizerOptions(opt)
+    options = OptimizerOptions.of(opt)
     OneCycleLR(opt, max_lr=0.2, total_steps=5)
     options.put_back()
     assert opt.step is step
@@ -47,7 +47,7 @@ def test_what_an_earlier_schedule_has_left_stays(opt):
 
 
 def test_a_group_that_was_added_since_keeps_all_but_a_base_rate(opt):
-    options = OptimizerOptions(opt)
+    options = OptimizerOptions.of(opt)
     opt.add_param_group({"params": [nn.Parameter(torch.ones(1))], "lr": 0.01, "initial_lr": 0.01, "momentum": 0.5})
     options.put_back()
     group = opt.param_groups[1]
