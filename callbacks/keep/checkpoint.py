@@ -9,17 +9,18 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
 
-from callbacks.keep.monitor import Best, Monitor, unknown_metric
+from callbacks.keep.monitor import Best, Monitor
 from learner import Callback, CancelBatchException, CancelFitException, Learner, LearnerError
-from learner.checkpoint.file import BackgroundWriter, read_checkpoint
-from learner.checkpoint.folder import CheckpointFolder
+from learner.checkpoint.file import BackgroundWriter
+from learner.checkpoint.folder import CheckpointFolder, read_newest
 from learner.checkpoint.resume import fit_state, options_of
 from learner.checkpoint.rng import rng_state
 from learner.checkpoint.unsaved import describe_unsaved, unsaved
 from learner.data.exact import why_not_exact
 from learner.data.loaders import Loaders
 from learner.data.order import OrderedLoader
-from learner.data.position import ResumableLoader, SkipLoader
+from learner.data.position import SkipLoader
+from learner.data.resumable import ResumableLoaders
 from learner.loop.frequency import Every, Pace
 from learner.loop.tell import tell
 
@@ -65,7 +66,7 @@ class CheckpointCallback(Callback):
             for what is not exact where that was asked for.
         LearnerError: before the first batch, if the folder cannot be written to, or somebody else writes to it; at the
             end of the first epoch, if only then it shows that there is no such metric.
-        TypeError: at the first checkpoint, naming the place, if a callback keeps what is no plain data.
+        TypeError: at the first checkpoint, naming the place, if a callback keeps what is not plain data.
 
     Example:
         >>> import tempfile
@@ -115,9 +116,7 @@ class CheckpointCallback(Callback):
         self._is_on = self._has_begun = False
         self._told: set[str] = set()  # what is not saved, of which this fit has warned
         self._n_batches = self._n_done = 0  # batches that train, ever; epochs of this fit
-        self._seeds: dict[str, int] = {}
-        self._resumable: dict[str, ResumableLoader] = {}
-        self._loader_states: dict[str, Any] = {}  # to be given to loaders when a fit begins
+        self._loaders = ResumableLoaders()
         self._rng: dict[str, Any] = {}  # when this pass began
         self._options: list[dict[str, Any]] = []  # of the optimizer, when this fit began
         self._pass_within = ""  # the loader whose pass is not at its end, while a checkpoint is made
@@ -130,7 +129,7 @@ class CheckpointCallback(Callback):
     # -- when ------------------------------------------------------------------------------------------------------
 
     def before_fit(self, learn: Learner) -> None:
-        """Find out now, not after the first epoch, what will not do."""
+        """Check now, not after the first epoch, that loaders, metric and folder can be used."""
         self._is_on = False
         if learn.in_sandbox:
             return
@@ -146,7 +145,8 @@ class CheckpointCallback(Callback):
         self._folder.open()
         self._told = set()
         self._options = options_of(learn.opt)  # type: ignore[arg-type]  # there is one in a fit
-        self._has_begun, self._n_done, self._resumable, self._seeds = False, 0, {}, {}
+        self._has_begun, self._n_done = False, 0
+        self._loaders = ResumableLoaders(states=self._loaders.states)
         self._pace.restart()
         self._is_on = True
 
@@ -166,7 +166,7 @@ class CheckpointCallback(Callback):
         if not self._is_on or learn.is_side_pass:
             return
         if learn.ended_by is not None and not isinstance(learn.ended_by, CancelBatchException):
-            return  # not between two batches, but in the ruins of one
+            return  # a step may be half done
         if learn.training:
             self._n_batches += 1
         is_due = (learn.training or self._every.unit == "s") and self._pace.tick()
@@ -179,7 +179,7 @@ class CheckpointCallback(Callback):
             self._end_epoch(learn, is_last=True)
 
     def cleanup_fit(self, learn: Learner) -> None:
-        """Write that a callback has ended the fit, if one has, and wait for the file."""
+        """Write a last checkpoint if a callback has ended the fit, and wait for the file."""
         if not self._is_on:
             return
         with closing(self._folder):
@@ -191,7 +191,7 @@ class CheckpointCallback(Callback):
                 self._wait()
 
     def _begin(self, learn: Learner) -> None:
-        """Let go of a future that will not be."""
+        """Set checkpoints aside that this fit replaces, and look at loaders and unsaved state."""
         self._has_begun = True
         self._look_for_unsaved(learn, may_refuse=self.exact)
         goes_on = learn.is_resumed or self._n_batches > 0
@@ -201,24 +201,15 @@ class CheckpointCallback(Callback):
             hint = "" if goes_on else ", from which `resume=True` would have gone on"
             tell(f"{self._folder.path} has {files} {what}{hint}: set aside, with `.old` at the end of the name.")
         for name, loader in Loaders.of(learn.dls).items():  # each now, since others may use it before its turn
-            self._know(name, loader)
+            self._loaders.get(name, loader)
 
     def _look_for_unsaved(self, learn: Learner, may_refuse: bool = False) -> None:
-        """Name what holds a state that no checkpoint will have, once in a fit; some of it is there from a batch on."""
+        """Name what no checkpoint saves, once in a fit; some of it is made only in the first batch."""
         if names := [name for name in unsaved(learn) if name not in self._told]:
             if may_refuse:
                 raise ValueError(describe_unsaved(names))
             self._told.update(names)
             warnings.warn(describe_unsaved(names), RuntimeWarning, stacklevel=3)
-
-    def _know(self, name: str, loader: Any) -> ResumableLoader:
-        """Return where the passes over a loader can begin; let the loader go on from its state, if it has one."""
-        if name not in self._resumable or self._resumable[name].loader is not loader:
-            resumable = self._resumable[name] = ResumableLoader(name, loader, self._seeds.get(name))
-            self._seeds[name] = resumable.seed
-            if name in self._loader_states:
-                resumable.loader.load_state_dict(self._loader_states.pop(name))
-        return self._resumable[name]
 
     def _end_epoch(self, learn: Learner, is_last: bool = False) -> None:
         self._n_done += 1
@@ -228,18 +219,13 @@ class CheckpointCallback(Callback):
             self._save(learn, 0, is_best=is_best)
 
     def _is_best(self, learn: Learner) -> bool:
-        loader = self._monitor.loader
-        row = learn.history[-1] if len(learn.history) else {}
-        name = f"{loader}/{self.metric}"
-        if self.metric is None or (name not in row and f"{loader}/loss" not in row):  # not measured in this epoch
+        """Tell whether the epoch that is done is the best so far, and remember it if so."""
+        if self.metric is None or not len(learn.history):
             return False
-        if name not in row:
-            known = [column.partition("/")[2] for column in row if column.startswith(f"{loader}/")]
-            raise LearnerError(unknown_metric(self.metric, loader, known))
-        now = Best(row["epoch"], row[name], name)
-        if is_best := self._monitor._is_better(now, self.best):
-            self.best = now
-        return is_best
+        better = self._monitor.better_in(learn.history[-1], self.best)
+        if better is not None:
+            self.best = better
+        return better is not None
 
     # -- how -------------------------------------------------------------------------------------------------------
 
@@ -248,7 +234,7 @@ class CheckpointCallback(Callback):
         name = learn.dl_name
         if learn.dl is not Loaders.of(learn.dls)[name] and isinstance(learn.dl, OrderedLoader | SkipLoader):
             return learn.dl  # another callback of this kind has done it
-        resumable = self._know(name, learn.dl)
+        resumable = self._loaders.get(name, learn.dl)
         if learn.i and (why := resumable.why_read_again):
             tell(f"resume: reads {learn.i} batches of loader {name!r} again, since {why}.")
         return resumable.at(learn.history.state_dict()["start"] + self._n_done, learn.i)
@@ -263,10 +249,10 @@ class CheckpointCallback(Callback):
         try:
             state = fit_state(learn, i, self._rng, self._options, is_over=is_over)
             self._writer.start(self._folder.save, state, self._n_batches, is_best=is_best)
-        except (TypeError, LearnerError) as error:  # what a callback keeps is no plain data
+        except (TypeError, LearnerError) as error:  # what a callback keeps is not plain data
             if learn.interrupt is None:
                 raise
-            self._warn(error)  # who stops a training wants it stopped
+            self._warn(error)  # an interrupt must end the training all the same
             return
         finally:
             self._pass_within = ""
@@ -274,7 +260,7 @@ class CheckpointCallback(Callback):
             tell(f"a checkpoint is in {self._folder.path}; `fit(n, resume=True)` goes on from it.", to="stderr")
 
     def _wait(self) -> bool:
-        """Wait for the file that is being written; what went wrong with it stops nothing else. Return whether it is."""
+        """Wait for the file that is being written; return whether it was. A failure is a warning."""
         try:
             self._writer.wait()
         except Exception as error:
@@ -304,29 +290,19 @@ class CheckpointCallback(Callback):
             if (found := self._folder.newest()) is None:
                 tell(f"resume: no checkpoint in {self._folder.path} yet; begins anew.")
             return found
-        path = Path(path).expanduser()
-        if path.is_file() or path.suffix == ".pt":
-            return path, read_checkpoint(path)
-        if (found := CheckpointFolder(path).newest()) is None:
-            raise LearnerError(
-                f"`resume` must be a checkpoint or a folder that has one, got {str(path)!r}, where there is none; do "
-                f"`resume=True` to begin anew where the callback's own folder is empty."
-            )
-        return found
+        return read_newest(path)
 
     def state_dict(self) -> dict[str, Any]:
         """Return what is counted, seeds, the best epoch, and the states of loaders that have one."""
+        loaders = self._loaders.state_dict()
         return {
             "n_batches": self._n_batches,
             "n_done": self._n_done,
             "every": list(self._every),
             "pace": self._pace.state_dict(),
             "best": None if self.best is None else list(self.best),
-            "seeds": dict(self._seeds),
-            "loaders": {
-                **self._loader_states,  # of those whose turn has not come since the fit went on
-                **{name: p.loader.state_dict() for name, p in self._resumable.items() if p.has_state},
-            },
+            "seeds": loaders["seeds"],
+            "loaders": loaders["states"],
             "pass_within": self._pass_within,
         }
 
@@ -336,10 +312,9 @@ class CheckpointCallback(Callback):
         if list(self._every) == state["every"]:  # it may be another one now
             self._pace.load_state_dict(state["pace"])
         self.best = None if state["best"] is None else Best(*state["best"])
-        self._seeds = dict(state["seeds"])
-        if not self._is_on:  # a fit that begins anew begins its passes anew
-            self._loader_states = {
-                name: saved for name, saved in state["loaders"].items() if name != state["pass_within"]
-            }
-        elif not self._has_begun:
-            self._loader_states = dict(state["loaders"])
+        if self._is_on and self._has_begun:  # within a pass: its loaders have gone on from their states
+            return
+        states = dict(state["loaders"])
+        if not self._is_on:  # the next fit begins its passes anew
+            states.pop(state["pass_within"], None)
+        self._loaders = ResumableLoaders(state["seeds"], states)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, Literal, NamedTuple
 
 from learner import Callback, Learner, LearnerError
@@ -67,8 +67,23 @@ class Monitor(Callback):
         if "loss" not in metrics and learn.role != "infer":
             return  # every batch was cancelled
         if self.metric not in metrics:
-            raise LearnerError(unknown_metric(self.metric, self.loader, metrics))
+            raise LearnerError(_unknown_metric(self.metric, self.loader, metrics))
         self._see(learn, Best(self._start + learn.epoch, float(metrics[self.metric]), f"{self.loader}/{self.metric}"))
+
+    def better_in(self, row: Mapping[str, Any], best: Best | None) -> Best | None:
+        """Return the value in a row of the history if it is better than `best`; None if not, or not measured then.
+
+        Raises:
+            LearnerError: if the loader was measured in that epoch, but not the metric.
+        """
+        name = f"{self.loader}/{self.metric}"
+        if name in row:
+            now = Best(row["epoch"], row[name], name)
+            return now if self._is_better(now, best) else None
+        if f"{self.loader}/loss" in row:
+            known = [column.partition("/")[2] for column in row if column.startswith(f"{self.loader}/")]
+            raise LearnerError(_unknown_metric(self.metric, self.loader, known))
+        return None
 
     def cleanup_fit(self, learn: Learner) -> None:
         """Leave later validations alone."""
@@ -123,7 +138,7 @@ class Monitor(Callback):
         near = _nearest(self.metric, known, cutoff=0.8)
         is_typing_error = near is not None and near not in self.metric  # `loss_2` may well be a name of its own
         if is_typing_error or self.metric == "loss" or not _may_log(learn):
-            raise ValueError(unknown_metric(self.metric, self.loader, known))
+            raise ValueError(_unknown_metric(self.metric, self.loader, known))
 
 
 def _better_values(metric: str, learn: Learner) -> Literal["min", "max"]:
@@ -157,7 +172,7 @@ def _nearest(metric: str, known: Iterable[str], cutoff: float) -> str | None:
     return names[match[0]] if match else None
 
 
-def unknown_metric(metric: str, loader: str, known: Iterable[str]) -> str:
+def _unknown_metric(metric: str, loader: str, known: Iterable[str]) -> str:
     """Return the message for a metric that nothing measures, with the nearest name."""
     near = _nearest(metric, known, cutoff=0.6)
     hint = f"did you mean {near!r}?" if near else "add it to a MetricsCallback, or give it to `learn.log`."

@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, IterableDataset, Subset
 
 from callbacks.samples.collection import Collection, checked_collectors, layers_of, log_means, schemas_of
 from callbacks.samples.recording import Folder
-from callbacks.show.progress import Bar
+from callbacks.show.progress_terminal import Bar
 from learner import Predictor, PredictorOutput
 from learner.data.loaders import length_of
 from learner.data.moving import to_device

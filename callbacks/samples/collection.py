@@ -113,9 +113,9 @@ class Collection:
                     f"{kinds[key][1]} after {shape}; pad it, or make one number of it."
                 )
         if kinds != self._kinds or n_rows > self._n_room:
-            one_row = {key: _block(kind, 1) for key, kind in kinds.items()}
+            one_row = {key: empty_block(kind, 1) for key, kind in kinds.items()}
             self._n_room = max(n_rows, min(N_WAITING, N_BYTES // sum(row.nbytes for row in one_row.values())))
-            self._blocks = {key: _block(kind, self._n_room) for key, kind in kinds.items()}
+            self._blocks = {key: empty_block(kind, self._n_room) for key, kind in kinds.items()}
             self._kinds = kinds
 
     def flush(self) -> None:
@@ -172,7 +172,7 @@ class Collection:
         for i, name, is_elsewhere, packed in rows["waiting"]:
             waiting: Any = packed if is_elsewhere else _unpacked(packed)
             self._kinds[i, name] = _kind(waiting)
-            self._blocks[i, name] = _block(self._kinds[i, name], self._n_room)
+            self._blocks[i, name] = empty_block(self._kinds[i, name], self._n_room)
             self._blocks[i, name][: self._n_waiting] = waiting
 
     def means(self) -> dict[str, float]:
@@ -188,7 +188,8 @@ def _kind(column: Any) -> _Kind:
     return object if isinstance(column, str) else type(column), (), None  # one value for all rows
 
 
-def _block(kind: _Kind, n_rows: int) -> np.ndarray | Tensor:
+def empty_block(kind: _Kind, n_rows: int) -> np.ndarray | Tensor:
+    """Return memory for so many rows of a column: a tensor on the column's device, or an array."""
     dtype, shape, device = kind
     if device is not None:
         return torch.empty(n_rows, *shape, dtype=dtype, device=device)

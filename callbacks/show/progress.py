@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import sys
 from collections.abc import Iterable
 from time import perf_counter
 from typing import Any
@@ -11,16 +10,16 @@ from typing import Any
 from fastcore.imports import in_notebook
 from tqdm.std import tqdm
 
-from callbacks.show.progress_notebook import Curve, Notebook, line_of
+from callbacks.show.progress_notebook import Curve, Notebook
+from callbacks.show.progress_terminal import Terminal
 from callbacks.show.remaining import Remaining, in_words
 from learner import Callback, Learner
 from learner.data.loaders import length_of
 from learner.errors import CancelException
 from learner.history import format_value
-from learner.loop.tell import is_terminal, tell
+from learner.loop.tell import tell
 
-_PAUSE = 0.1  # [s] between two drawings, at least
-_LINE_PAUSE = 60.0  # [s] between two lines about a long pass, where there is no terminal
+_PAUSE = 0.1  # [s] between two drawings of the curve, at least
 _SHARE = 0.1  # [0-1] of the time that drawing may take, at most
 
 
@@ -61,7 +60,7 @@ class ProgressCallback(Callback):
 
     def __init__(self, plot: bool = False) -> None:
         self.plot = plot
-        self._screen: _Terminal | Notebook | None = None
+        self._screen: Terminal | Notebook | None = None
         self._curve: Curve | None = None
         self._rows: list[tuple[list[str], dict[str, str]]] = []  # columns and cells
         self._n_shown = 0  # of the rows
@@ -77,7 +76,7 @@ class ProgressCallback(Callback):
     def before_fit(self, learn: Learner) -> None:
         """Start a new table."""
         self._curve = Curve() if self.plot and in_notebook() and not learn.in_sandbox else None
-        self._screen = Notebook(self._curve) if in_notebook() else _Terminal()
+        self._screen = Notebook(self._curve) if in_notebook() else Terminal()
         self._rows, self._n_shown, self._round, self._epoch = [], 0, None, None
         self._is_fitting = True
         self._start = learn.history.state_dict()["start"]
@@ -88,7 +87,7 @@ class ProgressCallback(Callback):
     def before_epoch(self, learn: Learner) -> None:
         """Open a bar, and a row if a round begins."""
         if self._screen is None:
-            self._screen = Notebook() if in_notebook() else _Terminal()
+            self._screen = Notebook() if in_notebook() else Terminal()
         if self._is_fitting and learn.epoch != self._epoch and not learn.in_sandbox:
             self._end_round()
             self._round, self._epoch = _Round(self._start + learn.epoch), learn.epoch
@@ -244,63 +243,3 @@ class _Round:
         seconds = self._end - self._start
         time = f"{seconds:.1f}s" if seconds < 60 else str(tqdm.format_interval(seconds))
         return {"epoch": str(self._number), **self.cells, "time": time}
-
-
-class Bar(tqdm):  # type: ignore[misc]
-    """A bar of tqdm's that starts no thread to watch it."""
-
-    monitor_interval = 0
-
-
-class _Terminal:
-    """Bars on stderr if that is a terminal, else plain lines; the table on stdout, line by line."""
-
-    def __init__(self) -> None:
-        self.bars: list[Bar] = []
-        self.is_plain = not is_terminal(sys.stderr)
-        self.pause = _LINE_PAUSE if self.is_plain else _PAUSE
-        self.patience = _LINE_PAUSE if self.is_plain else 0.0  # [s] before a first drawing
-        self._columns: list[str] = []
-        self._labels: list[str] = []
-
-    def open(self, label: str, first: int) -> None:
-        # The delay leaves the first drawing to `move`.
-        bar = Bar(
-            desc=label,
-            initial=first,
-            leave=False,
-            disable=self.is_plain,
-            dynamic_ncols=True,
-            mininterval=0,
-            miniters=0,
-            delay=1e-9,
-        )
-        self.bars.append(bar)
-        self._labels.append(label)
-
-    def move(self, n: int, total: int | None, note: str) -> None:
-        if self.is_plain:
-            far = str(n) if total is None else f"{n}/{total}"
-            tell(" · ".join([self._labels[-1], far, *([note] if note else [])]))
-            return
-        bar = self.bars[-1]
-        bar.total = total
-        bar.set_postfix_str(note, refresh=False)
-        bar.update(n - bar.n)
-
-    def close(self) -> None:
-        self._labels.pop()
-        self.bars.pop().close()
-
-    def add_row(self, columns: list[str], cells: dict[str, str]) -> None:
-        if columns != self._columns:
-            self._columns = columns
-            self._write(line_of(columns, dict(zip(columns, columns, strict=True))))
-        self._write(line_of(columns, cells))
-
-    def _write(self, line: str) -> None:
-        with Bar.external_write_mode():  # takes the bars away meanwhile
-            tell(line)
-
-    def end(self) -> None:
-        """Leave the rows as they are."""

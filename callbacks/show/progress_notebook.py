@@ -74,7 +74,7 @@ class Notebook:
             rows = [Tr(*[Td(cells.get(name, "")) for name in self._columns]) for cells in self._rows]
             parts.append(Table(Thead(Tr(*[Th(name) for name in self._columns])), Tbody(*rows)))
         for bar in self.bars:
-            parts.append(Div(ft("progress", value=bar["n"] if bar["total"] else None, max=bar["total"]), _state(bar)))
+            parts.append(Div(ft("progress", value=bar["n"] if bar["total"] else None, max=bar["total"]), bar_text(bar)))
         if self._curve is not None and (image := self._curve.image):
             parts.append(Img(src=f"data:image/png;base64,{image}", alt="loss curve"))
         return str(to_xml(Div(*parts), indent=False)) if parts else ""
@@ -84,7 +84,7 @@ class Notebook:
         return "\n".join(line_of(self._columns, cells) for cells in [header, *self._rows])
 
 
-def _state(bar: dict[str, Any]) -> str:
+def bar_text(bar: dict[str, Any]) -> str:
     """Write what stands beside a bar: how far it is, for how long it has gone and will go on."""
     left = "<{remaining}" if bar["total"] else ""
     form = f"{{n_fmt}}/{{total_fmt}} [{{elapsed}}{left}, {{rate_fmt}}{{postfix}}]"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import inspect
-import math
 import warnings
 from collections.abc import Callable
 from typing import Any, Literal
@@ -14,29 +13,23 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from callbacks.train.accumulate import AccumulateCallback
+from callbacks.train.optimizer_options import OptimizerOptions
+from callbacks.train.schedule_length import count_steps, open_count
 from learner import Callback, Learner, LearnerError
 from learner.checkpoint.plain import plain
-from learner.checkpoint.resume import options_of
-from learner.data.loaders import length_of, role_of
+from learner.data.loaders import role_of
 from learner.loop.steps import require_own_optimizer
 
-_COUNTS = (
-    "total_steps",
-    "T_max",
-    "num_training_steps",
-)  # what the number of steps of a schedule is called
-_OTHER_COUNTS = ("epochs", "steps_per_epoch")  # OneCycleLR counts with these as well; who gave one has counted
-_REPLACED = ("step", "_opt_called")  # by torch in the optimizer itself; a wrapped `step` cannot be pickled
 _RATES = ("base_lrs", "_last_lr")  # which follow from the rate of the fit, and are compared as that
 
 
 class SchedulerCallback(Callback):
     """Let a schedule of torch set the learning rate (and what else it sets, such as a one-cycle's momentum).
 
-    The schedule is made anew in each fit. If it wants to know its number of steps and was not told (a `total_steps`,
-    `T_max` or Hugging Face's `num_training_steps` that is still open), it is told what this fit will make; so one-cycle
-    needs no counting: `SchedulerCallback(partial(OneCycleLR, max_lr=0.1))`. Optimizer and `learn.epochs` are those of
-    then: who replaces them later gets an error. A group that comes later is scheduled from the rate that it came with.
+    The schedule is made anew in each fit. Where `make` has a parameter for the number of steps without a value
+    (`total_steps`, `T_max` or Hugging Face's `num_training_steps`), it is given the number that this fit makes; so
+    one-cycle needs no counting: `SchedulerCallback(partial(OneCycleLR, max_lr=0.1))`. Replacing the optimizer or
+    `learn.epochs` later in the fit is an error. A group that is added later is scheduled from the rate it has then.
 
     It steps once for each optimizer step, not for one that was skipped; or, with `each="epoch"`, at the end of the last
     training pass of a round, if that went well and an optimizer step was made since. A schedule that watches a metric
@@ -98,16 +91,15 @@ class SchedulerCallback(Callback):
             raise ValueError("`each` must be 'epoch' for a schedule that watches a metric, got 'batch'; leave it out.")
         if metric is not None and (not isinstance(metric, str) or "/" not in metric):
             raise ValueError(f"`metric` must be written 'loader/metric', as 'valid/loss', got {metric!r}.")
-        self._count_name = _open_count(make)
+        self._count_name = open_count(make)
         self.make, self.metric = make, metric
-        self.each = each or ("batch" if metric is None else "epoch")
+        self.each: Literal["batch", "epoch"] = each or ("batch" if metric is None else "epoch")
         self.scheduler: Any = None
         self._counts: dict[str, int] = {}
         self._made: dict[str, Any] = {}  # the schedule before its first step
         self._n_steps, self._last_train = 0, ""
-        self._former_groups: list[dict[str, Any]] = []  # put back when the fit ends
-        self._former_attributes: dict[str, Any] | None = None  # as well; there while a fit runs
-        self._made_for: tuple[Any, Any] = (None, ())  # optimizer and epochs
+        self._former: OptimizerOptions | None = None  # put back when the fit ends; there while it runs
+        self._epochs: Any = None  # of this fit
 
     def before_fit(self, learn: Learner) -> None:
         """Make the schedule for this fit."""
@@ -115,33 +107,32 @@ class SchedulerCallback(Callback):
         self._last_train = [name for name in learn.dls if role_of(name) == "train"][-1]
         if self.metric is not None and self.metric.split("/", 1)[0] not in learn.dls:
             raise LearnerError(f"`metric` must be of one of the loaders {list(learn.dls)}, got {self.metric!r}.")
-        self._counts = {self._count_name: self._count_steps(learn)} if self._count_name else {}
+        name = self._count_name
+        self._counts = {} if name is None else {name: count_steps(learn, self.each, name)}
         opt: Any = learn.opt
-        self._made_for = (opt, learn.epochs)
         rates = [float(group["lr"]) for group in opt.param_groups]
-        self._former_attributes = {name: vars(opt)[name] for name in _REPLACED if name in vars(opt)}
-        self._former_groups = options_of(opt)
+        self._former, self._epochs = OptimizerOptions.of(opt), learn.epochs
         try:
             self.scheduler = self.make(opt, **self._counts)
             _check_scheduler(self.scheduler, self.metric)
             _warn_of_equal_rates(rates, opt)
-            self._made = copy.deepcopy(self._settings(opt))
+            self._made = copy.deepcopy(self._settings(self._former))
         except BaseException:
             self.cleanup_fit(learn)
             raise
 
     def before_epoch(self, learn: Learner) -> None:
-        """Refuse to go on with what is no longer there; let the rate of a new group be the base of its own."""
-        if self._former_attributes is None or learn.is_side_pass:
+        """Refuse another optimizer or other epochs; give a group that was added since a base rate."""
+        if self._former is None or learn.is_side_pass:
             return
-        opt, epochs = self._made_for
-        for name, now, then in (("opt", learn.opt, opt), ("epochs", learn.epochs, epochs)):
+        opt = self._former.opt
+        for name, now, then in (("opt", learn.opt, opt), ("epochs", learn.epochs, self._epochs)):
             if now is not then:
                 raise LearnerError(
                     f"`learn.{name}` must stay as it was when the schedule was made for it, in `before_fit`, got "
                     f"another in epoch {learn.epoch}; set it in `before_fit`, at an order below {self.order:g}."
                 )
-        self._follow_groups()
+        self._follow_groups(opt)
 
     def after_step(self, learn: Learner) -> None:
         """Step, if it is by the batch."""
@@ -152,7 +143,7 @@ class SchedulerCallback(Callback):
         """Step, if it is by the epoch and this pass is the one."""
         if learn.training:
             require_own_optimizer(learn, type(self).__name__)
-        if self._former_attributes is None or learn.is_side_pass or self.each == "batch":
+        if self._former is None or learn.is_side_pass or self.each == "batch":
             return
         if self.metric is not None:
             name, metric = self.metric.split("/", 1)
@@ -166,20 +157,9 @@ class SchedulerCallback(Callback):
 
     def cleanup_fit(self, learn: Learner) -> None:
         """Put back what the schedule has changed in the optimizer."""
-        if self._former_attributes is None:
-            return
-        opt: Any = self._made_for[0]
-        for name in _REPLACED:
-            vars(opt).pop(name, None)
-        vars(opt).update(self._former_attributes)
-        for group, saved in zip(opt.param_groups, self._former_groups, strict=False):
-            # An `initial_lr` that stays would be the base of the next schedule.
-            for key in group.keys() - saved.keys() - {"params", "lr"}:
-                del group[key]
-            group.update(saved)
-        for group in opt.param_groups[len(self._former_groups) :]:
-            group.pop("initial_lr", None)
-        self._former_attributes, self._former_groups, self._made_for = None, [], (None, ())
+        if self._former is not None:
+            self._former.put_back()
+            self._former = self._epochs = None
 
     def state_dict(self) -> dict[str, Any] | None:
         """Return the schedule, and what is to be put back when the fit ends; None between two fits.
@@ -187,7 +167,7 @@ class SchedulerCallback(Callback):
         Raises:
             TypeError: if the schedule has no `state_dict`.
         """
-        if self._former_attributes is None:
+        if self._former is None:
             return None
         if not (hasattr(self.scheduler, "state_dict") and hasattr(self.scheduler, "load_state_dict")):
             raise TypeError(
@@ -197,23 +177,25 @@ class SchedulerCallback(Callback):
         return {
             "kind": self._kind(),
             "made": self._made,
-            "former_groups": self._former_groups,
+            "former_groups": self._former.groups,
             "n_steps": self._n_steps,
             "scheduler": self.scheduler.state_dict(),
         }
 
     def load_state_dict(self, state: dict[str, Any] | None) -> None:
         """Take over what `state_dict` gave, in a fit."""
-        if self._former_attributes is None:
+        if self._former is None:
             return
-        self._former_groups = [] if state is None else state["former_groups"]  # of a fit that is over: all is put back
+        # Not in place: what is taken over from a checkpoint must be undone where a later part of it fails.
+        # None is of a fit that is over: nothing is left to be put back.
+        self._former = self._former._replace(groups=[] if state is None else state["former_groups"])
         if state is not None:
             self._n_steps = state["n_steps"]
             self.scheduler.load_state_dict(state["scheduler"])
 
     def differences(self, state: dict[str, Any] | None) -> list[str]:
         """Say what of the schedule is not as in a checkpoint of a fit; its settings are that one's."""
-        if self._former_attributes is None or state is None:
+        if self._former is None or state is None:
             return []
         for now, saved in ((self._kind(), state["kind"]), (plain(self._made), state["made"])):
             unlike = [what for what in now if what in saved and not _is_same(now[what], saved[what])]
@@ -221,12 +203,12 @@ class SchedulerCallback(Callback):
                 return [f"{what} is {now[what]} here, {saved[what]} saved" for what in unlike]
         return []
 
-    def _settings(self, opt: Optimizer) -> dict[str, Any]:
+    def _settings(self, options: OptimizerOptions) -> dict[str, Any]:
         """Return what the schedule keeps, and what it has put into the optimizer, but for rates."""
         kept = self.scheduler.state_dict() if hasattr(self.scheduler, "state_dict") else {}
         added = [
             {key: value for key, value in group.items() if key not in ("params", "lr", "initial_lr", *former)}
-            for group, former in zip(opt.param_groups, self._former_groups, strict=True)
+            for group, former in zip(options.opt.param_groups, options.groups, strict=True)
         ]
         settings = {f"`{name}` of the schedule": value for name, value in kept.items() if name not in _RATES}
         return {**settings, "what the schedule has put into the optimizer": added}
@@ -239,35 +221,11 @@ class SchedulerCallback(Callback):
             "`metric`": self.metric,
         }
 
-    def _follow_groups(self) -> None:
-        """Give groups that came since a base rate: the one that they came with."""
+    def _follow_groups(self, opt: Optimizer) -> None:
+        """Give groups that were added since a base rate: the rate that they have."""
         bases: Any = getattr(self.scheduler, "base_lrs", None)
-        for group in self._made_for[0].param_groups[len(bases) :] if isinstance(bases, list) else ():
-            bases.append(group.setdefault("initial_lr", group["lr"]))
-
-    def _count_steps(self, learn: Learner) -> int:
-        """Return how many steps the schedule will make in this fit."""
-        if self.each == "epoch":
-            return max(1, self._n_epochs(learn))  # no schedule is made for 0 steps, and none will be made
-        n_steps = 0
-        for name, dl in learn.dls.items():
-            if role_of(name) == "train":
-                if (length := length_of(dl)) is None:
-                    raise LearnerError(
-                        f"`{self._count_name}` of the schedule must be given, since loader {name!r} has no length; do "
-                        f"`partial(..., {self._count_name}=n)`."
-                    )
-                n_steps += math.ceil(length / learn.batches_per_step)
-        return max(1, self._n_epochs(learn) * n_steps)
-
-    def _n_epochs(self, learn: Learner) -> int:
-        """Return how many rounds there will be; a callback may have replaced `learn.epochs`."""
-        if (n_epochs := length_of(learn.epochs)) is None:
-            raise LearnerError(
-                f"`{self._count_name}` of the schedule must be given, since `learn.epochs` has no length; do "
-                f"`partial(..., {self._count_name}=n)`."
-            )
-        return n_epochs
+        if isinstance(bases, list):
+            bases.extend(group.setdefault("initial_lr", group["lr"]) for group in opt.param_groups[len(bases) :])
 
     def _metric_of(self, metrics: dict[str, float], name: str, metric: str) -> float:
         if metric not in metrics:
@@ -286,28 +244,8 @@ def _is_same(mine: Any, saved: Any) -> bool:
     return bool(mine == saved)
 
 
-def _open_count(make: Callable[..., Any]) -> str | None:
-    """Return the parameter of `make` that wants the number of steps and has no value yet, or None."""
-    try:
-        signature = inspect.signature(make)
-    except ValueError:  # a builtin has none
-        return None
-    parameters = signature.parameters
-    has_value = {n for n, p in parameters.items() if p.default not in (inspect.Parameter.empty, None)}
-    is_counted = any(name in has_value for name in _OTHER_COUNTS)
-    count = next((n for n in _COUNTS if n in parameters and n not in has_value and not is_counted), None)
-    try:
-        signature.bind("opt", **({count: 1} if count else {}))
-    except TypeError as error:
-        raise TypeError(
-            f"`make` must be called as make(opt), got {getattr(make, '__name__', make)}{signature}: {error}; "
-            f"give the rest with functools.partial."
-        ) from None
-    return count
-
-
 def _check_scheduler(scheduler: Any, metric: str | None) -> None:
-    """Refuse what is no schedule, or one that needs a metric and has none, or the other way round."""
+    """Refuse what is not a schedule, one that needs a metric and has none, and one that has a metric and needs none."""
     name = type(scheduler).__name__
     if not callable(getattr(scheduler, "step", None)):
         raise TypeError(f"`make` must return a scheduler with a `step` method, got {name}.")

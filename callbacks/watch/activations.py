@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from callbacks.watch.blocks import next_row, read, room_after, taken
 from callbacks.watch.histogram import BINS_PER_UNIT, LARGEST, histogram
 from callbacks.watch.hooks import HooksCallback, checked_count, first_tensor
+from callbacks.watch.layer_stats import LayerCall, LayerStats, pack_calls, unpack_calls
 from callbacks.watch.measure import ROW, SmallOutputs, measure
 from callbacks.watch.stats_plots import plot_dead, plot_histograms, plot_lines
 from callbacks.watch.units import can_die, saturated, saturates
@@ -20,28 +21,6 @@ from learner import Learner, LearnerError
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
-
-
-class LayerStats(NamedTuple):
-    """What one layer gave, a row for each time it ran; float64, on the CPU.
-
-    Attributes:
-        mean, std: of all elements of the output; `std` with n - 1, as `torch.std`.
-        hist: counts of |output| in 40 bins over 0..10, as `output.abs().histc(40, 0, 10)`; NaN where not taken.
-        dead: fraction of the elements looked at that are in the first bin, |output| < 0.25 [0-1]; NaN where not taken,
-            and for outputs that hold a NaN.
-    """
-
-    mean: Tensor
-    std: Tensor
-    hist: Tensor
-    dead: Tensor
-
-
-class _Call(NamedTuple):
-    where: tuple[int, str | None, int]  # epoch, loader, batch
-    n: int  # elements
-    n_hist: int  # those that the histogram was taken from, or 0
 
 
 class ActivationStats(HooksCallback):
@@ -102,7 +81,7 @@ class ActivationStats(HooksCallback):
         self.hist_every = checked_count("hist_every", hist_every)
         self.hist_rows = None if hist_rows is None else checked_count("hist_rows", hist_rows)
         # By layer, plain lists, which a sandbox puts back: a call each, and its numbers in a row of one of the blocks.
-        self._calls: dict[str, list[_Call]] = {}
+        self._calls: dict[str, list[LayerCall]] = {}
         self._blocks: dict[str, list[Tensor]] = {}
         self._where: tuple[int, str | None, int] = (0, None, 0)
         self._n_looked_at = 0
@@ -139,13 +118,7 @@ class ActivationStats(HooksCallback):
     def state_dict(self) -> dict[str, Any]:
         """Return what was recorded so far: numbers in a few tensors, since there may be many."""
         loaders = list(dict.fromkeys(call.where[1] for calls in self._calls.values() for call in calls))
-        places = {loader: i for i, loader in enumerate(loaders)}
-        calls = {
-            name: torch.tensor(
-                [(e, places[loader], i, n, n_hist) for (e, loader, i), n, n_hist in calls], dtype=torch.int64
-            ).reshape(-1, 5)
-            for name, calls in self._calls.items()
-        }
+        calls = {name: pack_calls(calls, loaders) for name, calls in self._calls.items()}
         blocks = {name: taken(self._blocks[name], len(calls)) for name, calls in self._calls.items()}
         return {
             "layers": dict(self.layers),
@@ -159,9 +132,7 @@ class ActivationStats(HooksCallback):
         """Take over what `state_dict` gave, into the lists that the hooks hold."""
         self.layers, self._n_looked_at, loaders = state["layers"], state["n_looked_at"], state["loaders"]
         for name, calls in state["calls"].items():
-            self._calls.setdefault(name, [])[:] = [
-                _Call((e, loaders[place], i), n, n_hist) for e, place, i, n, n_hist in calls.tolist()
-            ]
+            self._calls.setdefault(name, [])[:] = unpack_calls(calls, loaders)
             self._blocks.setdefault(name, [])[:] = room_after(state["blocks"][name])
 
     def _measure(self, hook: Any, module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
@@ -191,7 +162,7 @@ class ActivationStats(HooksCallback):
                     flat = flat[: self.hist_rows * (n // len(tensor))]
                 row[3:] = histogram(flat)
                 n_hist = len(flat)
-        hook.calls.append(_Call(self._where, n, n_hist))
+        hook.calls.append(LayerCall(self._where, n, n_hist))
 
     # -- reading: here the device is waited for ----------------------------------------------------------------
 
@@ -211,11 +182,7 @@ class ActivationStats(HooksCallback):
             raise ValueError(f"`name` must be one of {', '.join(map(repr, self._calls))}, got {name!r}.")
         kept = [(i, call) for i, call in enumerate(self._calls[name]) if dl_name in (None, call.where[1])]
         rows = read(self._blocks[name], ROW).double()[[i for i, _ in kept]]
-        mean, squares, hist = rows[:, 1], rows[:, 2], rows[:, 3:]
-        n, n_hist = torch.tensor([(call.n, call.n_hist) for _, call in kept], dtype=torch.float64).reshape(-1, 2).T
-        hist[n_hist == 0] = math.nan
-        dead = torch.where(mean.isnan(), math.nan, hist[:, 0] / n_hist)  # what is no number is not alive
-        return LayerStats(mean, (squares / (n - 1)).sqrt(), hist, dead)
+        return LayerStats.from_rows(rows, [call for _, call in kept])
 
     def saturation(self, name: str, dl_name: str | None = None) -> Tensor:
         """Return which fraction of what an activation gave was at the ends of its range, each time that it ran [0-1].
@@ -300,7 +267,7 @@ class ActivationStats(HooksCallback):
         label = "fraction near zero, or saturated" if self._saturating else "fraction near zero"
         return plot_dead(shown, label, "recorded batch")
 
-    def _calls_of(self, dl_name: str | None) -> dict[str, list[_Call]]:
+    def _calls_of(self, dl_name: str | None) -> dict[str, list[LayerCall]]:
         if not self._calls:
             raise LearnerError("`ActivationStats` must have watched a fit before it is read; call `learn.fit` first.")
         known = {call.where[1] for calls in self._calls.values() for call in calls}

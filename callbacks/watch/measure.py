@@ -9,7 +9,7 @@ from callbacks.watch.histogram import N_BINS, histograms
 
 ROW = (3 + N_BINS,)  # the saturated fraction, the mean, the sum of squared deviations from it, the counts
 
-_SMALL = 2**13  # [numbers]; above it the fixed cost of a kernel is little beside its work
+MOST_SMALL = 2**13  # [numbers]; above it the fixed cost of a kernel is little beside its work
 _CAPACITY = 2**16  # [numbers], a quarter of a MB: stays in a processor's cache
 _MOST_OUTPUTS = 512  # that `histograms` takes
 
@@ -46,7 +46,7 @@ class SmallOutputs:
 
     def takes(self, flat: Tensor) -> bool:
         """Tell whether a vector is one to be put aside."""
-        return flat.is_cpu and flat.dtype == torch.float32 and len(flat) <= _SMALL
+        return flat.is_cpu and flat.dtype == torch.float32 and len(flat) <= MOST_SMALL
 
     def add(self, flat: Tensor, row: Tensor) -> None:
         """Put a copy of a vector aside; `write` will write its mean, squares and histogram into `row`."""

@@ -209,6 +209,23 @@ class CheckpointFolder:
                 self._whole.discard(path)
 
 
+def read_newest(path: str | os.PathLike[str]) -> tuple[Path, dict[str, Any]]:
+    """Return path and content of a checkpoint: of a file, or the newest that is whole in a folder.
+
+    Raises:
+        LearnerError: if the file cannot be read, or the folder has no checkpoint that is whole.
+    """
+    path = Path(path).expanduser()
+    if path.is_file() or path.suffix == ".pt":
+        return path, read_checkpoint(path)
+    if (found := CheckpointFolder(path).newest()) is None:
+        raise LearnerError(
+            f"`resume` must be a checkpoint or a folder that has one, got {str(path)!r}, where there is none; do "
+            f"`resume=True` to begin anew where the callback's own folder is empty."
+        )
+    return found
+
+
 def _step(path: Path) -> int:
     match = _NAME.fullmatch(path.name)
     return int(match[1]) if match else -1

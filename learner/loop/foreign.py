@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 from learner.errors import LearnerError
 
 # By the name elsewhere: what to write here.
-_ATTRIBUTES = {
+FOREIGN_ATTRIBUTES = {
     "loss_func": "`learn.loss_f`",
     "loss_fn": "`learn.loss_f`",
     "criterion": "`learn.loss_f`",
@@ -64,7 +64,7 @@ _CALLBACKS = {
 
 def missing_attribute(owner: object, name: str) -> AttributeError:
     """Return the error for an attribute that an object has not, with what it is here if it is known elsewhere."""
-    hint = f"; here it is {_ATTRIBUTES[name]}" if name in _ATTRIBUTES else ""
+    hint = f"; here it is {FOREIGN_ATTRIBUTES[name]}" if name in FOREIGN_ATTRIBUTES else ""
     message = f"{type(owner).__name__!r} object has no attribute {name!r}{hint}"
     return AttributeError(message, name=name, obj=owner)  # from both Python finds a name that is nearly the same
 

@@ -90,13 +90,13 @@ class Part:
         """Return columns of these types as a `pa.Table`; those that are not there are null."""
         pa = pyarrow()
         mine = [name for name in types if name in self.schema.names]
-        found = self.source if not isinstance(self.source, Path) else _read(self.source, mine) if mine else {}
+        found = self.source if not isinstance(self.source, Path) else read_columns(self.source, mine) if mine else {}
         columns = {}
         for name, kind in types.items():
             if name in mine:
                 columns[name] = found[name]
             elif name in self.vectors:
-                columns[name] = _read(self.vectors[name][0], [name])[name]
+                columns[name] = read_columns(self.vectors[name][0], [name])[name]
             else:
                 columns[name] = pa.nulls(self.n_rows, kind)
         return pa.table(columns)
@@ -259,7 +259,12 @@ def _is_readable(path: Path) -> bool:
     return True
 
 
-def _read(path: Path, names: list[str]) -> Any:
+def read_columns(path: Path, names: list[str]) -> Any:
+    """Return columns of a Parquet file as a table of pyarrow.
+
+    Raises:
+        LearnerError: if the file is gone or damaged.
+    """
     from pyarrow import parquet
 
     try:

@@ -430,3 +430,23 @@ def test_what_was_derived_is_the_same_before_and_in_a_fit():
     fresh = BestModelCallback("valid/loss")
     assert fresh.differences(learn.cbs[0].state_dict()) == []
     assert BestModelCallback("valid/loss", mode="max").differences(learn.cbs[0].state_dict()) != []
+
+
+@pytest.mark.parametrize(
+    ("row", "best", "expected"),
+    [
+        ({"epoch": 3, "valid/loss": 0.5}, None, Best(3, 0.5, "valid/loss")),
+        ({"epoch": 3, "valid/loss": 0.5}, Best(1, 0.6, "valid/loss"), Best(3, 0.5, "valid/loss")),
+        ({"epoch": 3, "valid/loss": 0.5}, Best(1, 0.5, "valid/loss"), None),
+        ({"epoch": 3, "valid/loss": float("nan")}, None, None),
+        ({"epoch": 3, "train/loss": 0.5}, None, None),  # no validation in this epoch
+    ],
+)
+def test_a_row_of_the_history_is_compared_with_the_best(row, best, expected):
+    assert Watch().better_in(row, best) == expected
+
+
+def test_a_row_without_the_metric_names_those_it_has():
+    row = {"epoch": 0, "valid/loss": 1.0, "valid/accuracy": 0.5}
+    with pytest.raises(LearnerError, match=r"\(loss, accuracy\), got 'acuracy'; did you mean 'accuracy'"):
+        Watch("acuracy").better_in(row, None)

@@ -409,14 +409,17 @@ def test_the_device_is_waited_for_at_the_end_of_a_pass_alone(monkeypatch):
     assert reads == {(199, False)}
 
 
+class Elsewhere(Callback):
+    """Move the predictions to another device."""
+
+    def after_predict(self, learn):
+        learn.preds = learn.preds.to("meta")
+
+    def around_get_loss(self, learn, action):
+        learn.loss = 0 * learn.model.unused
+
+
 def test_an_object_goes_where_the_predictions_are():
-    class Elsewhere(Callback):
-        def after_predict(self, learn):
-            learn.preds = learn.preds.to("meta")
-
-        def around_get_loss(self, learn, action):
-            learn.loss = 0 * learn.model.unused
-
     class Movable(Seen):
         device = None
 
@@ -433,9 +436,9 @@ def test_an_object_goes_where_the_predictions_are():
 @pytest.mark.parametrize("make", [partial(MulticlassAccuracy, num_classes=3), torcheval.metrics.MulticlassAccuracy])
 def test_objects_of_both_libraries_move_in_place(make):
     metric = make()
-    metric.update = lambda preds, target: None  # which meta tensors are not for
-    one_pass = metrics._Pass({"metric": metric}, outer=None)
-    one_pass.add(torch.zeros(4, 3, device="meta"), torch.zeros(4, device="meta"), 4)
+    # A meta tensor has no values to measure.
+    metric.update, metric.compute = lambda preds, target: None, lambda: torch.tensor(0.5)
+    fitted(batches_of(2), [MetricsCallback(metric), Elsewhere()])
     assert metric.device == torch.device("meta")
 
 

@@ -15,7 +15,7 @@ from torch import nn
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset, WeightedRandomSampler
 
 from callbacks import ClassificationMetricsCollector, EmbeddingsMetricsCollector, MetricsCollector, collect_metrics
-from callbacks.show.progress import Bar
+from callbacks.show.progress_terminal import Bar
 from learner import LearnerError, Loaders, Predictor
 from learner.interrogate import capture
 from learner.records import Run, Samples, Table

@@ -217,11 +217,11 @@ def test_rows_are_copies_and_not_kept_where_nobody_asks_for_them(monkeypatch, is
 def test_blocks_are_made_once_and_are_no_larger_than_they_may(monkeypatch):
     made_blocks = []
 
-    def spied(kind, n_rows, make=collection._block):
+    def spied(kind, n_rows, make=collection.empty_block):
         made_blocks.append(n_rows)
         return make(kind, n_rows)
 
-    monkeypatch.setattr(collection, "_block", spied)
+    monkeypatch.setattr(collection, "empty_block", spied)
     collect([{"x": torch.ones(64, 16)}] * 300)
     assert [n for n in made_blocks if n > 1] == [8192, 8192]  # example_id and x
     made_blocks.clear()

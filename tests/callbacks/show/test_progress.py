@@ -443,7 +443,7 @@ def test_a_screen_that_draws_slowly_gets_a_tenth_of_the_time(make_learner, monke
         clock.now += 0.2
 
     clock.tick = 0.1
-    monkeypatch.setattr(progress._Terminal, "move", slow)
+    monkeypatch.setattr(progress.Terminal, "move", slow)
     with terminal():
         make_learner(dls=n_batches(200), cbs=[clock, ProgressCallback()]).fit(1)  # 20 seconds, of which 2 are 10 * 0.2
     assert 8 <= len(n_reads) <= 10
@@ -730,14 +730,6 @@ def test_the_first_bar_begins_where_the_fit_goes_on(tmp_path, clock):
         *(("train", str(n), "6") for n in (2, 3, 4, 5, 6)),
         ("valid", "0", "3"),
     ]
-
-
-def test_its_speed_counts_from_there():
-    with terminal():
-        screen = progress._Terminal()
-        screen.open("epoch 1 train", 90)
-        assert (screen.bars[0].initial, screen.bars[0].n) == (90, 90)
-        screen.close()
 
 
 def test_the_time_of_a_row_is_that_of_both_parts(tmp_path, clock, printed):

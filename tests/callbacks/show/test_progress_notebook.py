@@ -32,9 +32,9 @@ def test_the_speed_is_that_of_the_batches_that_were_run(monkeypatch):
     screen = Notebook()
     screen.open("epoch 1 train", 90)
     screen.bars[0].update(total=100)
-    assert progress_notebook._state(screen.bars[0]) == " epoch 1 train 90/100 [00:00<?, ?it/s]"
+    assert progress_notebook.bar_text(screen.bars[0]) == " epoch 1 train 90/100 [00:00<?, ?it/s]"
     screen.bars[0].update(n=92)
-    assert progress_notebook._state(screen.bars[0]) == " epoch 1 train 92/100 [00:04<00:16,  2.00s/it]"
+    assert progress_notebook.bar_text(screen.bars[0]) == " epoch 1 train 92/100 [00:04<00:16,  2.00s/it]"
 
 
 def test_a_row_has_its_cells_below_their_names():

@@ -653,20 +653,6 @@ class Put(Callback):
         setattr(self, signal, lambda learn: learn.epoch == epoch and setattr(learn, name, make(learn)))
 
 
-@pytest.mark.parametrize("n", [1, 4])
-def test_a_schedule_counts_the_epochs_that_a_callback_has_put_in_place(make_learner, n):
-    schedule = SchedulerCallback(CosineAnnealingLR)
-    make_learner([Put("before_fit", "epochs", lambda learn: range(n)), schedule]).fit(2)
-    assert schedule.scheduler.T_max == n * 3
-
-
-def test_epochs_without_a_length_ask_for_the_count(make_learner):
-    put = Put("before_fit", "epochs", lambda learn: iter(range(2)))
-    learn = make_learner([put, SchedulerCallback(CosineAnnealingLR)])
-    with pytest.raises(LearnerError, match=r"`T_max` of the schedule must be given, since `learn\.epochs` has no"):
-        learn.fit(2)
-
-
 @pytest.mark.parametrize(
     ("name", "make"),
     [
@@ -696,17 +682,6 @@ def test_a_group_that_is_added_within_a_fit_is_scheduled_from_its_own_rate_and_h
     learn.fit(1)
     assert [group["lr"] for group in learn.opt.param_groups] == pytest.approx([0.1, 0.01])
     assert "initial_lr" not in learn.opt.param_groups[1]
-
-
-def test_the_count_of_hugging_face_is_filled_in(make_learner):
-    counts = []
-
-    def linear(optimizer, num_warmup_steps, num_training_steps, last_epoch=-1):
-        counts.append(num_training_steps)
-        return torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1 - step / num_training_steps)
-
-    make_learner(SchedulerCallback(partial(linear, num_warmup_steps=2))).fit(2)
-    assert counts == [2 * 3]
 
 
 def test_a_schedule_that_makes_all_groups_equal_says_so(make_learner):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from callbacks.watch.histogram import _sorted_histogram, histogram, histograms
+from callbacks.watch.histogram import histogram, histograms, sorted_histogram
 
 
 def awkward(dtype):
@@ -23,7 +23,7 @@ def counted(values):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize("count", [histogram, counted, _sorted_histogram])
+@pytest.mark.parametrize("count", [histogram, counted, sorted_histogram])
 def test_histogram_is_that_of_histc_to_the_last_count(count, dtype):
     for values in (awkward(dtype), awkward(dtype).repeat(60), torch.randn(100_000, dtype=dtype) * 4):
         expected = values.abs().histc(40, 0, 10)

@@ -46,8 +46,8 @@ def test_small_outputs_come_to_the_bits_of_each_alone_whatever_their_sizes():
 
 def test_what_is_large_or_of_another_type_or_place_is_measured_alone():
     outputs = SmallOutputs()
-    assert outputs.takes(torch.ones(module._SMALL))
-    assert not outputs.takes(torch.ones(module._SMALL + 1))
+    assert outputs.takes(torch.ones(module.MOST_SMALL))
+    assert not outputs.takes(torch.ones(module.MOST_SMALL + 1))
     assert not outputs.takes(torch.ones(3, dtype=torch.float64))
     assert not outputs.takes(torch.ones(3, device="meta"))
 

@@ -13,7 +13,7 @@ import torch
 
 from learner import LearnerError
 from learner.checkpoint.file import BackgroundWriter, read_checkpoint, write_checkpoint
-from learner.checkpoint.folder import CheckpointFolder
+from learner.checkpoint.folder import CheckpointFolder, read_newest
 
 ROOT = Path(__file__).parents[3]
 
@@ -439,3 +439,17 @@ def test_a_link_in_the_folder_is_not_written_through(tmp_path):
         fill(folder, 1)
     assert folder.newest()[1]["step"] == 1
     assert key.read_text() == "mine"
+
+
+def test_a_checkpoint_is_read_from_a_file_or_the_newest_of_a_folder(folder):
+    fill(folder, 1, 2)
+    first = folder.path / "step-00000001.pt"
+    assert (read_newest(first)[0], read_newest(folder.path)[0]) == (first, folder.path / "step-00000002.pt")
+    assert read_newest(str(first))[1] == {"n": torch.tensor(1), "step": 1}
+
+
+def test_a_path_without_a_checkpoint_is_named(tmp_path):
+    with pytest.raises(LearnerError, match=r"`resume` must be a checkpoint or a folder that has one, got '.*nowhere'"):
+        read_newest(tmp_path / "nowhere")
+    with pytest.raises(LearnerError, match=r"nowhere\.pt"):
+        read_newest(tmp_path / "nowhere.pt")

@@ -12,7 +12,7 @@ from torch import nn
 from torch.optim.lr_scheduler import ExponentialLR, OneCycleLR
 
 from learner import Callback, CancelEpochException, CancelFitException, Learner, LearnerError, Loaders
-from learner.loop.foreign import _ATTRIBUTES
+from learner.loop.foreign import FOREIGN_ATTRIBUTES
 
 X = torch.linspace(-1, 1, 48)[:, None]
 
@@ -27,7 +27,7 @@ def learner(*cbs, model=None):
 # == names ============================================================================================================
 
 
-@pytest.mark.parametrize("name", _ATTRIBUTES)
+@pytest.mark.parametrize("name", FOREIGN_ATTRIBUTES)
 def test_a_name_from_elsewhere_is_told_what_it_is_here_and_is_not_there(name):
     learn = learner()
     assert not hasattr(learn, name)
@@ -39,7 +39,7 @@ def test_a_name_from_elsewhere_is_told_what_it_is_here_and_is_not_there(name):
 
 def test_what_it_is_here_is_here():
     learn = learner()
-    for hint in _ATTRIBUTES.values():
+    for hint in FOREIGN_ATTRIBUTES.values():
         for part in hint.split("`")[1::2]:
             if part.startswith("learn."):
                 assert hasattr(learn, part.removeprefix("learn.").split("(")[0].split("[")[0]), part

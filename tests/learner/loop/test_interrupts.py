@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from callbacks import CheckpointCallback, ValidateCallback
 from learner import Callback, CancelBatchException, CancelFitException, Learner
-from learner.loop.interrupts import _handle
+from learner.loop.interrupts import deferred_interrupts
 from tests.resuming import assert_equal_runs, resumed, seed_all, uninterrupted
 
 ROOT = Path(__file__).parents[3]
@@ -493,10 +493,12 @@ def test_a_fit_of_another_learner_within_a_batch_belongs_to_the_batch():
 
 
 def test_a_program_of_its_own_that_was_forked_is_deaf_to_ctrl_c_and_obeys_sigterm(monkeypatch):
-    learn, status = make(), []
+    learn, status, parent = make(), [], os.getpid()
     monkeypatch.setattr(os, "_exit", status.append)
-    for number in RAISED:
-        _handle(learn, os.getpid() + 1, {}, number, None)
+    with deferred_interrupts(learn), monkeypatch.context() as forked:
+        forked.setattr(os, "getpid", lambda: parent + 1)
+        for number in RAISED:
+            signal.raise_signal(number)
     assert (learn.interrupt, status) == (None, [143])
 
 

@@ -33,8 +33,13 @@ def test_columns_come_as_they_were_written(samples, frame):
 
 def test_only_what_is_asked_for_is_read(samples, monkeypatch):
     seen = []
-    read = parts_module._read
-    monkeypatch.setattr(parts_module, "_read", lambda path, names: seen.append((path.stem, names)) or read(path, names))
+    read = parts_module.read_columns
+
+    def spy(path, names):
+        seen.append((path.stem, names))
+        return read(path, names)
+
+    monkeypatch.setattr(parts_module, "read_columns", spy)
     len(samples), samples.columns, samples.scalars, repr(samples)
     assert seen == []
     samples.numpy("loss")
