@@ -23,6 +23,7 @@ from .show.progress import ProgressCallback as ProgressCallback
 from .train.accumulate import AccumulateCallback as AccumulateCallback
 from .train.clip import ClipGradientCallback as ClipGradientCallback
 from .train.device import DeviceCallback as DeviceCallback
+from .train.epoch_length import EpochLengthCallback as EpochLengthCallback
 from .train.loss_weight import LossWeightCallback as LossWeightCallback
 from .train.lr_find import LRFinderCallback as LRFinderCallback
 from .train.overfit import OverfitCallback as OverfitCallback

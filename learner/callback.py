@@ -28,7 +28,8 @@ class Callback:
             was measured (schedules, stopping), 100 shows and writes.
         after: classes of callbacks that this one runs after, whatever the numbers.
         before: classes of callbacks that this one runs before.
-        every: how often it is called: a number of batches, or "10 batches", "2 epochs", "30 s", "10 min", "1 h".
+        every: how often it is called: a number of batches, or "10 batches", "500 steps", "2 epochs", "30 s", "10 min",
+            "1 h".
         state: attributes that checkpoints and `Learner.save` hold, each plain data, a random generator (of torch, NumPy
             or Python), or an object with `state_dict` and `load_state_dict`; in their place a callback may have these
             two methods itself. They are put back after `before_fit` and, in the middle of a pass, once more after
@@ -37,13 +38,15 @@ class Callback:
             of order 100 and more, which only show and write, a fit that goes on may have others.
         loaders: the passes that it is called in, by the names of their loaders: "valid", "valid*", ("train", "valid2").
 
-    `every` and `loaders` mean the same for each callback. Signals of a fit always come. `loaders` leaves out all
-    other signals, and the wrapping of actions, in passes over other loaders. `every` in batches leaves out signals and
+    `every` and `loaders` mean the same for each callback. Signals of a fit always come. `loaders` leaves out all other
+    signals, and the wrapping of actions, in passes over other loaders. `every` in batches leaves out signals and
     wrapping for all but the n-th, 2n-th, … batch that this callback would hear, counted over passes and epochs from the
-    beginning of the fit; in seconds, for all but the first one after so long. Signals of a pass come as ever. In epochs
-    it leaves out all of a round but those of rounds n - 1, 2n - 1, … (from 0). What is left out costs a call or two,
-    and a callback that sets neither pays nothing. They are read when callbacks are added and when a fit begins. A pass
-    outside of a fit counts on its own and belongs to no round. Who owns an action cannot be away: that is an error.
+    beginning of the fit; in steps, for all but the training batch that makes the n-th optimizer step since it was last
+    called, and in passes that do not train; in seconds, for all but the first one after so long. Signals of a pass come
+    as ever. In epochs it leaves out all of a round but those of rounds n - 1, 2n - 1, … (from 0). What is left out
+    costs a call or two, and a callback that sets neither pays nothing. They are read when callbacks are added and when
+    a fit begins. A pass outside of a fit counts on its own and belongs to no round. Who owns an action cannot be away:
+    that is an error.
 
     Raises:
         ValueError: when the class is made, if a public method is nearly a signal but none.

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
+from itertools import count
 from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
 
 import torch
@@ -30,8 +32,8 @@ from learner.interrogate.predictor import Predictor
 from learner.loop.callbacks import checked_callbacks, flattened
 from learner.loop.checks import (
     bad_loss,
-    checked_epochs,
     checked_functions,
+    checked_length,
     checked_lr,
     unusual_loss,
 )
@@ -50,7 +52,7 @@ from learner.loop.plan import plan_html, plan_text
 from learner.loop.prepare import drop_batch, end_training, prepare_training, settle_pass, skip_step
 from learner.loop.rates import BaseRates
 from learner.loop.state import pass_mode, remember_learner
-from learner.loop.steps import StepWatch, check_steps
+from learner.loop.steps import StepWatch, check_steps, require_progress
 from learner.loop.summary import Summary, summarize
 from learner.loop.surroundings import alone_in_its_thread
 from learner.loop.tell import tell
@@ -64,6 +66,7 @@ _NEW_BATCH = {
     "batch_size": 0,
     "is_in_batch": True,
     "_is_counting": True,
+    "_has_stepped": False,
 }
 
 
@@ -91,7 +94,9 @@ class Learner:
     | `opt` | `Optimizer` or None | None before the first fit |
     | `cbs` | `tuple` | callbacks, in the order given; `add_cb` and `remove_cb` change them |
     | `predictor` | `Predictor` | between a batch and the model |
-    | `n_epochs`, `epochs`, `epoch` | `int`, iterable, `int` | asked for; what is looped over; now, from 0 |
+    | `n_epochs`, `steps` | `int` or None | epochs that were asked for, or optimizer steps: one of them is None |
+    | `first_step` | `int` | optimizer steps that were made before this fit began |
+    | `epochs`, `epoch` | iterable, `int` | what is looped over; now, from 0 |
     | `dl`, `dl_name` | iterable, `str` | the loader of this pass |
     | `role`, `training` | `str`, `bool` | of this pass: train, valid or infer; whether it trains |
     | `is_side_pass` | `bool` | whether it was asked for, by `validate` or `get_preds`, and is none of the fit's own |
@@ -137,6 +142,8 @@ class Learner:
     rates: BaseRates | None  # that `opt` was made with
     _outside: tuple[nn.Parameter, ...]  # trainable, and not in `opt`
     cbs: tuple[Any, ...]
+    n_epochs: int | None
+    steps: int | None
     epochs: Iterable[int]
     dl: Any
     dl_name: str
@@ -167,6 +174,7 @@ class Learner:
     _has_means: bool  # whether the pass has ended and its means were read
     _cut_short: str | None  # why a Cancel ended the pass, if one did
     _is_counting: bool  # whether a batch is worked on whose values count when it went well
+    _has_stepped: bool  # whether this batch has made an optimizer step
     _decisions: dict[Gate, Decision]  # of callbacks that are not always called, in this pass
     _logged: list[tuple[str, Tensor | float]]  # of this batch, while it is counting
     _modes: list[tuple[nn.Module, bool]]  # train/eval flags as they are outside of this pass
@@ -178,6 +186,8 @@ class Learner:
     _n_skipped_before: int
     _has_dropped: bool  # whether a training batch of this pass was cancelled
     _has_loss: bool  # whether `loss_f` has taken a batch of this pass
+    first_step: int  # of the optimizer, when this fit began
+    _last_step: float  # at which it ends; infinite where epochs were asked for
     _n_done: int  # epochs of this fit that are whole
     _lr_of_fit: float
 
@@ -207,7 +217,8 @@ class Learner:
         self.dls, self.lr = Loaders.of(dls), checked_lr(lr)
         self.opt = None
         self.rates, self._outside, self._watch, self._needs_closure = None, (), None, False
-        self.n_epochs, self.epochs, self.epoch = 0, (), 0
+        self.n_epochs, self.steps, self.epochs, self.epoch = 0, None, (), 0
+        self.first_step, self._last_step = 0, math.inf
         self.n_steps, self.n_skipped, self.n_samples, self.batches_per_step = 0, 0, 0, 1
         self.metrics, self.history, self.best = {}, History(), None
         self.resume, self.is_resumed = False, False
@@ -223,14 +234,15 @@ class Learner:
 
     def fit(
         self,
-        n_epochs: int,
+        n_epochs: int | None = None,
         lr: float | None = None,
         cbs: Any = None,
         *,
+        steps: int | None = None,
         overfit: bool = False,
         resume: bool | str | os.PathLike[str] = False,
     ) -> None:
-        """Train for some epochs: each is a pass over every loader, in order.
+        """Train for some epochs, each a pass over every loader, in order; or for some optimizer steps.
 
         A first Ctrl-C or SIGTERM lets the batch and all clean-ups end, then raises `KeyboardInterrupt`, or `SystemExit`
         with status 143; a second one is obeyed at once.
@@ -239,11 +251,13 @@ class Learner:
             n_epochs: rounds over the loaders; 0 emits the signals of the fit alone.
             lr: learning rate to start from; the learner's own if left out.
             cbs: callbacks for this call only.
+            steps: in place of `n_epochs`: optimizer steps to be made, exactly, over as many epochs as it takes. The
+                pass that makes the last one ends there, and the other loaders of its epoch have their turn.
             overfit: whether to see one batch of each loader only, always the same: a model that cannot learn that by
                 heart has a fault. `callbacks.OverfitCallback` takes more.
             resume: whether to go on from the newest checkpoint of this learner's `CheckpointCallback`, in the middle of
                 an epoch if it is of there, or to begin anew, and say so, where there is none yet; or the path of a
-                checkpoint, or of a folder that has one. `n_epochs` is that of the whole fit.
+                checkpoint, or of a folder that has one. `n_epochs` or `steps` is that of the whole fit.
 
         Raises:
             LearnerError: if there is nothing to train, a pass of this learner is running, or a checkpoint does not fit;
@@ -252,11 +266,14 @@ class Learner:
         """
         if self._is_fitting or self._n_passes:
             raise LearnerError("`fit` must not be called while this learner runs; use `validate`, or a learner more.")
-        n_epochs = checked_epochs(n_epochs)
+        n_epochs, steps = checked_length(n_epochs, steps)
         with self.added(cbs), one_batch_each(self, overfit), deferred_interrupts(self), alone_in_its_thread():
             start = find_resumption(self, resume)
             prepare_training(self, None if lr is None else checked_lr(lr))
-            self.n_epochs, self.epochs, self.epoch = n_epochs, range(n_epochs), 0
+            self.n_epochs, self.steps, self.epoch = n_epochs, steps, 0
+            self.epochs = count() if n_epochs is None else range(n_epochs)
+            self.first_step = start.first_step if start else self.n_steps
+            self._last_step = math.inf if steps is None else self.first_step + steps
             self.resume, self.is_resumed, self._n_done = resume, start is not None, 0
             owed: list[Handler] = []
             self._is_fitting = True
@@ -286,13 +303,19 @@ class Learner:
     def _passes(self, start: Resumption | None) -> Iterator[tuple[str, Any, Resumption | None]]:
         """Yield the passes of a fit, epoch after epoch; from where a checkpoint was taken, if it goes on from one."""
         for self.epoch in self.epochs:
+            if self.n_steps >= self._last_step and (start is None or not start.i):
+                return
+            is_whole, n_steps = start is None, self.n_steps
             for name, dl in self.dls.items():
-                if role_of(name) == "test":
+                role = role_of(name)
+                if role == "test" or (start is not None and not start.is_at(self, name)):
                     continue
-                if start is None or start.is_at(self, name):
+                if start is not None or role != "train" or self.n_steps < self._last_step:
                     yield name, dl, start
                     start = None
             self._n_done += 1
+            if is_whole:
+                require_progress(self, n_steps)
 
     def _epoch(
         self, name: str, dl: Any, role: str, is_side_pass: bool = False, start: Resumption | None = None
@@ -312,6 +335,8 @@ class Learner:
                     self._batch()
                     if self.interrupt is not None:
                         stop_if_interrupted(self)
+                    if self.n_steps >= self._last_step and self.training:
+                        break
                 close_pass(self)
                 self.callback("after_epoch")
                 check_steps(self)
@@ -374,6 +399,7 @@ class Learner:
         self.callback("after_backward")
         self.step()
         self.n_steps += 1
+        self._has_stepped = True
         try:  # noqa: SIM105  # a context manager costs more than all the rest of this
             self.callback("after_step")
         except CancelStepException:  # the step is made: there is nothing left to leave out
@@ -555,7 +581,7 @@ class Learner:
         is_inside = self._is_fitting or self._n_passes > 0
         outer = {key: getattr(self, key) for key in PASS_STATE}
         if not is_inside:
-            self._dispatch.restart()
+            self._dispatch.restart(self.n_steps)
         try:
             with self.added(cbs):
                 self._epoch(name, dl, role, is_side_pass=True)

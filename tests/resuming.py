@@ -5,7 +5,8 @@
         learn = stopped_and_resumed(make, 3, stop_at, tmp_path / str(stop_at))
         assert_equal_runs(learn, whole)
 
-`make(cbs)` makes the learner, with these callbacks besides its own; nothing may be shared between two of them.
+`make(cbs)` makes the learner, with these callbacks besides its own; nothing may be shared between two of them. Where
+a function takes `n_epochs`, `{"steps": 12}` asks for so many optimizer steps.
 """
 
 import random
@@ -54,11 +55,15 @@ def seed_all(seed):
     random.seed(seed), np.random.seed(seed), torch.manual_seed(seed)
 
 
+def _fit(learn, length, **options):
+    learn.fit(**(length if isinstance(length, dict) else {"n_epochs": length}), **options)
+
+
 def uninterrupted(make, n_epochs, folder, every=1):
     """Return a learner that has trained without being stopped, with the same checkpoints."""
     learn = make([CheckpointCallback(folder, every), StopAt()])
     seed_all(0)
-    learn.fit(n_epochs)
+    _fit(learn, n_epochs)
     return learn
 
 
@@ -67,7 +72,7 @@ def stopped(make, n_epochs, stop_at, folder, every=1, by_interrupt=False):
     learn = make([CheckpointCallback(folder, every), StopAt(stop_at, by_interrupt)])
     seed_all(0)
     with suppress(StoppedError, KeyboardInterrupt):
-        learn.fit(n_epochs)
+        _fit(learn, n_epochs)
         raise AssertionError(f"there is no batch {stop_at}")
     return learn
 
@@ -76,7 +81,7 @@ def resumed(make, n_epochs, folder, every=1):
     """Return a new learner that has gone on from the newest checkpoint; its generators stood elsewhere before."""
     learn = make([CheckpointCallback(folder, every), StopAt()])
     seed_all(0 if not any(folder.glob("*.pt")) else 99)  # without a checkpoint it begins anew
-    learn.fit(n_epochs, resume=True)
+    _fit(learn, n_epochs, resume=True)
     return learn
 
 
@@ -87,12 +92,12 @@ def resumed_from_each(make, n_epochs, folder):
     """
     whole = make([CheckpointCallback(folder / "whole", every=1, keep=10**6), StopAt()])
     seed_all(0)
-    whole.fit(n_epochs)
+    _fit(whole, n_epochs)
     gone_on = []
     for path in sorted((folder / "whole").glob("*.pt")):
         gone_on.append(make([CheckpointCallback(folder / path.stem), StopAt()]))
         seed_all(99)
-        gone_on[-1].fit(n_epochs, resume=path)
+        _fit(gone_on[-1], n_epochs, resume=path)
     return whole, gone_on
 
 

@@ -42,7 +42,8 @@ class CheckpointCallback(Callback):
 
     Args:
         path: the folder, one for each training.
-        every: how often, in the words of any callback's `every`: "epoch", "2 epochs", 100 (training batches), "10 min".
+        every: how often, in the words of any callback's `every`: "epoch", "2 epochs", 100 (training batches),
+            "500 steps", "10 min".
         keep: how many to keep besides the best.
         metric: by which an epoch is the best; its checkpoint is kept, named `.best.pt`. `loss`, a metric of a
             `MetricsCallback`, or a name given to `learn.log`.
@@ -147,7 +148,7 @@ class CheckpointCallback(Callback):
         self._options = options_of(learn.opt)  # type: ignore[arg-type]  # there is one in a fit
         self._has_begun, self._n_done = False, 0
         self._loaders = ResumableLoaders(states=self._loaders.states)
-        self._pace.restart()
+        self._pace.restart(learn.n_steps)
         self._is_on = True
 
     def before_epoch(self, learn: Learner) -> None:
@@ -169,7 +170,7 @@ class CheckpointCallback(Callback):
             return  # a step may be half done
         if learn.training:
             self._n_batches += 1
-        is_due = (learn.training or self._every.unit == "s") and self._pace.tick()
+        is_due = (learn.training or self._every.unit == "s") and self._pace.tick(learn.n_steps)
         if is_due or learn.interrupt is not None:
             self._save(learn, learn.i + 1)
 

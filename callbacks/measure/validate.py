@@ -26,7 +26,7 @@ class ValidateCallback(Callback):
     one an epoch; `learn.metrics[loader]` is that of the latest pass, as ever.
 
     Args:
-        every: how often, as any callback's, in batches that train or in time: 100, "100 batches", "10 min".
+        every: how often, as any callback's, in batches that train, steps or time: 100, "100 steps", "10 min".
         loader: the name of the loader.
 
     Attributes:
@@ -60,8 +60,8 @@ class ValidateCallback(Callback):
     def __init__(self, every: int | str, loader: str = "valid") -> None:
         if every is None or Every.of(every).unit == "epochs":
             raise ValueError(
-                f"`every` must be in batches or time, got {every!r}; at the end of each epoch loaders named 'valid...' "
-                f"run anyway."
+                f"`every` must be in batches, steps or time, got {every!r}; at the end of each epoch loaders named "
+                f"'valid...' run anyway."
             )
         self.every, self.loader = every, loader
         self.rows: list[Validation] = []

@@ -130,7 +130,7 @@ class CollectCallback(Callback):
             raise ValueError(f"`on` must name loaders that there are, {list(learn.dls)} or their roles, got {self.on}.")
         places_by_name(learn.model, layers_of(self.collectors))
         self._start = self._n_done = learn.history.state_dict()["start"]
-        self._moments.check(range(self._start, self._start + learn.n_epochs + (self.source == "pass")))
+        self._check_moments(learn)
         if self._moments.best and _best_of(learn) is None:
             raise ValueError("`at='best'` must have a BestModelCallback, which knows the best epoch; add one.")
         if self.source == "pass":
@@ -146,6 +146,11 @@ class CollectCallback(Callback):
                 self._files.begin_anew(may_replace=bool(learn.resume))  # killed before its first checkpoint
             self._files.find()
             self._holding = stack.pop_all()
+
+    def _check_moments(self, learn: Learner) -> None:
+        """Refuse moments that never come, where it is known how long the fit is."""
+        if learn.n_epochs is not None:
+            self._moments.check(range(self._start, self._start + learn.n_epochs + (self.source == "pass")))
 
     def before_epoch(self, learn: Learner) -> None:
         """Begin to listen to a pass of the fit; before the first one of an epoch, make passes that are due."""

@@ -155,6 +155,7 @@ def _summary(learn: Learner) -> dict[str, Any]:
         "optimizer": type(opt).__name__,
         "lr": [float(group["lr"]) for group in opt.param_groups] if opt else [],
         "n_epochs": learn.n_epochs,
+        "steps": learn.steps,
         "n_batches": {name: length_of(dl) for name, dl in learn.dls.items()},
         "callbacks": [type(cb).__name__ for cb in learn.cbs],
     }

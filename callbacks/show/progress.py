@@ -168,7 +168,8 @@ class ProgressCallback(Callback):
         """Say which pass it is, of how many epochs."""
         if not self._is_fitting:
             return learn.dl_name
-        return f"epoch {self._start + learn.epoch}/{self._start + learn.n_epochs} {learn.dl_name}"
+        of = "" if learn.n_epochs is None else f"/{self._start + learn.n_epochs}"
+        return f"epoch {self._start + learn.epoch}{of} {learn.dl_name}"
 
     def _draw(self, learn: Learner, n: int) -> None:
         """Show how far the pass is, when `n` of its batches are done."""
@@ -177,7 +178,8 @@ class ProgressCallback(Callback):
         start = perf_counter()
         is_outer = self._remaining is not None and self._n_open == 1
         left = self._remaining.left(learn.epoch, n, start) if is_outer and self._remaining is not None else None
-        notes = [] if learn.loss is None else [f"loss {format_value(learn.loss.item())}"]
+        notes = [] if learn.steps is None else [f"step {learn.n_steps - learn.first_step} of {learn.steps}"]
+        notes += [] if learn.loss is None else [f"loss {format_value(learn.loss.item())}"]
         notes += [] if left is None else [f"{in_words(left)} left"]
         self._screen.move(n, learn.n_batches, ", ".join(notes))
         end = perf_counter()

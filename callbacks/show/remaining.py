@@ -12,7 +12,7 @@ class Remaining:
 
     Args:
         lengths: batches of each loader, in the order of the passes; None where that is not known.
-        n_epochs: rounds of the whole fit.
+        n_epochs: rounds of the whole fit; None where that is not known.
 
     Example:
         >>> remaining = Remaining({"train": 4, "valid": 2}, n_epochs=2)
@@ -21,7 +21,7 @@ class Remaining:
         100.0
     """
 
-    def __init__(self, lengths: Mapping[str, int | None], n_epochs: int) -> None:
+    def __init__(self, lengths: Mapping[str, int | None], n_epochs: int | None) -> None:
         self._lengths, self._n_epochs = dict(lengths), n_epochs
         self._seconds = dict.fromkeys(lengths, 0.0)
         self._n_batches = dict.fromkeys(lengths, 0)
@@ -41,7 +41,8 @@ class Remaining:
         """Return how long it will still take when `i` batches of this pass are done [s]; None if that is not known."""
         seconds = self._seconds.get(self._loader, 0.0) + now - self._start
         n_batches = self._n_batches.get(self._loader, 0) + i - self._first
-        if self._loader not in self._lengths or None in self._lengths.values() or n_batches <= 0:
+        is_known = self._loader in self._lengths and None not in self._lengths.values()
+        if self._n_epochs is None or not is_known or n_batches <= 0:
             return None
         lengths = {name: length or 0 for name, length in self._lengths.items()}
         pace = {name: self._pace(name) or seconds / n_batches for name in lengths}

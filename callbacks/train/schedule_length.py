@@ -58,6 +58,8 @@ def count_steps(learn: Learner, each: Literal["batch", "epoch"], name: str) -> i
     Raises:
         LearnerError: if the epochs or a training loader have no length.
     """
+    if learn.steps is not None and each == "batch":
+        return learn.steps
     n_epochs = length_of(learn.epochs)  # a callback may have replaced them
     if n_epochs is None:
         raise LearnerError(_must_be_given(name, "`learn.epochs`"))

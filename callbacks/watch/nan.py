@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from learner import Callback, CancelFitException, Learner
-from learner.loop.frequency import Every, Pace
+from learner.loop.frequency import Every, Pace, expected_steps
 
 
 class BadLoss(NamedTuple):
@@ -59,20 +59,20 @@ class TerminateOnNaNCallback(Callback):
     def before_fit(self, learn: Learner) -> None:
         """Start clean."""
         self._is_on, self.first_bad, self._losses, self._places = True, None, [], []
-        self._pace.restart()
+        self._pace.restart(learn.n_steps)
 
     def after_loss(self, learn: Learner) -> None:
         """Put the loss by, without waiting for it."""
         if self._is_on:
             self._losses.append(learn.loss.detach().reshape(()))
             self._places.append((learn.epoch, learn.dl_name, learn.i))
-            if self._pace.tick():
-                self._check()
+            if self._pace.tick(expected_steps(learn)):
+                self._check(learn)
 
     def cleanup_epoch(self, learn: Learner) -> None:
         """Look at what is left, also when the pass was cut short."""
         if self._is_on:
-            self._check()
+            self._check(learn)
 
     def cleanup_fit(self, learn: Learner) -> None:
         """Let go."""
@@ -93,13 +93,13 @@ class TerminateOnNaNCallback(Callback):
         self._pace.load_state_dict(state["pace"])
         self.first_bad = None if state["first_bad"] is None else BadLoss(*state["first_bad"])
 
-    def _check(self) -> None:
+    def _check(self, learn: Learner) -> None:
         if not self._losses:
             return
         device = self._losses[-1].device  # those from a checkpoint are on the CPU
         losses, places = torch.stack([loss.to(device) for loss in self._losses]), self._places
         self._losses, self._places = [], []
-        self._pace.restart()
+        self._pace.restart(learn.n_steps)
         is_bad = ~losses.isfinite()
         if not is_bad.any():  # the one place that waits for the device
             return

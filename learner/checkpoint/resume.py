@@ -4,7 +4,8 @@ That is a snapshot (`learner.checkpoint.snapshot`) and, under `fit`, what there 
 
     n_done, loader, i   where it is: whole epochs, the name of the pass, batches of it that are done
     is_over             whether a callback has ended it
-    n_epochs, lr        what was asked for
+    n_epochs, steps, lr what was asked for
+    first_step          optimizer steps that were made when it began
     loaders             what each loader must be like for the position to mean the same
     callbacks           their names, and which of them are called every so often or for some loaders
     options             those of the optimizer when the fit began, which a schedule may have changed since
@@ -80,6 +81,8 @@ def fit_state(
             **Position(learn._n_done, learn.dl_name if i else next(iter(learn.dls)), i)._asdict(),
             "is_over": is_over,
             "n_epochs": learn.n_epochs,
+            "steps": learn.steps,
+            "first_step": learn.first_step,
             "lr": learn._lr_of_fit,
             "loaders": {name: _kind_of(dl) for name, dl in Loaders.of(learn.dls).items()},
             "callbacks": _callbacks_of(learn),
@@ -141,6 +144,7 @@ class Resumption:
         self._path, self._state, self._fit = path, state, state["fit"]
         with errors_as_one():
             self._at = Position(index(self._fit["n_done"]), str(self._fit["loader"]), index(self._fit["i"]))
+            self.first_step = index(self._fit["first_step"])
 
     @contextmanager
     def put_back_around(self, learn: Learner) -> Iterator[None]:
@@ -189,6 +193,8 @@ class Resumption:
         if not self._at.i:
             return enumerate(learn.dl)
         self._put_back(learn)
+        if learn.training and learn.n_steps >= learn._last_step:
+            return ()
         learn._averages.load_state_dict(self._fit["averages"], _device(learn))
         learn.pass_state = to_device(plain(self._fit["pass_state"], copy=True), _device(learn) or torch.device("cpu"))
         batches = iter(learn.dl)  # which may draw, or read again what is done
@@ -249,10 +255,10 @@ class Resumption:
         for word, names in (("without", theirs - mine), ("with", mine - theirs)):
             if names:
                 yield f"{word} {', '.join(names.elements())}, unlike before."
-        at, before = self._at, self._fit["n_epochs"]
+        at, before = self._at, _asked_for(self._fit["n_epochs"], self._fit["steps"])
         n_epochs = length_of(learn.epochs)  # a callback may have its own
         of = "" if n_epochs is None else f" of {n_epochs}"
-        then = "" if learn.n_epochs == before else f", where {before} were asked for before"
+        then = "" if _asked_for(learn.n_epochs, learn.steps) == before else f", where {before} were asked for before"
         if self._fit["is_over"]:
             yield (
                 f"{self._path} is of a fit that a callback has ended in epoch {at.n_done}; nothing is left. To train "
@@ -265,6 +271,8 @@ class Resumption:
             )
         elif n_epochs is not None and at.n_done >= n_epochs:
             yield f"{self._path} has {at.n_done} epochs done{of}{then}; nothing is left to train."
+        elif learn.n_steps >= learn._last_step and not at.i:
+            yield f"{self._path} has all {learn.steps} steps done{then}; nothing is left to train."
         else:
             where = f"batch {at.i} of loader {at.loader!r} in " if at.i else ""
             yield f"goes on with {where}epoch {at.n_done}{of}{then} ({self._path})."
@@ -289,6 +297,10 @@ def find_resumption(learn: Learner, resume: bool | str | os.PathLike[str]) -> Re
         )
     found = keepers[0].find_checkpoint(None if resume is True else resume)
     return None if found is None else Resumption(*found)
+
+
+def _asked_for(n_epochs: int | None, steps: int | None) -> str:
+    return f"{n_epochs}" if steps is None else f"{steps} steps"
 
 
 def _callbacks_of(learn: Learner) -> dict[str, list[str]]:

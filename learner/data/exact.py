@@ -12,6 +12,7 @@ from learner.data.held_generators import held_generators
 from learner.data.limit import BatchLimit
 from learner.data.loaders import ArrayDataset
 from learner.data.position import has_state, why_read_again
+from learner.data.rounds import RoundsLoader
 from learner.data.seeded_dataset import SeededDataset
 
 
@@ -27,6 +28,7 @@ def why_not_exact(loader: Any) -> str | None:
         >>> why_not_exact(iter([1, 2]))
         'it is an iterator, which is used up by one pass'
     """
+    loader = loader.loader if isinstance(loader, RoundsLoader) else loader
     if isinstance(loader, BatchLimit):
         is_anew = loader.is_kept_by_position is not False
         return why_not_exact(loader.loader) if is_anew else "its batches were fetched before the fit began"

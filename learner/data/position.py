@@ -11,6 +11,7 @@ import torch
 from learner.data.generators import generators_of
 from learner.data.limit import BatchLimit
 from learner.data.order import OrderedLoader, ordered, why_not_ordered
+from learner.data.rounds import RoundsLoader
 from learner.data.seeding import guarded_generators, iterate_isolated, position_seed, seed_generators
 
 _AS_THEY_ARE = (list, tuple, range)  # of batches: they draw nothing, and anything of them can be had at once
@@ -32,7 +33,7 @@ class ResumableLoader:
     Attributes:
         loader: as given.
         seed: as given, or found.
-        has_state: whether the loader goes on from a state of its own.
+        stateful: what goes on from a state of its own: the loader, or the one that it takes its batches from; or None.
         why_read_again: why batches that are done have to be read again; None if not.
 
     Example:
@@ -46,13 +47,15 @@ class ResumableLoader:
 
     def __init__(self, name: str, loader: Any, seed: int | None = None) -> None:
         self.loader = loader
-        self.seed = _seed_of(loader) if seed is None else seed
-        self.has_state = has_state(loader)
-        self.why_read_again = why_read_again(loader)
+        read = loader.loader if isinstance(loader, RoundsLoader) else loader
+        self.seed: int = _seed_of(read) if seed is None else seed
+        self._inner = None if read is loader else ResumableLoader(name, read, self.seed)
+        self.stateful: Any = read if has_state(read) else None
+        self.why_read_again = why_read_again(read)
         # An order that a person has asked for stays that.
         self._seed = self.seed if isinstance(loader, OrderedLoader) else position_seed(self.seed, name)
         self._ordered: OrderedLoader | None = None
-        if not self.has_state and why_not_ordered(loader) is None:
+        if self.stateful is None and self._inner is None and why_not_ordered(loader) is None:
             self._ordered = ordered(loader, self._seed)
         if isinstance(loader, BatchLimit):  # fetched now, so another process has the same ones, whoever asks first
             first = ResumableLoader(name, loader.loader, self.seed).at(0)
@@ -65,6 +68,9 @@ class ResumableLoader:
             epoch: which pass over the data, from 0; datasets and samplers that have a `set_epoch` are told.
             start: its first batch, from 0.
         """
+        if self._inner is not None:
+            self.loader.follow(self._inner, epoch, start)
+            return self.loader
         for place in _parts_of(self.loader):
             if callable(getattr(place, "set_epoch", None)):
                 place.set_epoch(epoch)
@@ -72,7 +78,7 @@ class ResumableLoader:
             self._ordered.position.set_position(epoch, start)
             return self._ordered
         seed = position_seed(self._seed, epoch, "read")
-        if self.has_state:
+        if self.stateful is not None:
             return StatefulLoader(self.loader, seed)
         if isinstance(self.loader, Iterator) and not start:
             return self.loader  # as it is: one that is used up has to be seen to be one

@@ -39,10 +39,11 @@ class ResumableLoaders:
             resumable = self._resumable[name] = ResumableLoader(name, loader, self._seeds.get(name))
             self._seeds[name] = resumable.seed
             if name in self.states:
-                resumable.loader.load_state_dict(self.states.pop(name))
+                resumable.stateful.load_state_dict(self.states.pop(name))
         return self._resumable[name]
 
     def state_dict(self) -> dict[str, Any]:
         """Return the seeds, and the states of loaders that have one, as arguments of a new object."""
-        states = {name: one.loader.state_dict() for name, one in self._resumable.items() if one.has_state}
+        stateful = {name: one.stateful for name, one in self._resumable.items()}
+        states = {name: loader.state_dict() for name, loader in stateful.items() if loader is not None}
         return {"seeds": dict(self._seeds), "states": {**self.states, **states}}

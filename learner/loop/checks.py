@@ -20,17 +20,28 @@ from learner.loop.broadcast import loss_without_broadcast
 from learner.loop.types import Learner
 
 
-def checked_epochs(n_epochs: Any) -> int:
-    """Return a number of epochs as an int, or say why it is none."""
+def checked_length(n_epochs: Any, steps: Any) -> tuple[int | None, int | None]:
+    """Return how long a fit is, in epochs or in optimizer steps, or say what is wrong with it."""
+    if (n_epochs is None) == (steps is None):
+        raise TypeError(
+            f"`fit` must be asked for one of `n_epochs` and `steps`, got {'neither' if steps is None else 'both'}; do "
+            f"`fit(3)` or `fit(steps=1000)`."
+        )
+    return _checked_count(n_epochs, "n_epochs", 0), _checked_count(steps, "steps", 1)
+
+
+def _checked_count(n: Any, name: str, least: int) -> int | None:
+    if n is None:
+        return None
     try:
-        if isinstance(n_epochs, bool):
+        if isinstance(n, bool):
             raise TypeError
-        n_epochs = operator.index(n_epochs)
+        n = operator.index(n)
     except TypeError:
-        raise TypeError(f"`n_epochs` must be a whole number, got {n_epochs!r}.") from None
-    if n_epochs < 0:
-        raise ValueError(f"`n_epochs` must be at least 0, got {n_epochs}.")
-    return int(n_epochs)
+        raise TypeError(f"`{name}` must be a whole number, got {n!r}.") from None
+    if n < least:
+        raise ValueError(f"`{name}` must be at least {least}, got {n}.")
+    return int(n)
 
 
 def checked_lr(lr: Any) -> float:

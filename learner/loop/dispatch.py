@@ -168,10 +168,10 @@ class Dispatch:
         guarded = self.gates[id(cb)].guard(method) if id(cb) in self.gates else method
         return guarded.around if isinstance(guarded, Guard) else guarded
 
-    def restart(self) -> None:
-        """Let each callback that is called every so often count from here."""
+    def restart(self, n_steps: int) -> None:
+        """Let each callback that is called every so often count from here; `n_steps` optimizer steps were made."""
         for gate in self.gates.values():
-            gate.pace.restart()
+            gate.pace.restart(n_steps)
 
     def check_loaders(self, names: Iterable[str]) -> None:
         """Refuse a callback that asks for a loader that is none of these."""

@@ -17,12 +17,12 @@ from typing import Any, NamedTuple
 from learner.data.loaders import ROLES
 from learner.loop.types import Learner
 
-_WORDS = re.compile(r"(?:([0-9]+|[0-9]*\.[0-9]+) *)?(batch|batches|epoch|epochs|s|min|h)")
+_WORDS = re.compile(r"(?:([0-9]+|[0-9]*\.[0-9]+) *)?(batch|batches|step|steps|epoch|epochs|s|min|h)")
 _SECONDS = {"s": 1, "min": 60, "h": 3600}
 
 
 class Every(NamedTuple):
-    """An interval: so many batches, epochs or seconds.
+    """An interval: so many batches, optimizer steps, epochs or seconds.
 
     Example:
         >>> Every.of(10), Every.of("epoch"), Every.of("10 min")
@@ -43,9 +43,9 @@ class Every(NamedTuple):
 
         Raises:
             TypeError: if it is neither a whole number nor a string.
-            ValueError: if it is less than 1 batch or epoch, no time at all, or a string that is none of these.
+            ValueError: if it is less than 1 batch, step or epoch, no time at all, or a string that is none of these.
         """
-        ways = "a number of batches, or as '10 batches', 'epoch', '2 epochs', '30 s', '10 min' or '1 h'"
+        ways = "a number of batches, or as '10 batches', '10 steps', 'epoch', '2 epochs', '30 s', '10 min' or '1 h'"
         problem = f"`{name}` must be {ways}, got {value!r}; {otherwise}."
         if value is None:
             return cls(1, "batches")
@@ -58,7 +58,7 @@ class Every(NamedTuple):
         if word in _SECONDS:
             every = cls(float(number) * _SECONDS[word], "s")
         elif number.isdecimal():
-            every = cls(int(number), "batches" if word.startswith("batch") else "epochs")
+            every = cls(int(number), next(unit for unit in ("batches", "steps", "epochs") if unit.startswith(word)))
         else:
             raise ValueError(problem)
         if every.n <= 0:
@@ -68,11 +68,11 @@ class Every(NamedTuple):
     @property
     def is_always(self) -> bool:
         """Whether nothing is left out."""
-        return self.n == 1 and self.unit != "s"
+        return self.n == 1 and self.unit in ("batches", "epochs")
 
 
 class Pace:
-    """Tells for one batch after the other whether it is due: the n-th, 2n-th, … or after so many seconds.
+    """Tells for one batch after the other whether it is due: the n-th, 2n-th, … or after so many steps or seconds.
 
     Intervals in epochs are the business of whoever knows which epoch it is: no batch is due by them.
 
@@ -86,19 +86,25 @@ class Pace:
         self.every = every
         self.restart()
 
-    def restart(self) -> None:
-        """Count from here."""
-        self._n, self._start = 0, monotonic()
+    def restart(self, n_steps: int = 0) -> None:
+        """Count from here; `n_steps` optimizer steps were made so far."""
+        self._n, self._start = n_steps if self.every.unit == "steps" else 0, monotonic()
 
-    def tick(self) -> bool:
-        """Count a batch; return whether it is due."""
+    def tick(self, n_steps: int = 0) -> bool:
+        """Count a batch; return whether it is due.
+
+        Args:
+            n_steps: optimizer steps that will have been made when the batch is done.
+        """
         if self.every.unit == "batches":
             self._n += 1
             is_due = self._n >= self.every.n
+        elif self.every.unit == "steps":
+            is_due = n_steps - self._n >= self.every.n
         else:
             is_due = self.every.unit == "s" and monotonic() - self._start >= self.every.n
         if is_due:
-            self.restart()
+            self.restart(n_steps)
         return is_due
 
     def state_dict(self) -> dict[str, float]:
@@ -108,6 +114,12 @@ class Pace:
     def load_state_dict(self, state: dict[str, float]) -> None:
         """Count on from a state."""
         self._n, self._start = int(state["n"]), monotonic() - state["seconds"]
+
+
+def expected_steps(learn: Learner) -> int:
+    """Return how many optimizer steps will have been made when this batch is done, if it goes well."""
+    will_step = learn.training and not learn._has_stepped and (learn.i + 1) % learn.batches_per_step == 0
+    return learn.n_steps + will_step
 
 
 class Decision:
@@ -192,7 +204,8 @@ class Gate:
         """Return whether this batch is heard."""
         decision = learn._decisions.get(self) or self._decide_pass(learn)
         if decision.i != learn.i:
-            decision.i, decision.is_batch_open = learn.i, decision.is_pass_open and self.pace.tick()
+            is_due = decision.is_pass_open and self.pace.tick(expected_steps(learn))
+            decision.i, decision.is_batch_open = learn.i, is_due
         return decision.is_batch_open
 
     def _decide_pass(self, learn: Learner) -> Decision:

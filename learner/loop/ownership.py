@@ -13,6 +13,7 @@ OWNED = {
     "metrics": "write `learn.metrics[name][metric]`, or use `learn.log`",
     "history": "keep records of your own in an attribute of the callback",
     "n_epochs": "replace `learn.epochs` in `before_fit`",
+    "steps": "end the fit with `raise CancelFitException`",
     "epoch": "replace `learn.epochs` in `before_fit`",
     "dl_name": "replace `learn.dl` in `before_epoch`, or use `learn.validate` for another loader",
     "role": "use `learn.validate` for a pass that does not train",

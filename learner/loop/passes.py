@@ -24,7 +24,7 @@ PASS_STATE = (
     *("_needs_target", "_averages", "_has_means", "_cut_short", "_modes", "pass_state"),
     *("_n_steps_before", "_n_skipped_before", "_has_dropped", "_has_loss"),
     *("is_in_batch", "batch", "batch_size", "weight", "xb", "yb", "output", "preds", "loss"),
-    *("_is_counting", "_logged", "_decisions"),
+    *("_is_counting", "_has_stepped", "_logged", "_decisions"),
 )
 
 
@@ -41,14 +41,15 @@ def open_pass(learn: Learner, name: str, dl: Any, role: str, is_side_pass: bool 
     learn._logged = []  # not cleared: the pass around this one may hold it
     learn.xb = learn.yb = learn.output = learn.preds = learn.loss = None
     learn.batch_size, learn.weight = 0, None
-    learn.is_in_batch = learn._is_counting = False
+    learn.is_in_batch = learn._is_counting = learn._has_stepped = False
 
 
 def close_pass(learn: Learner) -> None:
     """Read the means of a pass that went well."""
     if learn.batch is None and not learn.i:
         raise no_batches(learn)
-    if learn.batch is not None and learn.n_batches not in (None, learn.i + 1):
+    was_stopped = learn.training and learn.n_steps >= learn._last_step
+    if learn.batch is not None and learn.n_batches not in (None, learn.i + 1) and not was_stopped:
         warn_of_length(learn)
     learn._is_counting = False
     means = learn._averages.means()

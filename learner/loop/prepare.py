@@ -24,7 +24,7 @@ def prepare_training(learn: Learner, lr: float | None) -> None:
     learn._lr_of_fit = learn.lr if lr is None else lr
     learn._set_callbacks(list(learn.cbs))  # `every` and the like may have been set since they were added
     learn._dispatch.check_loaders(learn.dls)
-    learn._dispatch.restart()
+    learn._dispatch.restart(learn.n_steps)
     if not any(role_of(name) == "train" for name in learn.dls):
         raise LearnerError(f"`dls` must hold a loader whose name starts with 'train', got {list(learn.dls)}; add one.")
     take_stock(learn)

@@ -58,6 +58,24 @@ def require_own_optimizer(learn: Learner, what: str) -> None:
         )
 
 
+def require_progress(learn: Learner, n_steps: int) -> None:
+    """Refuse to go on for ever: a fit that is to make so many steps, and an epoch of it that made none.
+
+    Args:
+        learn: the learner, at the end of an epoch.
+        n_steps: optimizer steps that were made when it began.
+
+    Raises:
+        LearnerError: if so.
+    """
+    if learn.steps is not None and learn.n_steps == n_steps < learn._last_step:
+        raise LearnerError(
+            f"`steps` must be reached, but epoch {learn.epoch} made no optimizer step of the "
+            f"{learn._last_step - n_steps} that are left: each was skipped or put off; look at what does that, or ask "
+            f"for epochs."
+        )
+
+
 def check_steps(learn: Learner) -> None:
     """Say that a training pass made no step, though none was skipped."""
     if not learn.training or learn.batch is None:

@@ -794,6 +794,14 @@ def test_into_a_pipe_a_long_pass_writes_a_line_a_minute(make_learner, printed, c
     ]
 
 
+def test_a_fit_of_steps_says_which_one_it_is(make_learner, clock):
+    clock.tick = 10
+    with terminal() as screen:
+        make_learner(cbs=[clock, ProgressCallback()]).fit(steps=5)
+    assert screen.ever_showed(r"epoch 0 train: .* 1/3 \[.*, step 1 of 5, loss ")
+    assert screen.ever_showed(r"epoch 1 train: .* 2/3 \[.*, step 5 of 5, loss ")
+
+
 def test_into_a_pipe_a_short_pass_writes_no_line(make_learner, printed, clock):
     clock.tick = 10
     make_learner(cbs=[clock, ProgressCallback()]).fit(4)

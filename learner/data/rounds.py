@@ -1,0 +1,114 @@
+"""Rounds of a few batches over a loader that is long, or never ends."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import islice
+from typing import Any, Protocol
+
+from learner.data.loaders import length_of
+from learner.errors import LearnerError
+
+# What others read off a loader.
+_OF_THE_LOADER = ("dataset", "batch_size", "drop_last", "sampler", "batch_sampler", "generator")
+
+
+class Source(Protocol):
+    """What gives the batches of a loader from any place on, as `learner.data.position.ResumableLoader` does."""
+
+    def at(self, epoch: int, start: int = 0) -> Any:
+        """Return an iterable over the rest of a pass."""
+
+
+class RoundsLoader:
+    """`n` batches of a loader in each round, however many it has.
+
+    A round begins where the last one stopped, in the same pass over the loader, and one pass follows the other; so each
+    batch comes as often as any other, and no worker is started anew. Or each round begins a pass anew, for data to be
+    measured on, which have to be the same in each round.
+
+    Args:
+        loader: any iterable of batches; one that ends has to be one that can be looped over again.
+        n: batches in each round, at least 1.
+        goes_on: whether a round begins where the last one stopped.
+
+    Attributes:
+        n_passes: passes over the loader that are done.
+        n_read: batches of the pass now that were given out.
+
+    Example:
+        >>> rounds = RoundsLoader(["a", "b", "c"], 2)
+        >>> [list(rounds) for _ in range(3)], len(rounds)
+        ([['a', 'b'], ['c', 'a'], ['b', 'c']], 2)
+        >>> rounds = RoundsLoader(["a", "b", "c"], 2, goes_on=False)
+        >>> [list(rounds) for _ in range(3)]
+        [['a', 'b'], ['a', 'b'], ['a', 'b']]
+    """
+
+    def __init__(self, loader: Any, n: int, *, goes_on: bool = True) -> None:
+        self.loader, self.n, self.goes_on = loader, n, goes_on
+        self.n_passes = self.n_read = 0
+        self._start = 0  # batches of the coming round that are done
+        self._epoch = 0
+        self._source: Source | None = None
+        self._batches: Iterator[Any] | None = None  # of the pass now
+
+    def follow(self, source: Source, epoch: int, start: int) -> None:
+        """Take batches from a source that can begin anywhere; the coming round is `epoch`, from its batch `start` on.
+
+        What goes on keeps to `n_passes` and `n_read`.
+        """
+        if self._source is None:  # a pass that has begun has another order
+            self._batches = None
+        self._source, self._epoch, self._start = source, epoch, start
+
+    def set_position(self, n_passes: int, n_read: int) -> None:
+        """Begin the coming round after so many passes, and batches of the next one."""
+        self.n_passes, self.n_read, self._batches = n_passes, n_read, None
+
+    def __len__(self) -> int:
+        length = self.n if self.goes_on else length_of(self.loader)
+        if length is None:
+            raise TypeError(f"{self!r} has no length: nobody knows whether the loader has so many batches.")
+        return min(self.n, length)
+
+    def __iter__(self) -> Iterator[Any]:
+        start, self._start = self._start, 0
+        if self.goes_on:
+            if self._batches is None:  # now: the body of a generator would begin with the first batch
+                self._batches = self._begin_pass()
+            return self._go_on(self.n - start)
+        batches = self.loader if self._source is None else self._source.at(self._epoch, start)
+        return islice(batches, self.n - start)
+
+    def __getattr__(self, name: str) -> Any:
+        if name in _OF_THE_LOADER:
+            return getattr(self.loader, name)
+        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({type(self.loader).__name__}, {self.n})"
+
+    def _begin_pass(self) -> Iterator[Any]:
+        if self._source is not None:
+            return iter(self._source.at(self.n_passes, self.n_read))
+        return islice(self.loader, self.n_read, None)
+
+    def _go_on(self, n: int) -> Iterator[Any]:
+        for _ in range(n):
+            yield self._next()
+
+    def _next(self) -> Any:
+        while True:
+            if self._batches is None:
+                self._batches = self._begin_pass()
+            for batch in self._batches:
+                self.n_read += 1
+                return batch
+            if not self.n_read:
+                raise LearnerError(
+                    f"a loader must give batches in each pass to go on for ever, got none in pass {self.n_passes}: "
+                    f"{'it is an iterator, which' if iter(self.loader) is self.loader else 'it'} is used up or empty; "
+                    f"pass something that can be looped over again."
+                )
+            self._batches, self.n_passes, self.n_read = None, self.n_passes + 1, 0

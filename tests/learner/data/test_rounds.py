@@ -1,0 +1,63 @@
+"""Rounds of a few batches over a loader that is long, or never ends."""
+
+from itertools import chain, count, islice
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from learner.data.loaders import length_of
+from learner.data.position import ResumableLoader
+from learner.data.rounds import RoundsLoader
+from learner.errors import LearnerError
+
+
+@given(length=st.integers(1, 7), n=st.integers(1, 9), n_rounds=st.integers(1, 5), leave_at=st.integers(1, 9))
+def test_rounds_go_on_where_the_last_one_stopped_also_if_it_was_left_early(length, n, n_rounds, leave_at):
+    rounds, given_out = RoundsLoader(list(range(length)), n), []
+    for _ in range(n_rounds):
+        given_out.append(list(islice(rounds, leave_at)))
+    assert [len(one) for one in given_out] == [min(n, leave_at)] * n_rounds
+    endless = chain.from_iterable(range(length) for _ in count())
+    assert list(chain(*given_out)) == list(islice(endless, sum(map(len, given_out))))
+
+
+@given(length=st.integers(1, 7), n=st.integers(1, 9), n_before=st.integers(0, 3), i=st.integers(0, 8))
+def test_a_round_can_begin_anywhere(length, n, n_before, i):
+    whole = list(islice(chain.from_iterable(range(length) for _ in count()), (n_before + 1) * n))
+    rounds = RoundsLoader(list(range(length)), n)
+    for _ in range(n_before):
+        list(rounds)
+    list(islice(rounds, i))
+    other = RoundsLoader(list(range(length)), n)
+    other.follow(ResumableLoader("train", list(range(length)), seed=0), epoch=0, start=i)
+    other.set_position(rounds.n_passes, rounds.n_read)
+    assert list(other) == whole[n_before * n + i :]
+
+
+def test_rounds_to_measure_on_begin_anew_and_have_no_more_than_there_is():
+    rounds = RoundsLoader([1, 2, 3], 2, goes_on=False)
+    assert [list(rounds) for _ in range(2)] == [[1, 2], [1, 2]]
+    assert len(rounds) == 2
+    assert len(RoundsLoader([1, 2, 3], 5, goes_on=False)) == 3
+    stream = RoundsLoader(iter(range(9)), 2, goes_on=False)
+    assert length_of(stream) is None
+    assert len(RoundsLoader(iter(range(9)), 2)) == 2
+
+
+def test_one_pass_after_the_other_is_begun_when_it_is_needed():
+    begun = []
+
+    class Loader:
+        def __iter__(self):
+            begun.append(len(begun))
+            return iter("ab")
+
+    rounds = RoundsLoader(Loader(), 2)
+    assert [list(rounds), begun, list(rounds), begun] == [["a", "b"], [0, 1], ["a", "b"], [0, 1]]
+
+
+@pytest.mark.parametrize("loader", [iter([1]), []])
+def test_a_loader_that_gives_nothing_more_is_an_error(loader):
+    with pytest.raises(LearnerError, match=r"must give batches in each pass .*it is (an iterator, which is )?used up"):
+        list(RoundsLoader(loader, 2))
