@@ -21,6 +21,7 @@ from .samples.run import RunCallback as RunCallback
 from .show.csv_logger import CSVLoggerCallback as CSVLoggerCallback
 from .show.progress import ProgressCallback as ProgressCallback
 from .train.accumulate import AccumulateCallback as AccumulateCallback
+from .train.batch_norm import update_batch_norm as update_batch_norm
 from .train.clip import ClipGradientCallback as ClipGradientCallback
 from .train.device import DeviceCallback as DeviceCallback
 from .train.ema import EMACallback as EMACallback
@@ -28,6 +29,7 @@ from .train.lr_find import LRFinderCallback as LRFinderCallback
 from .train.overfit import OverfitCallback as OverfitCallback
 from .train.schedule import SchedulerCallback as SchedulerCallback
 from .train.seed import SeedCallback as SeedCallback
+from .train.swa import SWACallback as SWACallback
 from .watch.activations import ActivationStats as ActivationStats
 from .watch.gradients import GradientStats as GradientStats
 from .watch.hooks import HooksCallback as HooksCallback

@@ -13,6 +13,8 @@ from learner import Callback, Learner, LearnerError
 from learner.interrogate.layers import inside
 from learner.loop.trainable import named_parameters
 
+_SHORT = (torch.float16, torch.bfloat16)  # in which steps as small as those of an average are lost
+
 
 class WeightAverage(Callback):
     """Keep an average of the weights and have it in the model in passes that do not train; a base class.
@@ -117,6 +119,17 @@ class WeightAverage(Callback):
             self._trained = _copy(self._live)
             _write(self._live, self.average)
 
+    def _side_by_side(self, learn: Learner) -> tuple[list[Tensor], list[Tensor]]:
+        """Return the average and the parameters, in one order; begin with a copy of them if there is no average."""
+        parameters = averaged_parameters(learn)
+        if self.average:
+            self._tensors(learn)  # refuses other ones
+            for name, p in parameters.items():
+                self.average[name] = self.average[name].to(p.device)
+        else:
+            self.average = {name: in_full(p.detach()).clone() for name, p in parameters.items()}
+        return [self.average[name] for name in parameters], list(parameters.values())
+
     def _put_in_place(self, learn: Learner) -> None:
         live = self._tensors(learn)
         self._live, self._trained = live, _copy(live)
@@ -139,7 +152,7 @@ class WeightAverage(Callback):
         averaged = averaged_parameters(learn)
         tensors = {**dict(inside(learn.model).named_buffers()), **averaged}
         for name in {**self.average, **averaged}:
-            here, then = (describe_shape(of.get(name)) for of in (tensors, self.average))
+            here, then = (_describe_shape(of.get(name)) for of in (tensors, self.average))
             if here != then:
                 raise LearnerError(
                     f"the model must have the parameters that were averaged, but {name!r} is {here} here, {then} in "
@@ -156,7 +169,12 @@ def averaged_parameters(learn: Learner) -> dict[str, Tensor]:
     return {name: p for name, p in named_parameters(learn).items() if p.is_floating_point() or p.is_complex()}
 
 
-def describe_shape(tensor: Tensor | None) -> str:
+def in_full(tensor: Tensor) -> Tensor:
+    """Return a tensor of a short floating-point type in float32, and any other as it is."""
+    return tensor.float() if tensor.dtype in _SHORT else tensor
+
+
+def _describe_shape(tensor: Tensor | None) -> str:
     """Return the shape of a tensor in words."""
     return "missing" if tensor is None else f"of shape {tuple(tensor.shape)}"
 

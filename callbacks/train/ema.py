@@ -9,11 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from callbacks.train.average import WeightAverage, averaged_parameters
+from callbacks.train.average import WeightAverage, in_full
 from learner import Learner
 
 _DECAY = 0.999
-_SHORT = (torch.float16, torch.bfloat16)  # in which steps as small as those of an average are lost
 
 
 class EMACallback(WeightAverage):
@@ -37,7 +36,8 @@ class EMACallback(WeightAverage):
 
     What is averaged are all parameters of the model and of a loss that is a module, frozen ones too; of float16 and
     bfloat16 in float32. Buffers are left as they are, so running statistics of batch norm are those of the trained
-    weights. The average takes as much memory as the weights, and twice that in a validation.
+    weights; `update_batch_norm(learn)` after `apply` makes them those of the average. The average takes as much memory
+    as the weights, and twice that in a validation.
 
     Args:
         decay: how much of the average is kept at a step, [0, 1).
@@ -105,7 +105,8 @@ class EMACallback(WeightAverage):
     def after_backward(self, learn: Learner) -> None:
         """Find the parameters at the first step of a pass: by then they are there, and not yet changed."""
         if not self._parameters:
-            self._follow(learn)
+            self._targets, self._parameters = self._side_by_side(learn)
+            self._has_short = any(in_full(p) is not p for p in self._parameters)
 
     def after_step(self, learn: Learner) -> None:
         """Take a step into the average."""
@@ -115,7 +116,7 @@ class EMACallback(WeightAverage):
         self.n_updates += 1
         kept = min(self.decay**self._n_between, (1 + self.n_updates) / (10 + self.n_updates))
         with torch.no_grad():
-            weights = [_in_full(p) for p in self._parameters] if self._has_short else self._parameters
+            weights = [in_full(p) for p in self._parameters] if self._has_short else self._parameters
             torch._foreach_lerp_(self._targets, weights, 1 - kept)
 
     def cleanup_fit(self, learn: Learner) -> None:
@@ -136,23 +137,6 @@ class EMACallback(WeightAverage):
         """Take over what `state_dict` gave."""
         super().load_state_dict(state)
         self._n_steps = state["n_steps"]
-
-    def _follow(self, learn: Learner) -> None:
-        """Take the parameters as they are now; at first, begin the average with a copy of them."""
-        parameters = averaged_parameters(learn)
-        if self.average:
-            self._tensors(learn)  # refuses others
-            self.average = {name: value.to(parameters[name].device) for name, value in self.average.items()}
-        else:
-            self.average = {name: _in_full(p.detach()).clone() for name, p in parameters.items()}
-        self._targets = list(self.average.values())
-        self._parameters = [parameters[name] for name in self.average]
-        self._has_short = any(p.dtype in _SHORT for p in self._parameters)
-
-
-def _in_full(tensor: Tensor) -> Tensor:
-    """Return a tensor of a short floating-point type in float32, and any other as it is."""
-    return tensor.float() if tensor.dtype in _SHORT else tensor
 
 
 def _checked_decay(decay: object) -> float:

@@ -54,6 +54,7 @@ MAKE: dict[str, Callable[[Path], Any]] = {
     "ProgressCallback": lambda folder: callbacks.ProgressCallback(),
     "RecorderCallback": lambda folder: callbacks.RecorderCallback(lr=lambda learn: learn.opt.param_groups[0]["lr"]),
     "RunCallback": lambda folder: callbacks.RunCallback(Run.create(tempfile.mkdtemp(dir=folder.parent))),
+    "SWACallback": lambda folder: callbacks.SWACallback(0.4),
     "SchedulerCallback": lambda folder: callbacks.SchedulerCallback(
         partial(torch.optim.lr_scheduler.OneCycleLR, max_lr=0.1)
     ),
@@ -93,6 +94,7 @@ READ: dict[str, Callable[[Any], Any]] = {
     "NaNReportCallback": lambda cb: cb.report,
     "RecorderCallback": lambda cb: cb.values,
     "RunCallback": lambda cb: (cb.run.scalars(), cb.run.info["status"], cb.run.info["error"], cb.run.info["learner"]),
+    "SWACallback": lambda cb: (cb.n_updates, cb.average),
     "TerminateOnNaNCallback": lambda cb: cb.first_bad,
     "ValidateCallback": lambda cb: cb.rows,
 }
