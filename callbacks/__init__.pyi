@@ -21,8 +21,10 @@ from .samples.run import RunCallback as RunCallback
 from .show.csv_logger import CSVLoggerCallback as CSVLoggerCallback
 from .show.progress import ProgressCallback as ProgressCallback
 from .train.accumulate import AccumulateCallback as AccumulateCallback
+from .train.batch_norm import update_batch_norm as update_batch_norm
 from .train.clip import ClipGradientCallback as ClipGradientCallback
 from .train.device import DeviceCallback as DeviceCallback
+from .train.ema import EMACallback as EMACallback
 from .train.epoch_length import EpochLengthCallback as EpochLengthCallback
 from .train.loss_weight import LossWeightCallback as LossWeightCallback
 from .train.lr_find import LRFinderCallback as LRFinderCallback
@@ -30,6 +32,7 @@ from .train.overfit import OverfitCallback as OverfitCallback
 from .train.sam import SAMCallback as SAMCallback
 from .train.schedule import SchedulerCallback as SchedulerCallback
 from .train.seed import SeedCallback as SeedCallback
+from .train.swa import SWACallback as SWACallback
 from .watch.activations import ActivationStats as ActivationStats
 from .watch.gradients import GradientStats as GradientStats
 from .watch.hooks import HooksCallback as HooksCallback

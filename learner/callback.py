@@ -35,7 +35,9 @@ class Callback:
             two methods itself. They are put back after `before_fit` and, in the middle of a pass, once more after
             `before_epoch`, where `learn.i` then says with which batch the pass goes on. A method `differences(state)`
             may say, in a few words each, what of a saved state does not fit, before anything is put back. Of callbacks
-            of order 100 and more, which only show and write, a fit that goes on may have others.
+            of order 100 and more, which only show and write, a fit that goes on may have others. A callback that puts
+            other weights into the model for a while, such as an average for a validation, has a method
+            `trained_weights(learn)`: a context manager that has the trained ones there while a checkpoint is taken.
         loaders: the passes that it is called in, by the names of their loaders: "valid", "valid*", ("train", "valid2").
 
     `every` and `loaders` mean the same for each callback. Signals of a fit always come. `loaders` leaves out all other

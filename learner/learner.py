@@ -19,6 +19,7 @@ from learner.checkpoint.snapshot import load_snapshot, snapshot
 from learner.checkpoint.unsaved import warn_of_unsaved
 from learner.data.feed import preds_of
 from learner.data.loaders import Loaders, role_of
+from learner.data.rounds import beside_training
 from learner.errors import (
     CancelBatchException,
     CancelEpochException,
@@ -41,6 +42,7 @@ from learner.loop.closure import step_with_closure
 from learner.loop.describe import describe_learner
 from learner.loop.diagnose import annotate
 from learner.loop.dispatch import Dispatch, bind_actions, unbound_state
+from learner.loop.evaluation import EvaluationWeights, evaluated, trained_then_evaluated
 from learner.loop.extensions import extension
 from learner.loop.foreign import missing_attribute, no_data_in_predict
 from learner.loop.frequency import Decision, Gate
@@ -180,6 +182,7 @@ class Learner:
     _modes: list[tuple[nn.Module, bool]]  # train/eval flags as they are outside of this pass
     _by_hand: dict[str, Callable[[], None]]  # actions that were set as attributes
     _watch: StepWatch | None  # of `opt`, while something else makes the step
+    _evaluation: EvaluationWeights | None  # of `opt`, while a fit runs, if it has some of its own
     _needs_closure: bool  # whether `opt` asks for the loss again within a step
     _is_lr_asked: bool  # whether this fit was given one
     _n_steps_before: int  # when this pass began
@@ -216,7 +219,7 @@ class Learner:
         self.model, self.loss_f, self.opt_func = model, loss_f, opt_func
         self.dls, self.lr = Loaders.of(dls), checked_lr(lr)
         self.opt = None
-        self.rates, self._outside, self._watch, self._needs_closure = None, (), None, False
+        self.rates, self._outside, self._watch, self._evaluation, self._needs_closure = None, (), None, None, False
         self.n_epochs, self.steps, self.epochs, self.epoch = 0, None, (), 0
         self.first_step, self._last_step = 0, math.inf
         self.n_steps, self.n_skipped, self.n_samples, self.batches_per_step = 0, 0, 0, 1
@@ -280,12 +283,13 @@ class Learner:
             try:
                 with start.put_back_around(self) if start else nullcontext():
                     self._dispatch.enter(self, "fit", owed)
-                for name, dl, begin in self._passes(start):
-                    try:
-                        self._epoch(name, dl, role_of(name), start=begin)
-                    finally:  # what was measured is on record, also if a callback has ended the pass or the fit
-                        if self._has_means:
-                            self.history.record(self.epoch, name, self.metrics[name], self._cut_short)
+                with trained_then_evaluated(self):
+                    for name, dl, begin in self._passes(start):
+                        try:
+                            self._epoch(name, dl, role_of(name), start=begin)
+                        finally:  # what was measured is on record, also if a callback has ended the pass or the fit
+                            if self._has_means:
+                                self.history.record(self.epoch, name, self.metrics[name], self._cut_short)
                 self.callback("after_fit")
             except CancelFitException as cancel:
                 self._dispatch.leave(self, "fit", owed, cancel)
@@ -327,7 +331,7 @@ class Learner:
         self._tell_predictor()
         self._n_passes += 1
         owed: list[Handler] = []
-        with pass_mode(self.model, dl, training=self.training) as self._modes:
+        with pass_mode(self.model, dl, training=self.training) as self._modes, evaluated(self):
             try:
                 self._dispatch.enter(self, "epoch", owed)
                 settle_pass(self)
@@ -584,7 +588,7 @@ class Learner:
             self._dispatch.restart(self.n_steps)
         try:
             with self.added(cbs):
-                self._epoch(name, dl, role, is_side_pass=True)
+                self._epoch(name, beside_training(dl), role, is_side_pass=True)
         except CancelFitException:
             vars(self).update(outer)
             if is_inside:

@@ -15,6 +15,7 @@ from learner.checkpoint.file import BackgroundWriter
 from learner.checkpoint.folder import CheckpointFolder, read_newest
 from learner.checkpoint.resume import fit_state, options_of
 from learner.checkpoint.rng import rng_state
+from learner.checkpoint.snapshot import trained_weights
 from learner.checkpoint.unsaved import describe_unsaved, unsaved
 from learner.data.exact import why_not_exact
 from learner.data.loaders import Loaders
@@ -241,6 +242,10 @@ class CheckpointCallback(Callback):
         return resumable.at(learn.history.state_dict()["start"] + self._n_done, learn.i)
 
     def _save(self, learn: Learner, i: int, *, is_best: bool = False, is_over: bool = False) -> None:
+        with trained_weights(learn):  # in a validation, an average may be in their place
+            self._save_trained(learn, i, is_best=is_best, is_over=is_over)
+
+    def _save_trained(self, learn: Learner, i: int, *, is_best: bool, is_over: bool) -> None:
         if any(t.isnan().any() for t in chain(learn.model.parameters(), learn.model.buffers())):
             self._warn(f"the weights hold NaN after batch {self._n_batches}; the last one is kept.")
             return

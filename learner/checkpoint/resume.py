@@ -35,7 +35,15 @@ from learner.checkpoint.counters import counters, put_back_counters
 from learner.checkpoint.model import put_back_training
 from learner.checkpoint.plain import plain
 from learner.checkpoint.rng import put_back_rng
-from learner.checkpoint.snapshot import all_or_nothing, differences, errors_as_one, put_back, refuse, snapshot
+from learner.checkpoint.snapshot import (
+    all_or_nothing,
+    differences,
+    errors_as_one,
+    put_back,
+    refuse,
+    snapshot,
+    trained_weights,
+)
 from learner.data.loaders import Loaders, length_of
 from learner.data.moving import to_device
 from learner.errors import CancelFitException, LearnerError
@@ -192,7 +200,8 @@ class Resumption:
         """Put back what belongs to the pass; return its batches that are left, numbered."""
         if not self._at.i:
             return enumerate(learn.dl)
-        self._put_back(learn)
+        with trained_weights(learn):
+            self._put_back(learn)
         if learn.training and learn.n_steps >= learn._last_step:
             return ()
         learn._averages.load_state_dict(self._fit["averages"], _device(learn))

@@ -20,7 +20,7 @@ so, as a callback that does not understand what it kept, is undone.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
@@ -67,6 +67,21 @@ def snapshot(learn: Learner) -> dict[str, Any]:
         "devices": devices_of(callbacks),
         "shown": [name for name, cb in stateful(learn).items() if only_shows(cb)],
     }
+
+
+@contextmanager
+def trained_weights(learn: Learner) -> Iterator[None]:
+    """Have the weights that are trained in the model while a snapshot is taken.
+
+    In a validation others may be in their place, which a callback has put there, or the optimizer.
+    """
+    with ExitStack() as stack:
+        if learn._evaluation is not None:
+            stack.enter_context(learn._evaluation.left())
+        for cb in learn.cbs:
+            if hasattr(cb, "trained_weights"):
+                stack.enter_context(cb.trained_weights(learn))
+        yield
 
 
 def differences(learn: Learner, opt: torch.optim.Optimizer | None, state: Mapping[str, Any]) -> list[str]:

@@ -2,12 +2,38 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from itertools import islice
 from typing import Any, Protocol
 
+from torch.utils.data import DataLoader
+
 from learner.data.loaders import length_of
 from learner.errors import LearnerError
+
+
+def beside_training(loader: Any) -> Any:
+    """Return what a pass that does not train can take in place of a loader, so that training goes on where it is.
+
+    Of rounds that go on, that is a round from the beginning of the data; any other loader itself.
+
+    Raises:
+        LearnerError: if the rounds are of an iterator, whose batches are there once.
+    """
+    if not (isinstance(loader, RoundsLoader) and loader.goes_on):
+        return loader
+    whole = loader.loader
+    if isinstance(whole, Iterator):
+        raise LearnerError(
+            f"a loader must be one that can be looped over again to be looked at beside training, got a "
+            f"{type(whole).__name__}, each batch of which is there once; pass a loader."
+        )
+    if isinstance(whole, DataLoader) and whole.persistent_workers:  # which have one iterator, and training uses it
+        whole = copy.copy(whole)
+        vars(whole)["_iterator"] = None
+    return RoundsLoader(whole, loader.n, goes_on=False)
+
 
 # What others read off a loader.
 _OF_THE_LOADER = ("dataset", "batch_size", "drop_last", "sampler", "batch_sampler", "generator")

@@ -57,6 +57,7 @@ def settle_pass(learn: Learner) -> None:
 def end_training(learn: Learner) -> None:
     """Let no stale gradient meet the next fit; take down where the rates are."""
     clear_gradients(learn)
+    learn._evaluation = None
     if learn.rates is not None:
         learn.rates.end_fit()
     if learn._watch is not None:

@@ -42,6 +42,7 @@ MAKE: dict[str, Callable[[Path], Any]] = {
     "ClipGradientCallback": lambda folder: callbacks.ClipGradientCallback(1.0),
     "CollectCallback": lambda folder: callbacks.CollectCallback(callbacks.ClassificationMetricsCollector()),
     "DeviceCallback": lambda folder: callbacks.DeviceCallback("cpu"),
+    "EMACallback": lambda folder: callbacks.EMACallback(0.9),
     "EarlyStoppingCallback": lambda folder: callbacks.EarlyStoppingCallback(patience=1),
     "GradientStats": lambda folder: callbacks.GradientStats(),
     "HooksCallback": lambda folder: callbacks.HooksCallback(look_at_output),
@@ -53,6 +54,7 @@ MAKE: dict[str, Callable[[Path], Any]] = {
     "ProgressCallback": lambda folder: callbacks.ProgressCallback(),
     "RecorderCallback": lambda folder: callbacks.RecorderCallback(lr=lambda learn: learn.opt.param_groups[0]["lr"]),
     "RunCallback": lambda folder: callbacks.RunCallback(Run.create(tempfile.mkdtemp(dir=folder.parent))),
+    "SWACallback": lambda folder: callbacks.SWACallback(0.4),
     "SchedulerCallback": lambda folder: callbacks.SchedulerCallback(
         partial(torch.optim.lr_scheduler.OneCycleLR, max_lr=0.1)
     ),
@@ -66,6 +68,7 @@ OBSERVERS = [
     "CSVLoggerCallback",
     "CollectCallback",
     "DeviceCallback",  # here the model is on its device already
+    "EMACallback",
     "GradientStats",
     "HooksCallback",
     "LambdaCallback",
@@ -83,6 +86,7 @@ READ: dict[str, Callable[[Any], Any]] = {
     "BestModelCallback": lambda cb: cb.best,
     "CSVLoggerCallback": lambda cb: cb.path.read_bytes(),
     "CollectCallback": lambda cb: columns_of(cb.samples),
+    "EMACallback": lambda cb: (cb.n_updates, cb.average),
     "EarlyStoppingCallback": lambda cb: (cb.best, cb.stopped_epoch),
     "GradientStats": lambda cb: (rows_of(cb), {name: cb.parameter(name) for name in cb.names}),
     "HooksCallback": lambda cb: [hook.total for hook in cb.hooks],
@@ -90,6 +94,7 @@ READ: dict[str, Callable[[Any], Any]] = {
     "NaNReportCallback": lambda cb: cb.report,
     "RecorderCallback": lambda cb: cb.values,
     "RunCallback": lambda cb: (cb.run.scalars(), cb.run.info["status"], cb.run.info["error"], cb.run.info["learner"]),
+    "SWACallback": lambda cb: (cb.n_updates, cb.average),
     "TerminateOnNaNCallback": lambda cb: cb.first_bad,
     "ValidateCallback": lambda cb: cb.rows,
 }

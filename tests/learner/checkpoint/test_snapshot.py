@@ -2,6 +2,7 @@
 
 import copy
 import random
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from torch import nn
 from learner import Callback, Learner, LearnerError, Loaders
 from learner.checkpoint.file import read_checkpoint
 from learner.checkpoint.snapshot import snapshot
-from tests.resuming import differing, leaves, seed_all
+from tests.resuming import differing, leaves, seed_all, stopped, tiny_learner
 
 
 class Net(nn.Module):
@@ -264,3 +265,35 @@ def test_what_is_no_plain_data_is_named_when_it_is_saved(tmp_path):
 def test_a_file_holds_plain_data_alone(tmp_path):
     kinds = {type(value) for _, value in leaves(read_checkpoint(saved_file(tmp_path)))}
     assert kinds <= {torch.Tensor, int, float, str, bool, type(None)}
+
+
+def test_weights_that_stand_in_for_the_trained_ones_are_not_saved(tmp_path):
+    """A callback that has others in the model for a while gives the trained ones back while a checkpoint is taken."""
+
+    class Zeros(Callback):
+        trained = None
+
+        def before_epoch(self, learn):
+            if not learn.training:
+                self.trained = {name: p.detach().clone() for name, p in learn.model.named_parameters()}
+                self.write(learn, {name: torch.zeros_like(p) for name, p in self.trained.items()})
+
+        def cleanup_epoch(self, learn):
+            if not learn.training:
+                self.write(learn, self.trained)
+
+        def write(self, learn, values):
+            with torch.no_grad():
+                for name, p in learn.model.named_parameters():
+                    p.copy_(values[name])
+
+        @contextmanager
+        def trained_weights(self, learn):
+            self.write(learn, self.trained)
+            yield
+            self.write(learn, {name: torch.zeros_like(p) for name, p in self.trained.items()})
+
+    learn = stopped(lambda cbs: tiny_learner([*cbs, Zeros()]), 1, 7, tmp_path, "epoch", by_interrupt=True)
+    state = read_checkpoint(next(tmp_path.glob("*.pt")))
+    assert (state["fit"]["loader"], state["fit"]["i"]) == ("valid", 2)
+    assert differing(state["model"]["state"], dict(learn.model.state_dict())) == []

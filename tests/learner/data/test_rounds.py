@@ -5,10 +5,11 @@ from itertools import chain, count, islice
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from torch.utils.data import DataLoader
 
 from learner.data.loaders import length_of
 from learner.data.position import ResumableLoader
-from learner.data.rounds import RoundsLoader
+from learner.data.rounds import RoundsLoader, beside_training
 from learner.errors import LearnerError
 
 
@@ -61,3 +62,22 @@ def test_one_pass_after_the_other_is_begun_when_it_is_needed():
 def test_a_loader_that_gives_nothing_more_is_an_error(loader):
     with pytest.raises(LearnerError, match=r"must give batches in each pass .*it is (an iterator, which is )?used up"):
         list(RoundsLoader(loader, 2))
+
+
+@pytest.mark.parametrize("n_workers", [0, 1])
+def test_looking_at_a_training_loader_does_not_move_the_training(n_workers):
+    options = {"num_workers": n_workers, "persistent_workers": n_workers > 0}
+    rounds, alone = (RoundsLoader(DataLoader(range(7), **options), 3) for _ in range(2))
+    given_out, expected = [], []
+    for _ in range(4):
+        batches = iter(rounds)
+        given_out.append(next(batches))
+        assert [int(batch) for batch in beside_training(rounds)] == [0, 1, 2]
+        given_out += batches
+        expected += alone
+    assert list(map(int, given_out)) == list(map(int, expected))
+
+
+def test_an_iterator_cannot_be_looked_at_beside_training():
+    with pytest.raises(LearnerError, match="got a list_iterator, each batch of which is there once"):
+        beside_training(RoundsLoader(iter([1]), 1))
