@@ -1,4 +1,4 @@
-"""Watch what comes out of each layer while a model trains: its mean, its spread, and how much of it is dead."""
+"""Watch the output of each layer while a model trains: its mean, its spread, and how much of it is dead."""
 
 from __future__ import annotations
 
@@ -37,11 +37,12 @@ class ActivationStats(HooksCallback):
         on_train: whether to look at passes that train, those over loaders named `train…`.
         on_valid: whether to look at validation passes within the fit, over loaders named `valid…`.
         every: how often to look, as any callback's: 10 is the tenth batch of these passes, the twentieth, …
-        hist_every: take a histogram, the dearest part, from the first batch looked at and each n-th after it [batches].
+        hist_every: take a histogram, the most expensive part, of the first batch looked at and each n-th after it
+            [batches].
         hist_rows: take it from the first rows of the output's first axis only; from all if None [samples].
 
     Attributes:
-        never_run: names of the layers that gave no tensor yet, for there is nothing to draw of them.
+        never_run: names of the layers that gave no tensor yet, and are not drawn.
 
     Reads:
         `model`, `role`, `i`, `epoch`, `dl_name`.
@@ -80,7 +81,7 @@ class ActivationStats(HooksCallback):
         super().__init__(self._measure, modules, mod_filter, on_train, on_valid, every)
         self.hist_every = checked_count("hist_every", hist_every)
         self.hist_rows = None if hist_rows is None else checked_count("hist_rows", hist_rows)
-        # By layer, plain lists, which a sandbox puts back: a call each, and its numbers in a row of one of the blocks.
+        # Plain lists for each layer, which a sandbox puts back: its calls, and a row in one of the blocks for each.
         self._calls: dict[str, list[LayerCall]] = {}
         self._blocks: dict[str, list[Tensor]] = {}
         self._where: tuple[int, str | None, int] = (0, None, 0)
@@ -106,7 +107,7 @@ class ActivationStats(HooksCallback):
             hook.calls, hook.blocks = self._calls[name], self._blocks[name]
 
     def around_predict(self, learn: Learner, action: Callable[[], object]) -> None:
-        """Note which batch this is, and listen while the model runs."""
+        """Note which batch this is, and record while the model runs."""
         self._where = (learn.epoch, learn.dl_name, learn.i)
         self._takes_hist = self._n_looked_at % self.hist_every == 0
         self._n_looked_at += learn.role in self.roles
@@ -129,7 +130,7 @@ class ActivationStats(HooksCallback):
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take over what `state_dict` gave, into the lists that the hooks hold."""
+        """Load what `state_dict` returned, into the lists that the hooks hold."""
         self.layers, self._n_looked_at, loaders = state["layers"], state["n_looked_at"], state["loaders"]
         for name, calls in state["calls"].items():
             self._calls.setdefault(name, [])[:] = unpack_calls(calls, loaders)
@@ -140,7 +141,7 @@ class ActivationStats(HooksCallback):
         if tensor is None:
             return
         is_nested = tensor.is_nested
-        if is_nested:  # sequences of many lengths
+        if is_nested:  # sequences of different lengths
             tensor = torch.cat(tensor.unbind())
         n = tensor.numel()
         if not n:
@@ -164,7 +165,7 @@ class ActivationStats(HooksCallback):
                 n_hist = len(flat)
         hook.calls.append(LayerCall(self._where, n, n_hist))
 
-    # -- reading: here the device is waited for ----------------------------------------------------------------
+    # -- reading, which waits for the device -------------------------------------------------------------------
 
     @property
     def never_run(self) -> list[str]:
@@ -185,7 +186,7 @@ class ActivationStats(HooksCallback):
         return LayerStats.from_rows(rows, [call for _, call in kept])
 
     def saturation(self, name: str, dl_name: str | None = None) -> Tensor:
-        """Return which fraction of what an activation gave was at the ends of its range, each time that it ran [0-1].
+        """Return the fraction of an activation's output at the ends of its range, for each time that it ran [0-1].
 
         That is, above 0.95 or below -0.95 for `Tanh`, above 0.975 or below 0.025 for `Sigmoid`; of `Softmax` it is the
         fraction of distributions with a probability above 0.95. NaN where no histogram was taken, and for outputs that
@@ -247,7 +248,7 @@ class ActivationStats(HooksCallback):
         return plot_histograms(stats, "|activation|", "recorded batch", (0, LARGEST), shown=(0, top))
 
     def dead_chart(self, dl_name: str | None = None) -> Figure:
-        """Draw which fraction of each layer's activations is near zero (|activation| < 0.25) over the batches.
+        """Draw the fraction of each layer's activations near zero (|activation| < 0.25) over the batches.
 
         Of all leaves of a model only those are drawn whose units can die, as `ReLU`, and, with the fraction that is at
         the ends of their range, those that saturate, as `Tanh`; all if there is none of them. Layers that were asked
@@ -278,7 +279,7 @@ class ActivationStats(HooksCallback):
         return {name: [call for call in calls if call.where[1] == dl_name] for name, calls in self._calls.items()}
 
     def _titled(self, dl_name: str | None) -> dict[str, LayerStats]:
-        """Return what each layer gave by what to call it in a picture."""
+        """Return the statistics of each layer by its title in a plot."""
         layers = {name: self.layer(name, dl_name) for name in self._calls_of(dl_name)}
         return {
             f"{name} {self.layers[name]}".strip() + ("" if len(stats.mean) else " (never ran)"): stats
@@ -286,7 +287,7 @@ class ActivationStats(HooksCallback):
         }
 
     def figures(self) -> dict[str, Figure]:
-        """Return all pictures by name; none before a fit. A `RunCallback` keeps them."""
+        """Return all plots by name; none before a fit. A `RunCallback` keeps them."""
         if not any(self._calls.values()):
             return {}
         return {

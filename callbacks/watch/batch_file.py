@@ -1,4 +1,4 @@
-"""A batch in a file, with all that it takes to run it again, as data that `torch.load(weights_only=True)` reads."""
+"""Save a batch with all that is needed to run it again, as data that `torch.load(weights_only=True)` reads."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _MARK = "__made_of__"
 
 
 def weights_of(model: nn.Module) -> dict[str, Tensor]:
-    """Return parameters and all buffers by name, whatever wraps the model.
+    """Return all parameters and buffers by name, without the names that wrappers add.
 
     Example:
         >>> list(weights_of(nn.DataParallel(nn.BatchNorm1d(2))))
@@ -41,11 +41,11 @@ def weights_of(model: nn.Module) -> dict[str, Tensor]:
 
 
 def batch_state(learn: Learner, xb: Any, rng: dict[str, Tensor]) -> dict[str, Any]:
-    """Return all that it takes to run the batch again, as plain data.
+    """Return all that is needed to run the batch again, as plain data.
 
     Args:
-        learn: in the batch, its model as before it.
-        xb: what went into the model.
+        learn: a learner within the batch, with the model as before the batch.
+        xb: the model's input.
         rng: states of the random generators, by device.
     """
     lost: list[str] = []
@@ -63,16 +63,16 @@ def batch_state(learn: Learner, xb: Any, rng: dict[str, Tensor]) -> dict[str, An
 
 
 def load_batch_state(learn: Learner, saved: dict[str, Any]) -> None:
-    """Put a learner, but not the random generators, where that of a file was before its batch.
+    """Set a learner to the state before the batch of a file; the random generators are left alone.
 
     Raises:
-        ValueError: if its model is another one.
+        ValueError: if the parameters or buffers of its model have other names or shapes.
     """
     weights, old = weights_of(learn.model), saved["weights"]
     if {name: w.shape for name, w in weights.items()} != {name: w.shape for name, w in old.items()}:
         same = {name for name in weights.keys() & old.keys() if weights[name].shape == old[name].shape}
         unlike = [name for name in {**weights, **old} if name not in same]
-        raise ValueError(f"`learn.model` must be such a model as the file's, got one that differs in {listed(unlike)}.")
+        raise ValueError(f"`learn.model` must be the model of the file, got one that differs in {listed(unlike)}.")
     with torch.no_grad():
         for name, weight in weights.items():
             weight.copy_(old[name])
@@ -86,12 +86,12 @@ def load_batch_state(learn: Learner, saved: dict[str, Any]) -> None:
 
 
 def plain(value: Any, name: str, lost: list[str]) -> Any:
-    """Return a nest as tensors, numbers, strings, tuples, lists and dicts alone; the tensors are copies.
+    """Return nested containers as tuples, lists and dicts of tensors, numbers and strings; tensors are copied.
 
     Args:
-        value: the nest. Named tuples, dataclasses and nested tensors become dicts, which `rebuilt` knows again.
-        name: what to call it.
-        lost: takes the names of the parts that are none of these; of them only a description is kept.
+        value: the containers. Named tuples, dataclasses and nested tensors become dicts that `rebuilt` turns back.
+        name: the path of `value`, for `lost`.
+        lost: a list to which the path of each part of another type is added; only a description of it is kept.
 
     Example:
         >>> lost = []
@@ -102,7 +102,7 @@ def plain(value: Any, name: str, lost: list[str]) -> Any:
         return None
     if isinstance(value, Tensor):
         return _plain_tensor(value)
-    for kind in (bool, int, float, str):  # and what NumPy derives from them
+    for kind in (bool, int, float, str):  # and subclasses of them, such as numpy.float64
         if isinstance(value, kind):
             return kind(value)
     if isinstance(value, Mapping) and all(isinstance(key, str | int) for key in value):
@@ -120,9 +120,9 @@ def plain(value: Any, name: str, lost: list[str]) -> Any:
 
 
 def _plain_tensor(value: Tensor) -> Any:
-    """Return a copy on the CPU, without the rest of the memory that a tensor may be a view of."""
+    """Return a copy on the CPU; of a view, without the rest of its storage."""
     value = value.detach()
-    if value.is_nested:  # its layout cannot be read from a file without running code
+    if value.is_nested:  # `torch.load(weights_only=True)` does not read its layout
         layout = "jagged" if value.layout is torch.jagged else "strided"
         return {_MARK: ["nested tensor", layout], "parts": [_plain_tensor(part) for part in value.unbind()]}
     if type(value) is not Tensor and value.layout is torch.strided:
@@ -131,9 +131,9 @@ def _plain_tensor(value: Tensor) -> Any:
 
 
 def rebuilt(value: Any) -> Any:
-    """Return a nest as it was before `plain`; named tuples and dataclasses have their fields, but not their methods.
+    """Undo `plain`: return the containers that it was given.
 
-    Packed sequences and nested tensors are as they were.
+    Named tuples and dataclasses are of new classes that have the same name and fields, but no methods.
 
     Example:
         >>> from collections import namedtuple
@@ -158,11 +158,11 @@ def rebuilt(value: Any) -> Any:
 
 
 def write(path: Path, data: Any) -> None:
-    """Write a file; the old one is there until the new one is complete.
+    """Write a file; an older one stays until the new one is complete.
 
     Raises:
         OSError: if the file cannot be written.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(path.resolve()) as file:  # of a link, replace what it points to
+    with replacing(path.resolve()) as file:  # a link stays, and its target is replaced
         torch.save(data, file)

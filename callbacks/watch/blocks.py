@@ -1,4 +1,4 @@
-"""Where callbacks keep numbers, a row at a time, until somebody reads them: plain lists of tensors that never grow."""
+"""Buffers for numbers that callbacks record a row at a time: plain lists of tensors of fixed size."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ FIRST = 64  # rows of the first block; each one after it has twice as many as th
 def next_row(
     blocks: list[Tensor], n_rows: int, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device
 ) -> Tensor:
-    """Return the first free row, in a new block if there is none; what is in it is left from anything.
+    """Return the first free row, in a new block if there is none; its values are undefined.
 
-    Why not keep a few small tensors each time: they would sit in memory between those of the training, where the C
-    library cannot use the gaps again, and each recorded output of 64 kB would cost 50 kB.
+    Small tensors for each record would fragment memory: they would lie between the tensors of the training, where the C
+    library cannot use the gaps again, so that each recorded output of 64 kB would cost 50 kB.
 
     Args:
-        blocks: where the rows are, an empty list to begin with. A list, for a sandbox puts these back.
-        n_rows: how many of them are taken.
-        shape: of a row; like `dtype` and `device` it is asked for only when there is a new block to be made.
+        blocks: the blocks so far, an empty list at first; a block may be added. A sandbox puts lists back.
+        n_rows: how many rows are taken.
+        shape: of a row; like `dtype` and `device`, used only for a new block.
         dtype: of a new block.
         device: of a new block.
 
@@ -44,7 +44,7 @@ def taken(blocks: list[Tensor], n_rows: int) -> list[Tensor]:
 
 
 def room_after(rows: list[Tensor]) -> list[Tensor]:
-    """Return blocks that begin with rows of `taken`, to go on in.
+    """Return blocks that begin with the rows that `taken` returned, and have room for more.
 
     Example:
         >>> blocks = []
@@ -60,5 +60,5 @@ def room_after(rows: list[Tensor]) -> list[Tensor]:
 
 
 def read(blocks: list[Tensor], shape: tuple[int, ...]) -> Tensor:
-    """Return all rows on the CPU, also those that are still free; here the device is waited for."""
+    """Return all rows on the CPU, also those that are still free; waits for the device."""
     return torch.cat([block.cpu() for block in blocks]) if blocks else torch.empty(0, *shape)

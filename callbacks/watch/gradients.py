@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 class ParameterStats(NamedTuple):
-    """What a parameter went through, a row for each step in which it had a gradient; float64, on the CPU.
+    """Statistics of one parameter, a row for each step in which it had a gradient; float64, on the CPU.
 
     Attributes:
         grad_norm: L2 norm of the gradient that the optimizer got: accumulated, clipped.
@@ -51,8 +51,9 @@ class GradientStats(Callback):
     """Record for each parameter and optimizer step the size of its gradient and by how much the step changes it.
 
     The gradient is the one that the optimizer sees, after accumulation and clipping; steps that are put off or skipped
-    are not recorded. Any optimizer will do, for the parameters themselves are looked at, before the step and after it.
-    A healthy relative update is about 1e-3: far more is a rate too high, far less a parameter that hardly learns.
+    are not recorded. It works with any optimizer, since it compares the parameters before and after the step. A healthy
+    relative update is about 1e-3: far more means a learning rate that is too high, far less a parameter that hardly
+    learns.
 
     Half precision is computed in float32, complex numbers as pairs. Loss scaling has to be undone before `step`, as for
     clipping. All stays on the device until it is read, without waiting for it. During the fit this takes the memory of
@@ -64,7 +65,8 @@ class GradientStats(Callback):
             "encoder.**.weight"; modules, or names, globs or positions of modules. All of the model if None.
         param_filter: a function of a parameter that says whether to keep it, such as `lambda p: p.ndim > 1`.
         every: how often to look, as any callback's; batches are counted in which a step is made: 10 is the tenth.
-        hist_every: take histograms, the dearest part, from the first step looked at and each n-th after it [steps].
+        hist_every: take histograms, the most expensive part, of the first step looked at and each n-th after it
+            [steps].
 
     Attributes:
         names: dotted names of the watched parameters, in the model's order; of shared ones the first.
@@ -94,7 +96,7 @@ class GradientStats(Callback):
         (torch.Size([8, 40]), tensor(True))
     """
 
-    order = 100  # the last to wrap the step: nobody comes between this and the optimizer
+    order = 100  # the last to wrap the step: nothing runs between this and the optimizer
 
     def __init__(
         self,
@@ -107,7 +109,7 @@ class GradientStats(Callback):
         self.parameters = checked_choices(parameters)
         if param_filter is not None and not callable(param_filter):
             raise TypeError(f"`param_filter` must be a function of a parameter, got {param_filter!r}.")
-        Every.of(every)  # refuses here what would be refused when a learner gets this callback
+        Every.of(every)  # raises now, not only when a learner gets this callback
         self.param_filter, self.every = param_filter, every
         self.hist_every = checked_count("hist_every", hist_every)
         self.names: list[str] = []
@@ -129,7 +131,7 @@ class GradientStats(Callback):
         self._steps, self._blocks, self._hist_blocks = [], [], []
 
     def around_step(self, learn: Learner, action: Callable[[], object]) -> None:
-        """Look at gradients and parameters, let the optimizer make its step, and see how far they went."""
+        """Measure gradients and parameters, let the optimizer make its step, and measure how far they moved."""
         named = {name: p for name, p in self._watched.items() if p.grad is not None}
         if not named:
             action()
@@ -149,7 +151,7 @@ class GradientStats(Callback):
         self._steps.append(_Step((learn.epoch, learn.dl_name, learn.i, learn.n_steps), copy.columns))
 
     def cleanup_fit(self, learn: Learner) -> None:
-        """Let go of the parameters and of the copy of them."""
+        """Drop the parameters and their copy."""
         self._watched, self._copy = {}, None
 
     def state_dict(self) -> dict[str, Any]:
@@ -168,18 +170,18 @@ class GradientStats(Callback):
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take over what `state_dict` gave."""
+        """Load what `state_dict` returned."""
         loaders, columns, steps = state["loaders"], state["columns"], state["steps"].tolist()
         self.names = state["names"]
         self._steps = [_Step((e, loaders[loader], i, n), columns[these]) for e, loader, i, n, these in steps]
         self._blocks, self._hist_blocks = room_after(state["blocks"]), room_after(state["hist_blocks"])
 
     def differences(self, state: dict[str, Any]) -> Iterator[str]:
-        """Say whether other parameters were watched."""
+        """Yield a line if other parameters were watched."""
         if self.names and self.names != state["names"]:
             yield f"the parameters to watch are {self.names} here, {state['names']} saved"
 
-    # -- reading: here the device is waited for ----------------------------------------------------------------
+    # -- reading, which waits for the device -------------------------------------------------------------------
 
     @property
     def without_gradient(self) -> list[str]:
@@ -188,7 +190,7 @@ class GradientStats(Callback):
         return [name for name in self.names if name not in seen]
 
     def parameter(self, name: str) -> ParameterStats:
-        """Return what a parameter went through, in the order of steps; `name` is one of `names`."""
+        """Return the statistics of a parameter, in the order of steps; `name` is one of `names`."""
         self._require_a_fit()
         if name not in self.names:
             raise ValueError(f"`name` must be one of {', '.join(map(repr, self.names))}, got {name!r}.")
@@ -257,14 +259,14 @@ class GradientStats(Callback):
         return plot_dead(self._titled(), "fraction zero", "recorded step")
 
     def _titled(self) -> dict[str, ParameterStats]:
-        """Return what each parameter went through by what to call it in a picture; frozen ones are left out."""
+        """Return the statistics of each parameter by its title in a plot; frozen parameters are left out."""
         self._require_a_fit()
         idle = set(self.without_gradient)
         names = [name for name in self.names if name not in idle & self._frozen] or self.names
         return {f"{name} (no gradient)" if name in idle else name: s for name, s in self._read(names).items()}
 
     def figures(self) -> dict[str, Figure]:
-        """Return all pictures by name; none before a fit. A `RunCallback` keeps them."""
+        """Return all plots by name; none before a fit. A `RunCallback` keeps them."""
         if not self._steps:
             return {}
         return {

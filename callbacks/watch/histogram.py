@@ -1,4 +1,4 @@
-"""The histogram of a layer's output: the dearest part of watching it, so each device has its own way."""
+"""The histogram of a layer's output: the most expensive part of watching it, so each device has its own way."""
 
 from functools import lru_cache
 
@@ -38,7 +38,7 @@ def histograms(magnitudes: Tensor, sizes: tuple[int, ...]) -> Tensor:
         tensor([[ 0,  0,  1],
                 [ 0,  1, 39]])
     """
-    # Below zero, for `threshold_` keeps what is larger: -40, which is 10, stays, and the next number does not.
+    # Negative, because `threshold_` keeps larger values: -40, which stands for 10, stays, and the float below it goes.
     below = magnitudes.mul_(-BINS_PER_UNIT).nan_to_num_(-N_BINS - 1)
     torch.threshold_(below, -N_BINS * (1 + torch.finfo(magnitudes.dtype).eps), -N_BINS - 1)
     bins = _first_bins(sizes) - below.to(torch.int16)
@@ -47,7 +47,7 @@ def histograms(magnitudes: Tensor, sizes: tuple[int, ...]) -> Tensor:
     return counts[:, :N_BINS]
 
 
-@lru_cache(maxsize=4)  # the layers mostly give as much as in the last batch
+@lru_cache(maxsize=4)  # mostly the sizes of the last batch
 def _first_bins(sizes: tuple[int, ...]) -> Tensor:
     """Return the first bin of each number's part, or of all of them if there is one part."""
     first_bins = torch.arange(0, len(sizes) * _N_COUNTED, _N_COUNTED, dtype=torch.int16)

@@ -29,7 +29,7 @@ class HooksCallback(Callback):
     attributes, which must be plain data then (`learner.checkpoint.plain`), so that a fit that goes on has them.
 
     Args:
-        hookfunc: called with the `Hook`, the module, its inputs (a tuple) and its output; what it returns is dropped.
+        hookfunc: called with the `Hook`, the module, its inputs (a tuple) and its output; what it returns is ignored.
         modules: modules, dotted names, globs or positions in `named_modules()`, one or several; all leaves of the
             model (modules without children) if None.
         mod_filter: a function of a module that says whether to keep it.
@@ -78,7 +78,7 @@ class HooksCallback(Callback):
             raise TypeError(f"`mod_filter` must be a function of a module, got {mod_filter!r}.")
         if not (on_train or on_valid):
             raise ValueError("`on_train` or `on_valid` must be True, got neither; nothing would be watched.")
-        Every.of(every)  # refuses here what would be refused when a learner gets this callback
+        Every.of(every)  # raises now, not only when a learner gets this callback
         self.hookfunc, self.mod_filter, self.every = hookfunc, mod_filter, every
         if isinstance(modules, nn.Module | str | int):
             modules = [modules]
@@ -99,7 +99,7 @@ class HooksCallback(Callback):
         self.hooks = Hooks(chosen.values(), self._call)
 
     def around_predict(self, learn: Learner, action: Callable[[], object]) -> None:
-        """Listen while the model runs, but not to a training loader that somebody validates."""
+        """Call the hook function while the model runs, but not in a validation over a training loader."""
         self._is_due = learn.role in self.roles
         try:
             with uncompiled() if self._is_due else nullcontext():
@@ -108,20 +108,20 @@ class HooksCallback(Callback):
             self._is_due = False
 
     def cleanup_fit(self, learn: Learner) -> None:
-        """Take the hooks off."""
+        """Remove the hooks."""
         for hook in self.hooks:
             hook.remove()
 
     def state_dict(self) -> dict[str, Any]:
         """Return the attributes of the hooks, and on which device they are."""
-        kept = {name: _kept(hook) for name, hook in zip(self.layers, self.hooks, strict=True)}
+        kept = {name: _attributes_of(hook) for name, hook in zip(self.layers, self.hooks, strict=True)}
         devices = {name: {key: _device_of(value) for key, value in values.items()} for name, values in kept.items()}
         return {"layers": dict(self.layers), "kept": kept, "devices": devices}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take over what `state_dict` gave, while there are hooks."""
+        """Load what `state_dict` returned, while there are hooks."""
         for hook, (name, values) in zip(self.hooks, state["kept"].items(), strict=False):
-            for key in _kept(hook):
+            for key in _attributes_of(hook):
                 delattr(hook, key)
             for key in values.keys() - _OF_A_HOOK:
                 device = state["devices"][name][key]
@@ -129,7 +129,7 @@ class HooksCallback(Callback):
                 setattr(hook, key, value)
 
     def differences(self, state: dict[str, Any]) -> Iterator[str]:
-        """Say whether other layers were watched."""
+        """Yield a line if other layers were watched."""
         if self.layers and list(self.layers) != list(state["layers"]):
             yield f"the layers to watch are {list(self.layers)} here, {list(state['layers'])} saved"
 
@@ -162,19 +162,19 @@ class HooksCallback(Callback):
         return kept
 
 
-def _kept(hook: Hook) -> dict[str, Any]:
-    """Return what a hook function keeps."""
+def _attributes_of(hook: Hook) -> dict[str, Any]:
+    """Return the attributes that a hook function has set."""
     return {key: value for key, value in vars(hook).items() if key not in _OF_A_HOOK}
 
 
 def _device_of(value: Any) -> str | None:
-    """Return the device of the first tensor in a nest, to which all of it goes back."""
+    """Return the device of the first tensor in nested containers; all of them are moved to it when loaded."""
     tensor = first_tensor(value)
     return None if tensor is None else str(tensor.device)
 
 
 def first_tensor(value: Any) -> Tensor | None:
-    """Return the first tensor in a nest of tuples, lists, mappings and dataclasses, depth first, or None."""
+    """Return the first tensor in nested tuples, lists, mappings and dataclasses, depth first, or None."""
     if isinstance(value, Tensor):
         return value
     if (fields := fields_of(value)) is not None:
@@ -187,7 +187,7 @@ def first_tensor(value: Any) -> Tensor | None:
 
 
 def checked_count(name: str, value: Any) -> int:
-    """Return a whole number of at least 1, or say why it is none."""
+    """Return a value that is a whole number of at least 1, or raise an error that names it."""
     if isinstance(value, bool) or not isinstance(value, Integral):
         raise TypeError(f"`{name}` must be a whole number, got {value!r}.")
     if value < 1:

@@ -1,4 +1,4 @@
-"""Measure what layers give: mean, spread and histogram, of one layer or of several small ones together."""
+"""Measure the outputs of layers: mean, spread and histogram, of one layer or of several small ones together."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ def measure(flat: Tensor, row: Tensor) -> None:
 
 
 class SmallOutputs:
-    """Outputs of small layers on the CPU, put aside to be measured together.
+    """A buffer for outputs of small layers on the CPU, which are measured together.
 
-    Layer by layer the calls would cost more than their work: the histogram of one is that of all, in bins of its own.
+    Layer by layer, the calls would cost more than the work: one histogram with bins for each layer is faster.
 
     Example:
         >>> outputs, rows = SmallOutputs(), torch.empty(2, 43)
@@ -45,11 +45,11 @@ class SmallOutputs:
         self._rows: list[Tensor] = []
 
     def takes(self, flat: Tensor) -> bool:
-        """Tell whether a vector is one to be put aside."""
+        """Return whether a vector has the size, type and device to be buffered."""
         return flat.is_cpu and flat.dtype == torch.float32 and len(flat) <= MOST_SMALL
 
     def add(self, flat: Tensor, row: Tensor) -> None:
-        """Put a copy of a vector aside; `write` will write its mean, squares and histogram into `row`."""
+        """Copy a vector to the buffer; `write` will write its mean, squares and histogram into `row`."""
         n = len(flat)
         if self._n_used + n > _CAPACITY or len(self._rows) == _MOST_OUTPUTS:
             self.write()
@@ -58,9 +58,9 @@ class SmallOutputs:
         self._sizes.append(n)
         self._rows.append(row[1:])
 
-    @torch.inference_mode()  # what was made in this mode, in a frozen part of the model, may be written to in no other
+    @torch.inference_mode()  # tensors of a frozen part may be made in this mode, and then only it can write to them
     def write(self) -> None:
-        """Measure all that was put aside since the last time."""
+        """Measure all that is in the buffer, and empty it."""
         if not self._rows:
             return
         values, moments = self._buffer[: self._n_used], []

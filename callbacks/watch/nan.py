@@ -1,4 +1,4 @@
-"""Stop a fit whose loss is no number any more."""
+"""Stop a fit whose loss has become NaN or infinite."""
 
 import warnings
 from typing import Any, NamedTuple
@@ -11,7 +11,7 @@ from learner.loop.frequency import Every, Pace, expected_steps
 
 
 class BadLoss(NamedTuple):
-    """Where a loss was no finite number, and what it was."""
+    """Where a loss was not finite, and what it was."""
 
     epoch: int
     dl_name: str
@@ -22,19 +22,19 @@ class BadLoss(NamedTuple):
 class TerminateOnNaNCallback(Callback):
     """End the fit, with a warning that says where it began, when a loss is NaN or infinite.
 
-    No loss is missed, but they are looked at together: `every` so often, and at the end of a pass. That often the
-    device is waited for, and that late may the fit end. Validation losses count as well; a `learn.validate()` outside
-    of a fit is left alone.
+    Every loss is checked, several together: after each interval of `every`, and at the end of a pass. Each check waits
+    for the device, and the fit ends at the first check after a bad loss. Validation losses are checked as well, but not
+    those of a `learn.validate()` outside of a fit.
 
     Args:
-        every: how often to look, in the words of any callback's `every`: 32, "32 batches", "10 s"; with "epoch" or
-            "2 epochs" it is at the end of each pass alone.
+        every: how often to check, written as any callback's `every`: 32, "32 batches", "10 s"; with "epoch" or
+            "2 epochs", only at the end of each pass.
 
     Attributes:
         first_bad: where the first bad loss of the last fit was (`epoch`, `dl_name`, `i`, `value`), or None.
 
     Raises:
-        TypeError, ValueError: if `every` means nothing.
+        TypeError, ValueError: if `every` is not an interval.
 
     Example:
         >>> from torch import nn
@@ -50,7 +50,7 @@ class TerminateOnNaNCallback(Callback):
     order = 50
 
     def __init__(self, every: int | str | None = 32) -> None:
-        self._pace = Pace(Every.of(every))  # not the callback's own `every`: it has to hear of each loss
+        self._pace = Pace(Every.of(every))  # not the callback's own `every`, which would skip losses
         self.first_bad: BadLoss | None = None
         self._is_on = False
         self._losses: list[Tensor] = []
@@ -62,7 +62,7 @@ class TerminateOnNaNCallback(Callback):
         self._pace.restart(learn.n_steps)
 
     def after_loss(self, learn: Learner) -> None:
-        """Put the loss by, without waiting for it."""
+        """Store the loss without waiting for the device; check the stored ones when it is time."""
         if self._is_on:
             self._losses.append(learn.loss.detach().reshape(()))
             self._places.append((learn.epoch, learn.dl_name, learn.i))
@@ -70,16 +70,16 @@ class TerminateOnNaNCallback(Callback):
                 self._check(learn)
 
     def cleanup_epoch(self, learn: Learner) -> None:
-        """Look at what is left, also when the pass was cut short."""
+        """Check the losses that are left, also when the pass was cut short."""
         if self._is_on:
             self._check(learn)
 
     def cleanup_fit(self, learn: Learner) -> None:
-        """Let go."""
+        """Drop the losses."""
         self._is_on, self._losses, self._places = False, [], []
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the losses that wait to be looked at, when that will be, and the first bad one."""
+        """Return the losses that are not checked yet, when they will be, and the first bad one."""
         return {
             "losses": list(self._losses),
             "places": list(self._places),
@@ -88,7 +88,7 @@ class TerminateOnNaNCallback(Callback):
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take over what `state_dict` gave."""
+        """Load what `state_dict` returned."""
         self._losses, self._places = state["losses"], state["places"]
         self._pace.load_state_dict(state["pace"])
         self.first_bad = None if state["first_bad"] is None else BadLoss(*state["first_bad"])

@@ -1,4 +1,4 @@
-"""What is known of a loss that is not finite: what tensors hold, and where it comes from, in words."""
+"""Describe tensors, and the cause of a loss that is not finite, in words."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from torch import Tensor
 
 from learner.data.batch import fields_of
 
-_NOT_AGAIN = (
-    "Run again, all was finite: look for random numbers of Python or NumPy, kernels that are not deterministic, or a "
-    "callback that changes the predictions or the loss."
+_NOT_REPRODUCED = (
+    "All values were finite when the batch ran again: look for random numbers of Python or NumPy, kernels that are not "
+    "deterministic, or a callback that changes the predictions or the loss."
 )
 
 
 class TensorStats(NamedTuple):
-    """What a tensor holds; minimum, maximum and mean are of its finite values, None where there is none.
+    """Statistics of a tensor; minimum, maximum and mean are of its finite values, None if it has none.
 
     Example:
         >>> print(TensorStats.of("x", torch.tensor([1.0, 2.0, float("nan")])))
@@ -35,7 +35,7 @@ class TensorStats(NamedTuple):
 
     @classmethod
     def of(cls, name: str, tensor: Tensor) -> TensorStats:
-        """Look at a tensor of any kind; of complex numbers, at both parts."""
+        """Compute the statistics of any tensor; complex numbers count as two numbers each."""
         values = _values(tensor)
         finite = values[values.isfinite()]
         found = [float(f(finite)) if len(finite) else None for f in (torch.min, torch.max, _mean)]
@@ -60,16 +60,16 @@ class TensorStats(NamedTuple):
 
 
 class NaNReport(NamedTuple):
-    """Where a loss that is not finite comes from; prints as text.
+    """The cause of a loss that is not finite; prints as text.
 
     Attributes:
-        epoch, dl_name, i, loss: the batch, and its loss.
+        epoch, dl_name, i, loss: where the batch was, and its loss.
         module, kind: dotted name ("" is the model itself, "loss_f" the loss function) and class of the first module
             whose output is not finite; None if all was finite when the batch ran again.
-        inputs, outputs: of that module.
-        batch: what went into the model, `xb`, and the target, `yb`.
+        inputs, outputs: statistics of that module's inputs and outputs.
+        batch: statistics of the model's input, `xb`, and of the target, `yb`.
         weights: names of the parameters that held NaN or inf before the batch, and of the buffers that held NaN.
-        path: the file, or None.
+        path: the file that was written, or None.
     """
 
     epoch: int
@@ -86,24 +86,24 @@ class NaNReport(NamedTuple):
 
     @property
     def where(self) -> str:
-        """Which batch it was, and what its loss was, in words."""
+        """The batch and its loss, in words."""
         return f"the loss was {self.loss} in epoch {self.epoch}, loader {self.dl_name!r}, batch {self.i}"
 
     @property
     def cause(self) -> str:
-        """What is known of the cause, in words; what comes first comes first."""
+        """What is known of the cause, in words, in the order of the computation: batch, weights, module."""
         bad_batch = [part for part in self.batch if not part.is_finite]
         causes = [f"The batch itself holds {_bad(bad_batch)}."] if bad_batch else []
         if self.weights:
-            causes += [f"Before the batch, NaN or inf was in {listed(self.weights)}."]
+            causes += [f"Before the batch, NaN or inf was already in {listed(self.weights)}."]
         if self.module is None:
-            return " ".join([*causes, _NOT_AGAIN])
+            return " ".join([*causes, _NOT_REPRODUCED])
         text = f"The first output that is not finite is that of {self._layer}"
         bad_inputs = [part for part in self.inputs if not part.is_finite]
         if not bad_inputs:
-            text += ", made of finite inputs" if self.inputs else ""
+            text += ", whose inputs are finite" if self.inputs else ""
         elif not bad_batch:
-            text += f"; it got {_bad(bad_inputs)}, made between the modules"
+            text += f"; {_bad(bad_inputs)} came from code between modules"
         return " ".join([*causes, f"{text}."])
 
     @property
@@ -114,44 +114,48 @@ class NaNReport(NamedTuple):
 
     def __str__(self) -> str:
         lines = [self.where, self.cause]
-        for title, parts in (("went in", self.inputs), ("came out", self.outputs), ("the batch", self.batch)):
+        for title, parts in (("inputs", self.inputs), ("outputs", self.outputs), ("batch", self.batch)):
             lines += [f"  {title}: {part}" for part in parts]
-        return "\n".join(lines + ([f"again: NaNReportCallback.repeat({self.path!r}, learn)"] if self.path else []))
+        return "\n".join(lines + ([f"repeat: NaNReportCallback.repeat({self.path!r}, learn)"] if self.path else []))
 
 
 class FirstBad:
-    """Looks for the first module whose output is not finite."""
+    """Find the first module whose output is not finite, from hooks around each module.
+
+    Attributes:
+        first: name, class, inputs and outputs of that module; None as long as all outputs are finite.
+    """
 
     def __init__(self) -> None:
         self.first: tuple[str, str, tuple[TensorStats, ...], tuple[TensorStats, ...]] | None = None
-        self._went_in: list[tuple[TensorStats, ...]] = []  # to modules that run, one within the other
+        self._inputs: list[tuple[TensorStats, ...]] = []  # of the modules that run now, one inside the other
 
     def enter(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """Look at what goes in, now: the module may write over it."""
+        """Describe the inputs before the module runs, since it may change them in place."""
         if self.first is None:
             by_position = stats_of("input", args[0] if len(args) == 1 else args)
-            self._went_in.append((*by_position, *stats_of("input", kwargs)))
+            self._inputs.append((*by_position, *stats_of("input", kwargs)))
 
     def leave(self, name: str, kind: str, output: Any) -> None:
-        """Look at what comes out."""
+        """Check the output, and keep it if it is the first that is not finite."""
         if self.first is None:
-            inputs = self._went_in.pop()
+            inputs = self._inputs.pop()
             if not is_finite(output):
                 self.first = (name, kind, inputs, stats_of("output", output))
 
 
 def is_finite(value: Any) -> bool:
-    """Tell whether no tensor of a nest holds NaN or inf; waits for the device."""
+    """Return whether all tensors in nested containers are finite; waits for the device."""
     return all(bool(_values(tensor).isfinite().all()) for _, tensor in _tensors("", value))
 
 
 def has_nan(tensor: Tensor) -> bool:
-    """Tell whether a tensor holds NaN; waits for the device."""
+    """Return whether a tensor holds NaN; waits for the device."""
     return bool(_values(tensor).isnan().any())
 
 
 def stats_of(name: str, value: Any) -> tuple[TensorStats, ...]:
-    """Look at each tensor of a nest.
+    """Return the statistics of each tensor in nested containers, named by its path.
 
     Example:
         >>> [stats.name for stats in stats_of("xb", {"ids": torch.ones(2), "pair": (torch.ones(2), torch.ones(2))})]
@@ -161,7 +165,7 @@ def stats_of(name: str, value: Any) -> tuple[TensorStats, ...]:
 
 
 def listed(names: Iterable[str]) -> str:
-    """Return the first few names in a row."""
+    """Return the first few names as text, separated by commas."""
     quoted = [f"`{name}`" for name in names]
     return ", ".join(quoted[:5] + (["..."] if len(quoted) > 5 else []))
 
@@ -175,20 +179,20 @@ def _mean(values: Tensor) -> Tensor:
 
 
 def _values(tensor: Tensor) -> Tensor:
-    """Return what a tensor of any kind holds as one that can be asked for NaN."""
+    """Return the values of any tensor as a dense real one, which can be checked for NaN."""
     tensor = tensor.detach()
-    if tensor.is_nested:  # sequences of many lengths
+    if tensor.is_nested:  # sequences of different lengths
         tensor = torch.cat([part.reshape(-1) for part in tensor.unbind()])
     if tensor.layout is not torch.strided:
         tensor = tensor.to_dense()
     if tensor.is_complex():
         tensor = torch.view_as_real(tensor.resolve_conj())
-    # Eight bits have no `isfinite`.
+    # `isfinite` does not support 8-bit floats.
     return tensor.float() if tensor.is_floating_point() and tensor.itemsize == 1 else tensor
 
 
 def _shape(tensor: Tensor) -> tuple[int, ...]:
-    """Return the shape of a tensor of any kind, -1 where its parts differ."""
+    """Return the shape of any tensor; of a nested one, -1 where the sizes of its parts differ."""
     if not tensor.is_nested:
         return tuple(tensor.shape)
     sizes = zip(*(part.shape for part in tensor.unbind()), strict=True)
@@ -196,7 +200,7 @@ def _shape(tensor: Tensor) -> tuple[int, ...]:
 
 
 def _tensors(name: str, value: Any) -> Iterator[tuple[str, Tensor]]:
-    """Give the tensors of a nest, each with the way to it."""
+    """Yield the tensors in nested containers, each with its path."""
     if isinstance(value, Tensor):
         yield name, value
     elif (fields := fields_of(value)) is not None:

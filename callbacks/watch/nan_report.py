@@ -1,4 +1,4 @@
-"""Find out where a loss that is not finite comes from, and keep all that it takes to see it again."""
+"""Find the cause of a loss that is not finite, and save what is needed to reproduce it."""
 
 from __future__ import annotations
 
@@ -23,26 +23,27 @@ from learner.data.generators import preserved_rng
 from learner.interrogate.hooks import Tap, can_be_hooked, uncompiled
 from learner.interrogate.layers import named_layers
 
-_STATS = ("inputs", "outputs", "batch")  # what of a report is of several tensors
+_STATS = ("inputs", "outputs", "batch")  # the fields of a report that hold `TensorStats`
 
 
 class NaNReportCallback(Callback):
-    """Find the module that made a loss NaN or infinite, before the optimizer can spread it; then end the fit.
+    """Find the module that made a loss NaN or infinite, before the optimizer makes a step of it; then end the fit.
 
-    Such a batch runs a second time, from the state before it and with hooks on all modules. A `RuntimeWarning` tells
-    the first one whose output is not finite and what went into it; `report` has the rest. The fit ends as
-    with `TerminateOnNaNCallback`, which is not needed beside this one: weights and buffers are those before the
-    batch. Validation counts as well, also a `learn.validate()` outside of a fit, which then ends too.
+    The batch runs a second time, from the state before it and with hooks on all modules. A `RuntimeWarning` names the
+    first module whose output is not finite, and describes its inputs; `report` has the rest. Then the fit ends, with
+    the weights and buffers from before the batch. Validation is watched as well, and so is a `learn.validate()` outside
+    of a fit, which ends too. There is no need for a `TerminateOnNaNCallback` beside this callback.
 
-    The file is the batch, the weights, the random numbers and the modes, in plain tensors and numbers alone:
-    `torch.load(path, weights_only=True)` reads it, and `repeat` runs it again, later and elsewhere.
+    The file holds the batch, the weights, the states of the random generators and the train/eval modes, as plain
+    tensors and numbers: `torch.load(path, weights_only=True)` reads it, and `repeat` runs the batch again, in another
+    process or on another machine.
 
-    Until then a batch costs a copy of the buffers and of the state of torch's random generators; on cuda the host
-    waits for the loss as well, when the backward pass is queued. A model that draws random numbers from Python or
-    NumPy, or changes its input in place, may give something else the second time.
+    The cost for each batch is a copy of the buffers and of the states of torch's random generators; on CUDA the host
+    also waits for the loss, after the backward pass is queued. A model that draws random numbers from Python or NumPy,
+    or changes its input in place, may give another result the second time.
 
     Args:
-        path: the file, replaced if it is there; None writes none. Nothing is written in a sandbox.
+        path: the file to write, which replaces an older one; None for no file. Nothing is written in a sandbox.
 
     Attributes:
         report: the `NaNReport` of the last fit, or None.
@@ -63,87 +64,87 @@ class NaNReportCallback(Callback):
         >>> watch.report.module, watch.report.kind, watch.report.i
         ('0', 'Log', 0)
         >>> print(watch.report.cause)
-        The first output that is not finite is that of `0` (Log), made of finite inputs.
+        The first output that is not finite is that of `0` (Log), whose inputs are finite.
     """
 
     order = 50
-    before = (TerminateOnNaNCallback,)  # which would end the fit first
+    before = (TerminateOnNaNCallback,)  # else it would end the fit first
 
     def __init__(self, path: str | os.PathLike[str] | None = "nan_report.pt") -> None:
         self.path = None if path is None else Path(path).expanduser().absolute()  # wherever the program goes next
         self.report: NaNReport | None = None
-        self._passes: list[Rewind] = []  # one within the other
+        self._passes: list[Rewind] = []  # a pass, and those inside it
 
     def before_fit(self, learn: Learner) -> None:
         """Start clean."""
         self.report = None
 
     def before_epoch(self, learn: Learner) -> None:
-        """Make room for the state before a batch."""
+        """Prepare to store the state before each batch."""
         self._passes.append(Rewind(learn.model))
 
     def around_predict(self, learn: Learner, action: Callable[[], None]) -> None:
-        """Put the state by, or back; here, where a second run passes by as well, inside what wraps it."""
+        """Store the state before the first run of a batch, and restore it before the second."""
         if self._passes:
-            before = self._passes[-1]
-            if before.is_again:
+            before = self._passes[-1]  # here and not in `before_batch`: both runs come by, inside what others wrap
+            if before.is_second_run:
                 before.restore(learn)
             else:
                 before.keep(learn)
         action()
 
     def after_loss(self, learn: Learner) -> None:
-        """Look at the loss, or send for it where that would stall a device."""
+        """Check the loss; on a device, only start to copy it, since waiting would stall the device."""
         if learn.loss.is_cpu:
             if not math.isfinite(learn.loss.item()):
                 self._report(learn, learn.loss.item())
         elif self._passes:
-            self._passes[-1].loss = _sent_for(learn.loss)
+            self._passes[-1].loss = _copied_value(learn.loss)
 
     def around_backward(self, learn: Learner, action: Callable[[], None]) -> None:
-        """Look at the loss while the device is busy, and before anybody can make a step."""
+        """Check the loss while the device is busy with the backward pass, before the optimizer step."""
         action()
-        self._look_at_sent(learn)
+        self._check_copied(learn)
 
     def after_batch(self, learn: Learner) -> None:
-        """Look at the loss of a pass that does not train."""
-        self._look_at_sent(learn)
+        """Check the loss of a pass that does not train."""
+        self._check_copied(learn)
 
     def cleanup_epoch(self, learn: Learner) -> None:
-        """Let go."""
+        """Drop the state of the last batch."""
         self._passes.pop()
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the report, which has ended the fit; within a pass there is nothing to keep."""
+        """Return the report if there is one; nothing else outlives a batch."""
         if self.report is None:
             return {}
         return self.report._asdict() | {name: [list(stats) for stats in getattr(self.report, name)] for name in _STATS}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take over what `state_dict` gave."""
+        """Load what `state_dict` returned."""
         stats = {name: tuple(TensorStats(*values) for values in state[name]) for name in _STATS if state}
         self.report = NaNReport(**state | stats) if state else None
 
-    def _look_at_sent(self, learn: Learner) -> None:
+    def _check_copied(self, learn: Learner) -> None:
         if self._passes and (loss := self._passes[-1].loss):
             self._passes[-1].loss = None
             if not math.isfinite(value := loss()):
                 self._report(learn, value)
 
     def _report(self, learn: Learner, loss: float) -> None:
-        """Tell where a loss comes from, write the file, end the fit."""
-        if not self._passes:  # added in the middle of a pass, and not there before the batch
+        """Warn with the cause of a bad loss, write the file, and end the fit."""
+        if not self._passes:  # added in the middle of a pass: the state before the batch is not known
             return
         path = None if self.path is None or learn.in_sandbox else self.path
         try:
             report = self._explain(learn, loss, path)
-        except Exception as error:  # whatever it is, it must not be all that is told
+        except Exception as error:  # whatever it is, the bad loss must be reported with it
             error.add_note(
-                f"raised while the cause of a loss was looked for that was {loss} in epoch {learn.epoch}, loader "
+                f"raised while looking for the cause of a loss of {loss} in epoch {learn.epoch}, loader "
                 f"{learn.dl_name!r}, batch {learn.i}"
             )
             raise
-        inputs = f" What went in: {'; '.join(map(str, report.inputs))}." if report.inputs else ""
+        inputs = f" Inputs: {'; '.join(map(str, report.inputs))}." if report.inputs else ""
         again = f" NaNReportCallback.repeat({str(path)!r}, learn) runs the batch again." if path else ""
         warnings.warn(
             f"{report.where}; the fit ends here. {report.cause}{inputs} See `report` for more.{again}",
@@ -168,24 +169,25 @@ class NaNReportCallback(Callback):
 
     @staticmethod
     def repeat(path: str | os.PathLike[str], learn: Learner) -> NaNReport:
-        """Run the batch of a file again, in a sandbox, and return the report of that.
+        """Run the batch of a file again, in a sandbox, and return its report.
 
-        To the bit the same on the same kind of device.
+        On the same kind of device, all values are the same to the bit.
 
         Args:
             path: the file.
-            learn: with such a model, loss function and callbacks as then; whatever its weights and loaders are.
+            learn: a learner with the same model, loss function and callbacks; its weights and loaders do not matter.
 
         Raises:
-            ValueError: if the file is none of these, is of another model, or could not keep what went in.
+            ValueError: if this class did not write the file, the model is another one, or part of the batch could not
+                be saved.
         """
         saved = torch.load(path, map_location="cpu", weights_only=True)
         if not isinstance(saved, dict) or "rng" not in saved:
-            raise ValueError(f"`path` must be a file of NaNReportCallback, got {os.fspath(path)!r}.")
+            raise ValueError(f"`path` must be a file that NaNReportCallback has written, got {os.fspath(path)!r}.")
         if saved["lost"]:
             raise ValueError(
-                f"`path` must hold the whole batch to run it again, got descriptions of {listed(saved['lost'])}; "
-                f"such parts cannot be kept."
+                f"`path` must hold the whole batch to run it again, got only descriptions of {listed(saved['lost'])}, "
+                f"which could not be saved."
             )
         again = NaNReportCallback(path=None)
         with learn.sandbox(), learn.added(again), torch.set_grad_enabled(saved["role"] == "train"):
@@ -197,8 +199,8 @@ class NaNReportCallback(Callback):
             return _run_again(learn, before, saved["loss"], Path(path).expanduser().absolute())
 
 
-def _sent_for(loss: Tensor) -> Callable[[], float]:
-    """Return what gives the value of a loss later, without waiting for what is queued after it."""
+def _copied_value(loss: Tensor) -> Callable[[], float]:
+    """Start to copy a loss to the host; return a function that waits for the copy alone, and returns the value."""
     if not loss.is_cuda:
         return loss.detach().item
     host = loss.detach().to("cpu", non_blocking=True)  # into pinned memory
@@ -213,26 +215,26 @@ def _sent_for(loss: Tensor) -> Callable[[], float]:
 
 
 def _run_again(learn: Learner, before: Rewind, loss: float, path: Path | None) -> NaNReport:
-    """Run a batch from the state before it, with hooks; leave the buffers so, and the random numbers as they are."""
+    """Run a batch again from the state before it, with hooks; then restore the buffers and the random generators."""
     layers = named_layers(learn.model)
     if isinstance(learn.loss_f, nn.Module):
         layers |= {f"loss_f.{name}".rstrip("."): module for name, module in named_layers(learn.loss_f).items()}
     batch, weights = (*stats_of("xb", before.xb), *stats_of("yb", learn.yb)), _bad_weights(learn.model)
-    learn.loss = learn.output = learn.preds = None  # makes room for a second graph
+    learn.loss = learn.output = learn.preds = None  # frees the memory of the first graph
     watch = FirstBad()
-    before.is_again = True  # to the end: nothing comes after it in that pass
+    before.is_second_run = True  # and stays so: no batch follows in this pass
     with ExitStack() as stack:
         stack.callback(before.restore_buffers)
         stack.enter_context(preserved_rng())
         stack.enter_context(uncompiled())
         for name, module in layers.items():
-            if not can_be_hooked(module):  # the module around it tells
+            if not can_be_hooked(module):  # the module that contains it is hooked
                 continue
             leave = partial(watch.leave, name, type(module).__name__)
             stack.callback(Tap(module, watch.enter, leave).remove)
         learn.predict()
         learn.get_loss()
-    if watch.first is None:  # else the loss function is no module, or the learner's own
+    if watch.first is None:  # or the loss function is not a module, so no hook has seen it
         watch.enter((learn.preds, learn.yb), {})
         watch.leave("loss_f", getattr(learn.loss_f, "__name__", type(learn.loss_f).__name__), learn.loss)
     first = watch.first or (None, None, (), ())
@@ -240,7 +242,7 @@ def _run_again(learn: Learner, before: Rewind, loss: float, path: Path | None) -
         epoch=learn.epoch,
         dl_name=learn.dl_name,
         i=learn.i,
-        loss=math.nan if math.isnan(loss) else loss,  # this very NaN, so that equal reports are equal
+        loss=math.nan if math.isnan(loss) else loss,  # always the same object, so that equal reports compare equal
         module=first[0],
         kind=first[1],
         inputs=first[2],
@@ -252,7 +254,7 @@ def _run_again(learn: Learner, before: Rewind, loss: float, path: Path | None) -
 
 
 def _bad_weights(model: nn.Module) -> tuple[str, ...]:
-    """Name the parameters that hold NaN or inf and the buffers that hold NaN; a mask may well hold inf."""
+    """Return the names of parameters that hold NaN or inf and of buffers that hold NaN; a mask may rightly hold inf."""
     buffers = {id(buffer) for buffer in model.buffers()}
     weights = weights_of(model).items()
     return tuple(name for name, w in weights if (has_nan(w) if id(w) in buffers else not is_finite(w)))

@@ -1,4 +1,4 @@
-"""Choose parameters of a model, by the names that `learner.interrogate.layers` has for modules and what they hold."""
+"""Choose parameters of a model by name, by glob, or by the modules that hold them."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ Choice: TypeAlias = nn.Module | Tensor | str | int
 
 
 def checked_choices(choices: Choice | Iterable[Choice] | None) -> list[Choice] | None:
-    """Return one choice or several as a list, None as it is; refuse what can choose no parameter.
+    """Return one choice or several as a list, or None.
 
     Raises:
-        TypeError: naming it.
+        TypeError: for a choice of another type, which is named.
     """
     if choices is None:
         return None
@@ -55,10 +55,10 @@ def chosen_parameters(
     names = {p: name for name, p in reversed(inside.items())}
     wanted = set(inside.values()) if choices is None else set()
     for choice in choices or ():
-        if not (found := names.keys() & _meant(model, choice)):
+        if not (found := names.keys() & _parameters_of(model, choice)):
             raise ValueError(
                 f"`parameters` must be parameters of the learner's model, modules that have some, or names or globs of "
-                f"these, got {_shown(choice)}{_hint(choice, inside)}; there is {', '.join(inside)}."
+                f"these, got {_describe(choice)}{_hint(choice, inside)}; there is {', '.join(inside)}."
             )
         wanted |= found
     chosen = {name: p for name, p in inside.items() if names[p] == name and p in wanted}
@@ -68,7 +68,8 @@ def chosen_parameters(
     return kept
 
 
-def _meant(model: nn.Module, choice: Choice) -> set[Tensor]:
+def _parameters_of(model: nn.Module, choice: Choice) -> set[Tensor]:
+    """Return the parameters that a choice names: itself, those in a module, or those whose names match."""
     if isinstance(choice, Tensor):
         return {choice}
     meant: set[Tensor] = {p for layer in _layers(model, choice) for p in layer.module.parameters()}
@@ -80,7 +81,7 @@ def _meant(model: nn.Module, choice: Choice) -> set[Tensor]:
 
 
 def _layers(model: nn.Module, choice: nn.Module | str | int) -> list[Layer]:
-    """Return the whole modules that are meant, or none."""
+    """Return the whole modules that a choice names; an empty list if it names none."""
     try:
         found = find_layers(model, [choice])[choice]
     except ValueError:  # a parameter's name, most often
@@ -94,5 +95,5 @@ def _hint(choice: Choice, names: Iterable[str]) -> str:
     return " (`*` stops at a dot, `**` does not)" if "*" in choice else nearest(choice, names)
 
 
-def _shown(choice: Choice) -> str:
+def _describe(choice: Choice) -> str:
     return repr(choice) if isinstance(choice, str | int) else f"a {type(choice).__name__}"

@@ -1,4 +1,4 @@
-"""The state before a batch, put by so cheaply that it can be done for each."""
+"""Store the state before a batch, cheaply enough to do it for each batch."""
 
 from __future__ import annotations
 
@@ -14,21 +14,27 @@ from learner import Learner
 
 
 class Rewind:
-    """The state before a batch, of all that a forward pass changes: random generators, buffers and what goes in.
+    """The state before a batch, of all that a forward pass changes: random generators, buffers and the model's input.
 
-    The weights are not among it: they change in the optimizer's step, which a bad loss never comes to.
+    Weights are left out: they change only in the optimizer step, and the fit ends before a step with a bad loss.
+
+    Attributes:
+        rng: the states of the random generators.
+        xb: the model's input.
+        loss: returns the value of the batch's loss, which is being copied from the device; None if nothing is.
+        is_second_run: whether the batch runs again.
     """
 
     def __init__(self, model: nn.Module) -> None:
         self._model, self._generators = model, _generators(model)
         self.rng: list[Tensor] = []
         self.xb: Any = None
-        self.loss: Callable[[], float] | None = None  # sent for
-        self.is_again = False  # whether the batch runs a second time
+        self.loss: Callable[[], float] | None = None
+        self.is_second_run = False
         self._copy_buffers()
 
     def _copy_buffers(self) -> None:
-        """Make copies of all buffers, and remember where they were."""
+        """Copy all buffers, and note which module holds each under which name."""
         tables = [module._buffers for module in self._model.modules()]
         found = [(table, name, buffer) for table in tables for name, buffer in table.items() if buffer is not None]
         self._places = [place for place in found if not is_lazy(place[2])]
@@ -37,25 +43,25 @@ class Rewind:
         self._copies = [buffer.clone() for buffer in self._buffers]
 
     def keep(self, learn: Learner) -> None:
-        """Put the state by."""
+        """Store the state before a batch."""
         self.xb, self.loss = learn.xb, None
         self.rng = [generator.get_state() for generator in self._generators.values()]
         if not self._places and not self._has_lazy:
             return
-        # A forward pass may put another buffer in the place of one.
+        # A forward pass may assign another tensor to a buffer.
         if self._has_lazy or any(table.get(name) is not buffer for table, name, buffer in self._places):
             self._copy_buffers()
         else:
             torch._foreach_copy_(self._copies, self._buffers)
 
     def restore(self, learn: Learner) -> None:
-        """Put what goes in and the random generators back."""
+        """Restore the model's input and the random generators."""
         learn.xb = self.xb
         for generator, state in zip(self._generators.values(), self.rng, strict=True):
             generator.set_state(state)
 
     def restore_buffers(self) -> None:
-        """Put the buffers back, the same tensors in the same places."""
+        """Restore the buffers: the same tensors, with their former values."""
         for (table, name, buffer), values, old in zip(self._places, self._buffers, self._copies, strict=True):
             table[name] = buffer
             values.copy_(old)

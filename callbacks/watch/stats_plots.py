@@ -1,4 +1,4 @@
-"""The pictures of what was recorded of each layer or parameter while training: lines, histograms, dead fractions."""
+"""Plots of what was recorded of each layer or parameter while training: lines, histograms, dead fractions."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class Recorded(Protocol):
-    """What the pictures of a layer are drawn from."""
+    """What the plots of a layer are drawn from."""
 
     @property
     def hist(self) -> Tensor:
@@ -122,7 +122,7 @@ def _with_counts(layers: Iterable[Recorded], y_range: tuple[float, float]) -> tu
 def _grid(
     draw: Callable[[Axes, Tensor, Recorded], None], layers: Mapping[str, Recorded], y_label: str, x_label: str
 ) -> Figure:
-    """Draw a panel for each layer, of very many for some of them; one of which nothing was recorded is empty."""
+    """Draw a panel for each layer, or for some if there are very many; without records a panel stays empty."""
     from learner.drawing import subplots
 
     titles = list(layers)
@@ -151,12 +151,12 @@ def _grid(
 
 
 def _evenly(n: int, most: int) -> list[int]:
-    """Return at most so many of n places, evenly, the first and the last among them."""
+    """Return at most so many indices below n, evenly spaced, with the first and the last."""
     return torch.linspace(0, n - 1, min(n, most)).round().int().tolist() if n else []
 
 
 def _in_two_lines(title: str) -> str:
-    """Return the name of a layer with its class below it if they are long; of a long name the end, which tells most."""
+    """Return a layer's name with its class below it if they are long; of a long name only the end, which says most."""
     if len(title) <= _MOST_LETTERS:
         return title
     name, _, kind = title.partition(" ")

@@ -22,9 +22,9 @@ _FLAT_AT_ZERO = (
 
 
 def can_die(module: nn.Module) -> bool:
-    """Tell whether the units of a module can come to give nothing but about zero, whatever goes in.
+    """Return whether the units of a module can die: output about zero for every input.
 
-    Of torch's own activations that is known. A module of somebody else's without parameters may be such an activation.
+    This is known of torch's own activations; any other module without parameters may be such an activation.
 
     Example:
         >>> can_die(nn.ReLU()), can_die(nn.LeakyReLU()), can_die(nn.Linear(3, 2))
@@ -37,12 +37,12 @@ def can_die(module: nn.Module) -> bool:
 
 
 def saturates(module: nn.Module) -> bool:
-    """Tell whether `saturated` can say something of a module."""
+    """Return whether `saturated` knows the range of a module's output."""
     return type(module) in _SATURATED
 
 
 def saturated(module: nn.Module, output: Tensor) -> Tensor:
-    """Return the fraction of what an activation gave that is at the ends of its range, without waiting for the device.
+    """Return the fraction of an activation's output at the ends of its range, without waiting for the device.
 
     The ends are the last 5 percent of the way from the middle: above 0.95 for `Tanh`, below 0.025 and above 0.975 for
     `Sigmoid`. Of `Softmax` it is the fraction of distributions with a probability above 0.95.

@@ -13,13 +13,13 @@ N_BINS, LOWEST = 40, -30  # a bin for each power of two, from 2^-30, about 1e-9,
 
 
 class ParameterCopy:
-    """Parameters that have a gradient, and room for a copy of them: one vector, and parts of it shaped as they are.
+    """Parameters that have a gradient, and a buffer for a copy: one vector, with a view of the shape of each parameter.
 
     Args:
         named: parameters by name; all have a gradient, now and at each call.
 
     Attributes:
-        columns: the place of each parameter in what is written, by name.
+        columns: the column of each parameter in the rows that are written, by name.
         flat: the vector, of float64 if a parameter is, else of float32.
 
     Raises:
@@ -39,7 +39,7 @@ class ParameterCopy:
     def __init__(self, named: dict[str, nn.Parameter]) -> None:
         self.columns = {name: i for i, name in enumerate(named)}
         self.parameters = list(named.values())
-        tensors = _plain(self.parameters)
+        tensors = _dense_real(self.parameters)
         devices = dict.fromkeys(str(t.device) for t in tensors)
         if len(devices) > 1:
             raise LearnerError(
@@ -57,30 +57,30 @@ class ParameterCopy:
 
     @torch.no_grad()
     def write_before(self, row: Tensor, counts: Tensor | None) -> None:
-        """Write what there is before a step, and take the copy.
+        """Write the norms before a step, and copy the parameters.
 
         Args:
-            row: of 3 by parameters; gets the norms of the gradients and of the parameters.
-            counts: of at least parameters by 41, whole numbers; gets the histograms of |gradient|: zeros, then a bin
-                for each power of two. Nothing is counted if None.
+            row: 3 x parameters; the norms of gradients and parameters are written to it.
+            counts: whole numbers, at least parameters x 41; the histograms of |gradient| are written to it: zeros, then
+                a bin for each power of two. Nothing is counted if None.
         """
-        gradients = _plain(p.grad for p in self.parameters)  # type: ignore[misc]  # there are, as said above
+        gradients = _dense_real(p.grad for p in self.parameters)  # type: ignore[misc]  # each has one
         row[0] = torch.stack(torch._foreach_norm(gradients, 2, self.flat.dtype))
         if counts is not None:
             torch._foreach_copy_(self._parts, gradients)
             self._count(counts)
-        torch._foreach_copy_(self._parts, _plain(self.parameters))
+        torch._foreach_copy_(self._parts, _dense_real(self.parameters))
         row[1] = torch.stack(torch._foreach_norm(self._parts))
 
     @torch.no_grad()
     def write_after(self, row: Tensor) -> None:
-        """Write the norms of the differences between the parameters and their copy, which is used up."""
-        torch._foreach_sub_(self._parts, _plain(self.parameters))
+        """Write the norms of the differences between the parameters and their copy, which is overwritten."""
+        torch._foreach_sub_(self._parts, _dense_real(self.parameters))
         row[2] = torch.stack(torch._foreach_norm(self._parts))
 
     def _count(self, counts: Tensor) -> None:
-        """Count what is in the vector, in its own memory."""
-        # The exponent of a float is its logarithm, to be had at a twentieth of the price.
+        """Count the values in the vector, which are overwritten."""
+        # The exponent of a float is its logarithm, at a twentieth of the cost.
         bins = self.flat.abs_().float().view(torch.int32)
         is_some = bins.clamp(max=1)  # whole numbers: five times as fast as a comparison and a mask
         bins.bitwise_right_shift_(23).sub_(127 + LOWEST).clamp_(0, N_BINS - 1).add_(is_some)
@@ -90,7 +90,7 @@ class ParameterCopy:
         counts.zero_().view(-1).index_add_(0, bins, torch.ones_like(counts[0, 0]).expand_as(bins))
 
 
-def _plain(tensors: Iterable[Tensor]) -> list[Tensor]:
-    """Return tensors with what is sparse made dense, and complex numbers as pairs."""
+def _dense_real(tensors: Iterable[Tensor]) -> list[Tensor]:
+    """Return dense real tensors: sparse ones made dense, complex numbers as pairs."""
     dense = (t if t.layout is torch.strided else t.to_dense() for t in tensors)
     return [torch.view_as_real(t) if t.is_complex() else t for t in dense]

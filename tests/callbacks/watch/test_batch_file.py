@@ -139,6 +139,6 @@ def test_a_learner_is_put_where_another_was(tmp_path):
 def test_another_model_is_refused(model, named):
     saved = batch_state(learner_of(nn.Linear(2, 2)), None, {})
     before = {name: weight.clone() for name, weight in weights_of(model).items()}
-    with pytest.raises(ValueError, match=f"`learn.model` must be such a model as the file's.*differs in .*({named})"):
+    with pytest.raises(ValueError, match=f"`learn.model` must be the model of the file.*differs in .*({named})"):
         load_batch_state(learner_of(model), saved)
     assert all(torch.equal(weight, before[name]) for name, weight in weights_of(model).items())

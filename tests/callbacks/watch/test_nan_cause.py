@@ -72,20 +72,20 @@ def test_long_lists_are_cut():
 @pytest.mark.parametrize(
     ("given", "expected"),
     [
-        ({}, "The first output that is not finite is that of `a.b` (Log), made of finite inputs."),
+        ({}, "The first output that is not finite is that of `a.b` (Log), whose inputs are finite."),
         ({"inputs": ()}, "The first output that is not finite is that of `a.b` (Log)."),
         (
             {"module": ""},
-            "The first output that is not finite is that of the model itself (Log), made of finite inputs.",
+            "The first output that is not finite is that of the model itself (Log), whose inputs are finite.",
         ),
         (
             {"module": "loss_f", "kind": "nll_loss"},
-            "The first output that is not finite is that of the loss function (nll_loss), made of finite inputs.",
+            "The first output that is not finite is that of the loss function (nll_loss), whose inputs are finite.",
         ),
         (
             {"inputs": (FINITE, BAD)},
-            "The first output that is not finite is that of `a.b` (Log); it got 2 NaN and 1 inf in input, made between "
-            "the modules.",
+            "The first output that is not finite is that of `a.b` (Log); 2 NaN and 1 inf in input came from "
+            "code between modules.",
         ),
         (
             {"inputs": (BAD,), "batch": (BAD_XB, XB)},
@@ -93,13 +93,13 @@ def test_long_lists_are_cut():
         ),
         (
             {"weights": ("0.weight",)},
-            "Before the batch, NaN or inf was in `0.weight`. The first output that is not finite is that of `a.b` "
-            "(Log), made of finite inputs.",
+            "Before the batch, NaN or inf was already in `0.weight`. The first output that is not finite is that of "
+            "`a.b` (Log), whose inputs are finite.",
         ),
         (
             {"module": None, "kind": None, "inputs": (), "outputs": ()},
-            "Run again, all was finite: look for random numbers of Python or NumPy, kernels that are not "
-            "deterministic, or a callback that changes the predictions or the loss.",
+            "All values were finite when the batch ran again: look for random numbers of Python or NumPy, kernels that "
+            "are not deterministic, or a callback that changes the predictions or the loss.",
         ),
     ],
 )
@@ -110,11 +110,11 @@ def test_the_cause_is_what_is_known(given, expected):
 def test_a_report_prints_as_text():
     assert str(report(path="there.pt")).splitlines() == [
         "the loss was nan in epoch 1, loader 'train', batch 2",
-        "The first output that is not finite is that of `a.b` (Log), made of finite inputs.",
-        "  went in: input (2,) float32, 1 to 1, mean 1",
-        "  came out: input (3,) float32, 2 NaN and 1 inf",
-        "  the batch: xb (2,) float32, 1 to 1, mean 1",
-        "again: NaNReportCallback.repeat('there.pt', learn)",
+        "The first output that is not finite is that of `a.b` (Log), whose inputs are finite.",
+        "  inputs: input (2,) float32, 1 to 1, mean 1",
+        "  outputs: input (3,) float32, 2 NaN and 1 inf",
+        "  batch: xb (2,) float32, 1 to 1, mean 1",
+        "repeat: NaNReportCallback.repeat('there.pt', learn)",
     ]
     assert "again" not in str(report())
 

@@ -57,7 +57,7 @@ def test_it_names_the_module_the_batch_and_what_went_in():
         model,
         [batch(3.0), batch(2.0), batch(-1.0), batch(2.0)],
         match=r"^the loss was nan in epoch 0, loader 'train', batch 2; the fit ends here\. The first output that is "
-        r"not finite is that of `1` \(Log\), made of finite inputs\. What went in: input \(4, 2\) float32, .* See",
+        r"not finite is that of `1` \(Log\), whose inputs are finite\. Inputs: input \(4, 2\) float32, .* See",
     )
     assert (report.epoch, report.dl_name, report.i, report.module, report.kind) == (0, "train", 2, "1", "Log")
     assert math.isnan(report.loss)
@@ -101,8 +101,8 @@ def test_code_of_a_model_itself_is_told_from_its_modules():
 
     report, _ = report_of(Net(True), [batch(-1.0)])
     assert (report.module, report.inputs[0].n_nan) == ("b", 8)
-    assert "it got 8 NaN in input, made between the modules" in report.cause
-    report, _ = report_of(Net(False), [batch(-1.0)], match="is that of the model itself .Net., made of finite inputs")
+    assert "8 NaN in input came from code between modules" in report.cause
+    report, _ = report_of(Net(False), [batch(-1.0)], match="is that of the model itself .Net., whose inputs are finite")
     assert (report.module, report.kind) == ("", "Net")
 
 
@@ -160,7 +160,7 @@ def test_outputs_of_any_kind_are_looked_into():
     report, _ = report_of(model, [batch()])
     assert (report.module, report.kind, report.weights) == ("lstm", "LSTM", ("lstm.weight_ih_l0",))
     assert [part.name for part in report.outputs] == ["output[0]", "output[1][0]", "output[1][1]"]
-    assert report.cause.startswith("Before the batch, NaN or inf was in `lstm.weight_ih_l0`.")
+    assert report.cause.startswith("Before the batch, NaN or inf was already in `lstm.weight_ih_l0`.")
 
 
 def test_a_model_that_makes_its_own_loss():
@@ -199,7 +199,7 @@ def test_the_loss_function_as_the_culprit(loss_f, name, kind):
     assert (report.i, report.module, report.kind, report.outputs[0].n_inf > 0) == (1, name, kind, True)
     if name == "loss_f":
         assert [part.name for part in report.inputs] == ["input[0]", "input[1]"]
-        assert "is that of the loss function (bad_at_zero), made of finite inputs" in report.cause
+        assert "is that of the loss function (bad_at_zero), whose inputs are finite" in report.cause
 
 
 def test_nan_in_the_batch_is_said_first():
@@ -344,9 +344,7 @@ def test_an_action_of_a_subclass_is_what_runs_again():
 
     watch = NaNReportCallback(None)
     learn = Halves(nn.Identity(), {"train": [batch()], "valid": [batch(-1.0)]}, functional.mse_loss, cbs=watch)
-    with pytest.warns(
-        RuntimeWarning, match="the loss function .mse_loss.; it got 8 NaN in .*, made between the modules"
-    ):
+    with pytest.warns(RuntimeWarning, match="the loss function .mse_loss.; 8 NaN in .* came from code between modules"):
         learn.validate()
     assert watch.report.module == "loss_f"
 
@@ -383,7 +381,11 @@ def test_what_does_not_happen_again_is_said(change):
                 learn.loss = learn.loss * NAN
 
     report, _ = report_of(
-        Once(), [batch()] * 5, functional.mse_loss, Spoil(), match="batch 1; .* Run again, all was finite"
+        Once(),
+        [batch()] * 5,
+        functional.mse_loss,
+        Spoil(),
+        match="batch 1; .* All values were finite when",
     )
     assert (report.module, report.kind, report.inputs, report.i) == (None, None, (), 1)
 
@@ -531,7 +533,7 @@ def test_whatever_fails_while_it_looks_tells_of_the_loss_as_well():
 
     with pytest.raises(RuntimeError, match="not again") as caught:
         Learner(FailsAgain(), {"train": [batch()]}, functional.mse_loss, cbs=NaNReportCallback(None)).fit(1)
-    assert any("that was nan in epoch 0, loader 'train', batch 0" in note for note in caught.value.__notes__)
+    assert any("a loss of nan in epoch 0, loader 'train', batch 0" in note for note in caught.value.__notes__)
 
 
 class First(nn.Module):
@@ -814,7 +816,7 @@ def test_by_default_the_file_is_where_the_program_began(tmp_path, monkeypatch):
 def test_repeat_refuses_what_it_cannot_run(tmp_path):
     learn = Learner(nn.Linear(2, 2), {"train": [batch()]}, functional.mse_loss)
     torch.save({"a": 1}, tmp_path / "other.pt")
-    with pytest.raises(ValueError, match=r"`path` must be a file of NaNReportCallback, got .*other\.pt"):
+    with pytest.raises(ValueError, match=r"`path` must be a file that NaNReportCallback has written, got .*other\.pt"):
         NaNReportCallback.repeat(tmp_path / "other.pt", learn)
 
     class Graph:
@@ -835,12 +837,12 @@ def test_repeat_refuses_what_it_cannot_run(tmp_path):
     learn = Learner(model, {"train": [Graph()]}, functional.mse_loss, cbs=[watch, Size()], predictor=predictor)
     with pytest.warns(RuntimeWarning, match="the model itself .Net."):
         learn.fit(1)
-    with pytest.raises(ValueError, match="`path` must hold the whole batch to run it again, got descriptions of `xb`"):
+    with pytest.raises(ValueError, match="hold the whole batch to run it again, got only descriptions of `xb`"):
         NaNReportCallback.repeat(tmp_path / "nan.pt", learn)
     _, learn = report_of(nn.Linear(2, 2), [batch(NAN)], path=tmp_path / "nan.pt")
     learn.model = nn.Linear(2, 3)
     learn.predictor.model = learn.model
-    with pytest.raises(ValueError, match=r"`learn\.model` must be such a model"):
+    with pytest.raises(ValueError, match=r"`learn\.model` must be the model of the file"):
         NaNReportCallback.repeat(tmp_path / "nan.pt", learn)
     assert not learn.in_sandbox
 
