@@ -228,8 +228,8 @@ class Learner:
         self.ended_by, self.interrupt, self._pending = None, None, Pending()
         self.in_sandbox, self._is_fitting, self._n_passes, self._n_done = False, False, 0, 0
         open_pass(self, "", (), "train")
-        self._tell_predictor()
         self.cbs, self._dispatch = (), Dispatch(())
+        self._tell_predictor()
         self._bound, self._by_hand = dict[str, Callable[[], None]](), {}
         self._set_callbacks(flattened(cbs))
 
@@ -702,4 +702,10 @@ class Learner:
 
     def _tell_predictor(self) -> None:
         """Let the predictor know the model and whether it makes its loss itself; both may have been replaced."""
-        self.predictor.begin_pass(self.model, takes_target=self.loss_f is None, is_training=self.training)
+        owner, _ = self._dispatch.actions.get("predict", (None, ()))
+        self.predictor.begin_pass(
+            self.model,
+            takes_target=self.loss_f is None,
+            is_training=self.training,
+            is_fed_by_hand=owner is not None or type(self).predict is not Learner.predict,
+        )

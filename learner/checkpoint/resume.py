@@ -46,6 +46,7 @@ from learner.checkpoint.snapshot import (
 )
 from learner.data.loaders import Loaders, length_of
 from learner.data.moving import to_device
+from learner.data.zipped import ZippedLoader
 from learner.errors import CancelFitException, LearnerError
 from learner.history import Averages
 from learner.interrogate.layers import inside
@@ -332,7 +333,9 @@ def _kind_of(loader: Any) -> dict[str, Any]:
         kind["the number of samples"] = length_of(loader.dataset)
         kind["the batch size"] = getattr(loader.batch_sampler, "batch_size", loader.batch_size)
         kind["the sampler"] = type(getattr(loader.batch_sampler, "sampler", loader.sampler)).__name__
-    return kind
+    parts = loader.loaders.items() if isinstance(loader, ZippedLoader) else ()
+    of_parts = {f"{what} of {name!r}": value for name, part in parts for what, value in _kind_of(part).items()}
+    return {**kind, **of_parts}
 
 
 def _device(learn: Learner) -> torch.device | None:

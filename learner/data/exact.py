@@ -14,6 +14,7 @@ from learner.data.loaders import ArrayDataset
 from learner.data.position import has_state, why_read_again
 from learner.data.rounds import RoundsLoader
 from learner.data.seeded_dataset import SeededDataset
+from learner.data.zipped import ZippedLoader
 
 
 def why_not_exact(loader: Any) -> str | None:
@@ -28,10 +29,18 @@ def why_not_exact(loader: Any) -> str | None:
         >>> why_not_exact(iter([1, 2]))
         'it is an iterator, which is used up by one pass'
     """
-    loader = loader.loader if isinstance(loader, RoundsLoader) else loader
+    if isinstance(loader, ZippedLoader):
+        return next(filter(None, map(why_not_exact, loader.loaders.values())), None)
+    if isinstance(loader, RoundsLoader):
+        return why_not_exact(loader.loader)
     if isinstance(loader, BatchLimit):
         is_anew = loader.is_kept_by_position is not False
         return why_not_exact(loader.loader) if is_anew else "its batches were fetched before the fit began"
+    return _why_not_read_alike(loader)
+
+
+def _why_not_read_alike(loader: Any) -> str | None:
+    """Say why batches that are read again may be others; None if they are the same."""
     if isinstance(loader, DataLoader) and not has_state(loader) and (name := _own_generator(loader)):
         return f"its {name} is a random generator that nobody can put back"
     if has_state(loader) and getattr(loader, "num_workers", False) and _may_draw(loader.dataset):

@@ -63,7 +63,7 @@ class Feed:
             bool(preprocess_fn or disable_preprocess) or unpack_dicts is not None or unpack_lists is not None
         )
         self.takes_target = False  # a Learner without `loss_f` says otherwise
-        self._is_training = False
+        self._is_training = self._is_fed_by_hand = False
         self._trained_on: str | None = None  # the field that was the target in this fit's training, or the last one's
         self._is_plain = not (self._is_told or n_inp or target_key or target_fn)
         # What was found out of one model, the last that was called; it may be swapped, for an average of it say.
@@ -146,9 +146,19 @@ class Feed:
         self._trained_on = None
         self._plans.clear()
 
-    def begin_pass(self, model: nn.Module, *, takes_target: bool, is_training: bool) -> None:
-        """Take over the model, whether it makes its loss itself, and whether it trains; all may have changed."""
+    def begin_pass(
+        self, model: nn.Module, *, takes_target: bool, is_training: bool, is_fed_by_hand: bool = False
+    ) -> None:
+        """Take over the model, and what may have changed with it.
+
+        Args:
+            model: what is called on the inputs.
+            takes_target: whether it makes its loss itself.
+            is_training: whether it is trained in this pass.
+            is_fed_by_hand: whether somebody else calls it, so that a batch need not hold what `forward` takes.
+        """
         self.model, self.takes_target, self._is_training = model, takes_target, is_training
+        self._is_fed_by_hand = is_fed_by_hand
         if is_training and self._trained_on is None:
             self._plans.clear()  # made for loaders that ran before; the training is to decide
 
@@ -193,7 +203,8 @@ class Feed:
             return self._parted_by_position(batch, takes_target, needs_target)
         if self.n_inp is not None:
             raise LearnerError(f"`n_inp` must be left out where a batch is no tuple or list, got {describe(batch)}.")
-        if fields is None or not (isinstance(batch, Mapping | tuple) or takes.knows_any(fields)):
+        is_by_hand = self._is_fed_by_hand and not takes.asks_for(fields or {})
+        if fields is None or is_by_hand or not (isinstance(batch, Mapping | tuple) or takes.knows_any(fields)):
             return as_argument(batch), self._told_target(batch, needs_target)
         key = (*fields, takes_target, needs_target)
         if key not in self._plans:

@@ -10,16 +10,19 @@ from typing import Any
 import numpy as np
 import torch
 
+from learner.data.zipped import ZippedLoader
+
 
 def generators_of(loader: Any) -> list[torch.Generator]:
-    """Return the random generators that a loader owns, its samplers' included, each once."""
+    """Return the random generators that a loader owns, its samplers' included, each once; and those of its parts."""
     found: dict[int, torch.Generator] = {}
-    places = [loader]
+    parts = loader.loaders.values() if isinstance(loader, ZippedLoader) else ()
+    places = [loader, *(generator for part in parts for generator in generators_of(part))]
     for name in ("sampler", "batch_sampler"):
         inner = getattr(loader, name, None)
         places += [inner, getattr(inner, "sampler", None)]
     for place in places:
-        generator = getattr(place, "generator", None)
+        generator = place if isinstance(place, torch.Generator) else getattr(place, "generator", None)
         if isinstance(generator, torch.Generator):
             found[id(generator)] = generator
     return list(found.values())

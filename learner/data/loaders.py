@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -11,6 +11,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from learner.data.batch import describe
+
+if TYPE_CHECKING:
+    from learner.data.zipped import ZippedLoader
 
 ROLES = ("train", "valid", "infer", "test")
 
@@ -150,6 +153,25 @@ class Loaders(Mapping[str, Iterable[Any]]):
             name: ArrayDataset(value, name) if name.startswith(_STARTS) else value for name, value in arrays.items()
         }
         return cls.from_datasets(batch_size=batch_size, **{"collate_fn": as_it_is, **datasets})
+
+    @staticmethod
+    def zipped(**loaders: Any) -> ZippedLoader:
+        """Put loaders side by side: a loader whose batches are mappings with a batch of each.
+
+        As for training on labelled and unlabelled data at once:
+        `{"train": Loaders.zipped(labelled=a, unlabelled=b), "valid": c}`. A pass is as long as the longest of them;
+        the others begin again when they have ended.
+
+        Raises:
+            ValueError: if there are less than two, or more than one has no length.
+
+        Example:
+            >>> [batch for batch in Loaders.zipped(labelled=[1, 2, 3], unlabelled=["a", "b"])]
+            [{'labelled': 1, 'unlabelled': 'a'}, {'labelled': 2, 'unlabelled': 'b'}, {'labelled': 3, 'unlabelled': 'a'}]
+        """
+        from learner.data.zipped import ZippedLoader
+
+        return ZippedLoader(loaders)
 
     def __getitem__(self, name: str) -> Iterable[Any]:
         try:

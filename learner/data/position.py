@@ -13,6 +13,7 @@ from learner.data.limit import BatchLimit
 from learner.data.order import OrderedLoader, ordered, why_not_ordered
 from learner.data.rounds import RoundsLoader
 from learner.data.seeding import guarded_generators, iterate_isolated, position_seed, seed_generators
+from learner.data.zipped import ZippedLoader
 
 _AS_THEY_ARE = (list, tuple, range)  # of batches: they draw nothing, and anything of them can be had at once
 
@@ -50,7 +51,9 @@ class ResumableLoader:
         read = loader.loader if isinstance(loader, RoundsLoader) else loader
         self.seed: int = _seed_of(read) if seed is None else seed
         self._inner = None if read is loader else ResumableLoader(name, read, self.seed)
-        self.stateful: Any = read if has_state(read) else None
+        parts = loader.loaders if isinstance(loader, ZippedLoader) else {}
+        self._parts = {part: ResumableLoader(f"{name}/{part}", one, seed) for part, one in parts.items()}
+        self.stateful: Any = _stateful(self._inner, self._parts, loader)
         self.why_read_again = why_read_again(read)
         # An order that a person has asked for stays that.
         self._seed = self.seed if isinstance(loader, OrderedLoader) else position_seed(self.seed, name)
@@ -71,6 +74,8 @@ class ResumableLoader:
         if self._inner is not None:
             self.loader.follow(self._inner, epoch, start)
             return self.loader
+        if self._parts:
+            return _Rest(self.loader, self._parts, epoch, start)
         for place in _parts_of(self.loader):
             if callable(getattr(place, "set_epoch", None)):
                 place.set_epoch(epoch)
@@ -102,6 +107,40 @@ class _LoaderWrapper:
         if name == "loader":  # not there yet: a copy is being made
             raise AttributeError(name)
         return getattr(self.loader, name)
+
+
+class _Rest(_LoaderWrapper):
+    """The rest of a pass over several loaders side by side."""
+
+    def __init__(self, loader: ZippedLoader, parts: dict[str, ResumableLoader], epoch: int, start: int) -> None:
+        super().__init__(loader, None)
+        self._place = parts, epoch, start
+
+    def __iter__(self) -> Iterator[Any]:
+        return self.loader.at(*self._place)  # type: ignore[no-any-return]
+
+
+class _States:
+    """The states of several loaders as that of one."""
+
+    def __init__(self, stateful: dict[str, Any]) -> None:
+        self._stateful = stateful
+
+    def state_dict(self) -> dict[str, Any]:
+        return {name: one.state_dict() for name, one in self._stateful.items()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        for name, one in self._stateful.items():
+            one.load_state_dict(state[name])
+
+
+def _stateful(inner: ResumableLoader | None, parts: dict[str, ResumableLoader], loader: Any) -> Any:
+    """Return what of a loader goes on from a state of its own, or None."""
+    if inner is not None:
+        return inner.stateful
+    if stateful := {name: part.stateful for name, part in parts.items() if part.stateful is not None}:
+        return _States(stateful)
+    return loader if has_state(loader) else None
 
 
 class StatefulLoader(_LoaderWrapper):
@@ -157,6 +196,8 @@ def has_state(loader: Any) -> bool:
 
 def why_read_again(loader: Any) -> str | None:
     """Say why the batches before a position have to be read to get there; None if not."""
+    if isinstance(loader, ZippedLoader):
+        return next(filter(None, map(why_read_again, loader.loaders.values())), None)
     is_there = has_state(loader) or isinstance(loader, BatchLimit) or type(loader) in _AS_THEY_ARE
     return None if is_there else why_not_ordered(loader)
 
