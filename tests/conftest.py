@@ -25,7 +25,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_collection_finish() -> None:
-    """Keep the millions of objects that are there for good, modules and tests, out of every later garbage collection."""
+    """Keep what is there for good, modules and tests, out of every later garbage collection."""
     gc.collect()
     gc.freeze()
 
