@@ -39,7 +39,7 @@ from learner.loop.describe import describe_learner
 from learner.loop.diagnose import annotate
 from learner.loop.dispatch import Dispatch, bind_actions, unbound_state
 from learner.loop.extensions import extension
-from learner.loop.foreign import missing_attribute, no_data_in_predict
+from learner.loop.foreign import missing_attribute, no_data_in_action
 from learner.loop.frequency import Decision, Gate
 from learner.loop.gather import Gather
 from learner.loop.interrupts import Pending, deferred_interrupts, stop_if_interrupted
@@ -381,7 +381,7 @@ class Learner:
     def predict(self, *data: Any) -> None:
         """Write `output` and `preds` from `xb`; takes no data, which `get_preds` does."""
         if data:
-            raise no_data_in_predict(data)
+            raise no_data_in_action("predict", data)
         output = self.output = self.predictor.feed(self.model, self.xb)
         self.preds = output if isinstance(output, Tensor) else preds_of(output)
 

@@ -53,9 +53,20 @@ def test_any_other_name_is_an_ordinary_error_and_copies_are_copies():
     assert isinstance(pickle.loads(pickle.dumps(learn)), Learner)
 
 
-def test_predict_with_data_says_what_is_meant():
+class Wraps(Callback):
+    def around_predict(self, learn, action):
+        action()
+
+
+class Owns(Callback):
+    def predict(self, learn):
+        learn.preds = learn.model(learn.xb)
+
+
+@pytest.mark.parametrize("cbs", [[], [Wraps()], [Owns()], [Wraps(), Owns()]])
+def test_predict_with_data_says_what_is_meant(cbs):
     with pytest.raises(TypeError, match=r"`predict` must be called by the loop, without arguments, got 1.*get_preds"):
-        learner().predict(X)
+        learner(*cbs).predict(X)
 
 
 # == callbacks of the course ===========================================================================================
