@@ -159,9 +159,9 @@ def errors_as_one() -> Iterator[None]:
 
 @contextmanager
 def all_or_nothing(learn: Learner, state: Mapping[str, Any]) -> Iterator[ExitStack]:
-    """Compare and `put_back` within; what goes wrong is undone (but for a lazy model, which may have become a real one).
+    """Compare and `put_back` within, with what this gives as `undoing`; what goes wrong is undone.
 
-    Gives what `put_back` takes as `undoing`.
+    But for a lazy model, which may have become a real one.
 
     Raises:
         LearnerError: for any error; besides differences there may be one of what is put back.

@@ -95,8 +95,8 @@ class Table(Dataset[Any]):
     ) -> Table:
         """Return the table in a Parquet file. Class names that are in the file become `column_schemas`.
 
-        A column at a time is decoded; numbers without gaps become arrays, class names become class ids. Where the file has
-        checksums of its pages (pyarrow writes them with `write_page_checksum=True`), they are verified.
+        A column at a time is decoded; numbers without gaps become arrays, class names become class ids. Checksums
+        of pages are verified where the file has some, as with pyarrow's `write_page_checksum=True`.
 
         Args:
             path: the file.

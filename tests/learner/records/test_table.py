@@ -373,7 +373,7 @@ def test_a_flipped_bit_in_a_page_is_an_error(tmp_path: Path) -> None:
             flipped = bytearray(whole)
             flipped[place] ^= 1 << bit
             path.write_bytes(flipped)
-            with pytest.raises(ValueError, match="`path` must be a whole Parquet file, .* it is cut short or damaged"):
+            with pytest.raises(ValueError, match=r"`path` must be a whole Parquet file, .* it is cut short or damaged"):
                 Table.from_parquet(path)
     path.write_bytes(whole)
     assert np.array_equal(Table.from_parquet(path).rows.dataset.columns["x"], values)
