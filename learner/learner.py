@@ -231,6 +231,9 @@ class Learner:
         A first Ctrl-C or SIGTERM lets the batch and all clean-ups end, then raises `KeyboardInterrupt`, or `SystemExit`
         with status 143; a second one is obeyed at once.
 
+        All threads of a process share the random generators of Python, NumPy and torch, and a validation puts them
+        back: run fits that are to go on at the same time in processes of their own. A second thread warns.
+
         Args:
             n_epochs: rounds over the loaders; 0 emits the signals of the fit alone.
             lr: learning rate to start from; the learner's own if left out.
@@ -499,7 +502,8 @@ class Learner:
         """Run one pass without gradients over a named loader; return its metrics.
 
         May be called while a fit runs: the state of its pass, the random generators and the modes of the model
-        are as before when it returns.
+        are as before when it returns. The generators are those of the whole process: what another thread draws
+        meanwhile is drawn again, so do not call it while another thread trains; use a process for each.
 
         Raises:
             KeyError: if there is no loader of that name; lists those there are.
