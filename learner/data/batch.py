@@ -17,8 +17,8 @@ from learner.errors import LearnerError
 def fields_of(batch: Any) -> Mapping[str, Any] | None:
     """Return a mapping, a dataclass or a named tuple as a mapping from name to value; None for anything else.
 
-    A `PackedSequence` is a named tuple in form, but one value in meaning. A `TensorDict` is a mapping, but iterates over
-    its rows and cannot be asked `name in batch`.
+    A `PackedSequence` is a named tuple in form, but one value in meaning. A `TensorDict` is a mapping, but iterates
+    over its rows and cannot be asked `name in batch`.
     """
     if isinstance(batch, Mapping):
         return dict(batch.items()) if _is_array(batch) else batch
