@@ -40,6 +40,10 @@ class Callback:
             `trained_weights(learn)`: a context manager that has the trained ones there while a checkpoint is taken.
         loaders: the passes that it is called in, by the names of their loaders: "valid", "valid*", ("train", "valid2").
 
+    A handler ends a stage of the loop by an exception: `CancelBatchException`, `CancelEpochException` or
+    `CancelFitException`. `CancelStepException` leaves out the optimizer's step and drops the gradients of the batch;
+    `PostponeStepException` puts the step off and keeps them, as accumulation does.
+
     `every` and `loaders` mean the same for each callback. Signals of a fit always come. `loaders` leaves out all other
     signals, and the wrapping of actions, in passes over other loaders. `every` in batches leaves out signals and
     wrapping for all but the n-th, 2n-th, … batch that this callback would hear, counted over passes and epochs from the

@@ -18,7 +18,7 @@ class LearnerError(Exception):
 
 
 class CancelException(Exception):
-    """Base of the Cancel exceptions. Raise one of the four below, never this one."""
+    """Base of the Cancel exceptions. Raise one of those below, never this one."""
 
 
 class CancelStepException(CancelException):

@@ -44,7 +44,7 @@ from learner.loop.diagnose import annotate
 from learner.loop.dispatch import Dispatch, bind_actions, unbound_state
 from learner.loop.evaluation import EvaluationWeights, evaluated, trained_then_evaluated
 from learner.loop.extensions import extension
-from learner.loop.foreign import missing_attribute, no_data_in_predict
+from learner.loop.foreign import missing_attribute, no_data_in_action
 from learner.loop.frequency import Decision, Gate
 from learner.loop.gather import Gather
 from learner.loop.interrupts import Pending, deferred_interrupts, stop_if_interrupted
@@ -250,6 +250,9 @@ class Learner:
         A first Ctrl-C or SIGTERM lets the batch and all clean-ups end, then raises `KeyboardInterrupt`, or `SystemExit`
         with status 143; a second one is obeyed at once.
 
+        All threads of a process share the random generators of Python, NumPy and torch, and a validation puts them
+        back: run fits that are to go on at the same time in processes of their own. A second thread warns.
+
         Args:
             n_epochs: rounds over the loaders; 0 emits the signals of the fit alone.
             lr: learning rate to start from; the learner's own if left out.
@@ -415,7 +418,7 @@ class Learner:
     def predict(self, *data: Any) -> None:
         """Write `output` and `preds` from `xb`; takes no data, which `get_preds` does."""
         if data:
-            raise no_data_in_predict(data)
+            raise no_data_in_action("predict", data)
         output = self.output = self.predictor.feed(self.model, self.xb)
         self.preds = output if isinstance(output, Tensor) else preds_of(output)
 
@@ -536,7 +539,8 @@ class Learner:
         """Run one pass without gradients over a named loader; return its metrics.
 
         May be called while a fit runs: the state of its pass, the random generators and the modes of the model
-        are as before when it returns.
+        are as before when it returns. The generators are those of the whole process: what another thread draws
+        meanwhile is drawn again, so do not call it while another thread trains; use a process for each.
 
         Raises:
             KeyError: if there is no loader of that name; lists those there are.

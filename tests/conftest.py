@@ -1,5 +1,6 @@
 """A tiny model and tiny data, the same for every test."""
 
+import gc
 from collections.abc import Callable, Iterator
 
 import matplotlib
@@ -8,6 +9,7 @@ import torch
 from matplotlib import pyplot as plt
 from torch import nn
 from xdist.scheduler import LoadGroupScheduling
+from xdist.workermanage import WorkerController
 
 from learner import Learner, Loaders
 
@@ -22,8 +24,24 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.xdist_group("serial"))
 
 
+def pytest_collection_finish() -> None:
+    """Keep what is there for good, modules and tests, out of every later garbage collection."""
+    gc.collect()
+    gc.freeze()
+
+
+# What takes longest for its number of tests, by which xdist sorts the rest: at the end one process would wait for it.
+FIRST = "serial", "tests/learner/test_main.py"
+
+
 class ByGroupOrFile(LoadGroupScheduling):
     """Run the tests of a group in one process, and those of a file too, which share fixtures and caches."""
+
+    def _assign_work_unit(self, node: WorkerController) -> None:
+        for scope in reversed(FIRST):
+            if scope in self.workqueue:
+                self.workqueue.move_to_end(scope, last=False)
+        super()._assign_work_unit(node)
 
     def _split_scope(self, nodeid: str) -> str:
         group = super()._split_scope(nodeid)
@@ -36,7 +54,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> LoadGroup
 
 @pytest.fixture(autouse=True)
 def _seeded() -> None:
-    torch.manual_seed(0)
+    torch.default_generator.manual_seed(0)  # `torch.manual_seed` writes down the stack for each kind of accelerator
 
 
 @pytest.fixture(autouse=True)
@@ -60,7 +78,7 @@ def make_learner(dls: Loaders) -> Callable[..., Learner]:
     """Make a learner of a two-layer network on `dls`; keywords go to `Learner`."""
 
     def make(cbs: object = None, **kwargs: object) -> Learner:
-        torch.manual_seed(0)
+        torch.default_generator.manual_seed(0)
         model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3))
         given = {"model": model, "dls": dls, "loss_f": nn.functional.cross_entropy, "lr": 0.1, "cbs": cbs, **kwargs}
         return Learner(**given)  # type: ignore[arg-type]

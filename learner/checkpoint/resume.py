@@ -23,7 +23,7 @@ import os
 import warnings
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from operator import index
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -178,8 +178,8 @@ class Resumption:
                     RuntimeWarning,
                     stacklevel=4,
                 )
-            with all_or_nothing(learn):
-                self._put_back(learn)
+            with all_or_nothing(learn, self._state) as undoing:
+                self._put_back(learn, undoing)
                 put_back_training(learn.model, self._fit["modes"])
                 Averages().load_state_dict(self._fit["averages"])  # which comes later, and has to go well
                 put_back_rng(learn, self._state["rng"])
@@ -198,17 +198,20 @@ class Resumption:
         return (learn._n_done, name) == self._at[:2]
 
     def enter_pass(self, learn: Learner) -> Iterable[tuple[int, Any]]:
-        """Put back what belongs to the pass; return its batches that are left, numbered."""
+        """Put back what belongs to the pass, for the last time; return its batches that are left, numbered."""
         if not self._at.i:
+            self._forget()
             return enumerate(learn.dl)
-        with trained_weights(learn):
-            self._put_back(learn)
+        with trained_weights(learn), ExitStack() as undoing:
+            self._put_back(learn, undoing)
         if learn.training and learn.n_steps >= learn._last_step:
+            self._forget()
             return ()
         learn._averages.load_state_dict(self._fit["averages"], _device(learn))
         learn.pass_state = to_device(plain(self._fit["pass_state"], copy=True), _device(learn) or torch.device("cpu"))
         batches = iter(learn.dl)  # which may draw, or read again what is done
         put_back_rng(learn, self._state["rng"])
+        self._forget()
         return enumerate(batches, self._at.i)
 
     @property
@@ -216,8 +219,12 @@ class Resumption:
         """The batch that comes next in its pass, from 0."""
         return self._at.i
 
-    def _put_back(self, learn: Learner) -> None:
-        put_back(learn, learn.opt, self._state)
+    def _forget(self) -> None:
+        """Hold what was read no longer: the fit that goes on keeps this object to its end."""
+        self._state, self._fit = {}, {}
+
+    def _put_back(self, learn: Learner, undoing: ExitStack) -> None:
+        put_back(learn, learn.opt, self._state, undoing)
         for name, p in named_parameters(learn).items():
             grad = self._fit["gradients"][name]
             p.grad = None if grad is None else grad.to(p.device, copy=True)

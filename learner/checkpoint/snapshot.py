@@ -36,6 +36,7 @@ from learner.checkpoint.callback_state import (
     stateful,
 )
 from learner.checkpoint.counters import counters, put_back_counters
+from learner.checkpoint.exchange import Pair, exchanged, pairs_of, with_own_tensors
 from learner.checkpoint.model import loss_differences, loss_module, model_differences, model_state, put_back_model
 from learner.checkpoint.optimizer import optimizer_differences, optimizer_state, put_back_optimizer
 from learner.checkpoint.plain import plain
@@ -113,11 +114,20 @@ def refuse(found: Sequence[str], hint: str = "") -> None:
         raise LearnerError(f"the learner must be made as the saved one was, but {listed}. Nothing was changed.{hint}")
 
 
-def put_back(learn: Learner, opt: torch.optim.Optimizer | None, state: Mapping[str, Any]) -> None:
-    """Put a snapshot, all but the random generators, into a learner that does not differ from it."""
-    put_back_model(learn.model, state["model"])
+def put_back(learn: Learner, opt: torch.optim.Optimizer | None, state: Mapping[str, Any], undoing: ExitStack) -> None:
+    """Put a snapshot, all but the random generators, into a learner that does not differ from it.
+
+    Args:
+        learn: the learner.
+        opt: its optimizer.
+        state: the snapshot.
+        undoing: puts the weights back as they were if it ends by an error; `all_or_nothing` does so with the rest.
+    """
+    pairs = _pairs(learn, state)
+    undoing.enter_context(exchanged(pairs))
+    put_back_model(learn.model, with_own_tensors(state["model"], pairs))
     if (loss := loss_module(learn)) is not None:
-        put_back_model(loss, state["loss"])
+        put_back_model(loss, with_own_tensors(state["loss"], pairs))
     if opt is not None and state["optimizer"] is not None:
         put_back_optimizer(learn, opt, state["optimizer"])
         if state["optimizer"]["rates"] is None:
@@ -135,6 +145,13 @@ def put_back(learn: Learner, opt: torch.optim.Optimizer | None, state: Mapping[s
             continue
         # A copy, for it may be put back once more.
         put_back_callback(cb, put_on(plain(state["callbacks"][name], copy=True), state["devices"].get(name), device))
+
+
+def _pairs(learn: Learner, state: Mapping[str, Any]) -> list[Pair]:
+    """Return the tensors of model and loss that exchange values with those of a snapshot, each with the other one."""
+    loss = loss_module(learn)
+    of_loss = [] if loss is None or state["loss"] is None else pairs_of(loss, state["loss"])
+    return [*pairs_of(learn.model, state["model"]), *of_loss]
 
 
 @contextmanager
@@ -156,19 +173,26 @@ def errors_as_one() -> Iterator[None]:
 
 
 @contextmanager
-def all_or_nothing(learn: Learner) -> Iterator[None]:
-    """Compare and put back within; what goes wrong is undone (but for a lazy model, which may have become a real one).
+def all_or_nothing(learn: Learner, state: Mapping[str, Any]) -> Iterator[ExitStack]:
+    """Compare and `put_back` within, with what this gives as `undoing`; what goes wrong is undone.
+
+    But for a lazy model, which may have become a real one.
 
     Raises:
         LearnerError: for any error; besides differences there may be one of what is put back.
     """
-    parts = [remember_rng(Loaders.of(learn.dls).values()), *remember_trained(learn, skips_lazy=True)]
+    with errors_as_one():
+        apart = {tensor for tensor, _ in _pairs(learn, state)}  # `undoing` gives these their values back
+    if learn.opt is not None and type(learn.opt).load_state_dict is torch.optim.Optimizer.load_state_dict:
+        # It puts other tensors in their place, and changes none.
+        apart |= {v for values in learn.opt.state.values() for v in values.values() if isinstance(v, torch.Tensor)}
+    parts = [remember_rng(Loaders.of(learn.dls).values()), *remember_trained(learn, skips_lazy=True, apart=apart)]
     parts += [remember(vars(cb)) for cb in learn.cbs if hasattr(cb, "__dict__")]
     parts += [_remember_attributes(learn)]
     former, opt, rates = counters(learn), learn.opt, learn.rates
     try:
-        with errors_as_one():
-            yield
+        with errors_as_one(), ExitStack() as undoing:
+            yield undoing
     except BaseException:
         for part in reversed(parts):
             part()
@@ -189,10 +213,10 @@ def load_snapshot(learn: Learner, state: Mapping[str, Any]) -> None:
     Raises:
         LearnerError: if anything does not fit; lists what, and nothing is changed.
     """
-    with all_or_nothing(learn):
+    with all_or_nothing(learn, state) as undoing:
         opt = learn.opt
         if opt is None and state["optimizer"] is not None:
             opt = make_optimizer(learn)
         refuse(differences(learn, opt, state), _WEIGHTS_ALONE)
-        put_back(learn, opt, state)
+        put_back(learn, opt, state, undoing)
         put_back_rng(learn, state["rng"])

@@ -17,10 +17,11 @@ from learner.errors import LearnerError
 def fields_of(batch: Any) -> Mapping[str, Any] | None:
     """Return a mapping, a dataclass or a named tuple as a mapping from name to value; None for anything else.
 
-    A `PackedSequence` is a named tuple in form, but one value in meaning.
+    A `PackedSequence` is a named tuple in form, but one value in meaning. A `TensorDict` is a mapping, but iterates
+    over its rows and cannot be asked `name in batch`.
     """
     if isinstance(batch, Mapping):
-        return batch
+        return dict(batch.items()) if _is_array(batch) else batch
     if isinstance(batch, PackedSequence):
         return None
     if isinstance(batch, tuple) and (names := getattr(batch, "_fields", None)):
@@ -170,7 +171,7 @@ def describe(value: Any) -> str:
     if isinstance(value, Tensor):
         device = "" if value.device.type == "cpu" else f" on {value.device}"
         return f"Tensor{tuple(value.shape)} {str(value.dtype).removeprefix('torch.')}{device}"
-    if isinstance(getattr(value, "shape", None), tuple) and hasattr(value, "dtype"):
+    if not isinstance(value, Mapping) and _is_array(value) and hasattr(value, "dtype"):
         return f"{type(value).__name__}{tuple(value.shape)} {value.dtype}"
     fields = value._asdict() if isinstance(value, PackedSequence) else fields_of(value)
     if fields is not None:

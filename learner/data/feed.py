@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from learner.data.batch import batch_size_of, check_lengths, common_length, describe, fields_of, has_places
 from learner.data.fields import (
@@ -179,7 +179,7 @@ class Feed:
             x, y = batch  # nearly every batch there is: two tensors of one length
             try:
                 size: int = x.size(0)
-                if size and size == y.size(0):
+                if size and size == y.size(0) and isinstance(x, Tensor):  # a TensorDict has a size as well
                     return x, y, size
             except (AttributeError, IndexError, TypeError):
                 pass
@@ -243,8 +243,8 @@ class Feed:
         if n_inp > 1:
             return tuple(batch[:n_inp]), yb
         xb = batch[0]
-        if isinstance(xb, Mapping) and takes.takes_by_name(xb):
-            return dict(xb), yb
+        if isinstance(xb, Mapping) and takes.takes_by_name(fields_of(xb) or {}):
+            return dict(xb.items()), yb
         if has_places(xb) and not takes.fits((xb,)) and takes.fits(xb):
             return tuple(xb), yb
         return as_argument(xb), yb

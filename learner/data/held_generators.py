@@ -63,8 +63,13 @@ def _held_by_function(function: types.FunctionType) -> Iterator[tuple[str, Any]]
             yield f"({name})", cell.cell_contents
         except ValueError:  # not yet assigned
             continue
-    names = (step.argval for step in dis.get_instructions(function) if step.opname == "LOAD_GLOBAL")
+    names = _global_names(function.__code__)
     yield from ((f"({name})", function.__globals__[name]) for name in names if name in function.__globals__)
+
+
+@functools.lru_cache(maxsize=256)  # each fit asks of the same few functions, and to take one apart is slow
+def _global_names(code: types.CodeType) -> tuple[str, ...]:
+    return tuple(step.argval for step in dis.get_instructions(code) if step.opname == "LOAD_GLOBAL")
 
 
 def _attributes(value: Any) -> Iterator[tuple[str, Any]]:

@@ -17,6 +17,7 @@ from learner.errors import (
 )
 from learner.loop.callbacks import method_of, sort_callbacks
 from learner.loop.diagnose import annotate
+from learner.loop.foreign import no_data_in_action
 from learner.loop.frequency import Gate, Guard
 from learner.loop.naming import ACTIONS, AROUND, HANDLERS, STAGES
 from learner.loop.ownership import check_owned, owned_state, set_too_early
@@ -156,9 +157,9 @@ class Dispatch:
                 )
             who = type(learn if owner is None else owner).__name__
             method = getattr(type(learn), action) if owner is None else getattr(owner, action)
-            act = _named(learn, f"{who}.{action}", method) if by_hand is None else by_hand
+            act = _named(learn, action, f"{who}.{action}", method) if by_hand is None else by_hand
             for cb in reversed(wrappers):
-                act = _named(learn, f"{type(cb).__name__}.around_{action}", self.wrapper(cb, action), act)
+                act = _named(learn, action, f"{type(cb).__name__}.around_{action}", self.wrapper(cb, action), act)
             bound[action] = act
         return bound
 
@@ -219,7 +220,7 @@ def unbound_state(learn: Learner) -> dict[str, Any]:
 
 
 def _named(
-    learn: Learner, place: str, function: Callable[..., object], *args: Callable[[], None]
+    learn: Learner, action: str, place: str, function: Callable[..., object], *args: Callable[[], None]
 ) -> Callable[[], None]:
     """Return a function that calls another with the learner, and says whose that is when it fails.
 
@@ -227,7 +228,9 @@ def _named(
     """
     ref = weakref.ref(learn)
 
-    def act() -> None:
+    def act(*data: Any) -> None:
+        if data:
+            raise no_data_in_action(action, data)
         try:
             function(ref(), *args)
         except CancelException:

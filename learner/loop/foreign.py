@@ -69,11 +69,12 @@ def missing_attribute(owner: object, name: str) -> AttributeError:
     return AttributeError(message, name=name, obj=owner)  # from both Python finds a name that is nearly the same
 
 
-def no_data_in_predict(args: tuple[object, ...]) -> TypeError:
-    """Return the error for `learn.predict(x)`, which is an action of the loop."""
+def no_data_in_action(action: str, args: tuple[object, ...]) -> TypeError:
+    """Return the error for an action of the loop that is called with data, as `learn.predict(x)`."""
+    hint = " For predictions do `learn.get_preds(loader)`, or `learn.model(x)`." if action == "predict" else ""
     return TypeError(
-        f"`predict` must be called by the loop, without arguments, got {len(args)}; it is the action that writes "
-        f"`learn.preds`. For predictions do `learn.get_preds(loader)`, or `learn.model(x)`."
+        f"`{action}` must be called by the loop, without arguments, got {len(args)}; it is an action, which reads and "
+        f"writes the state of the learner.{hint}"
     )
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import random
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial, singledispatch
 from itertools import chain
@@ -168,8 +168,18 @@ def _(value: random.Random) -> Restore:
     return _after(partial(value.setstate, value.getstate()), value)
 
 
-def remember_model(model: nn.Module) -> Restore:
+def _remember_unless(value: Any, apart: Collection[Tensor]) -> Restore:
+    if isinstance(value, Tensor) and value in apart:
+        return lambda: value
+    return remember(value)
+
+
+def remember_model(model: nn.Module, apart: Collection[Tensor] = frozenset()) -> Restore:
     """Take down parameters, all buffers, gradients, `requires_grad` and modes; return what puts them back.
+
+    Args:
+        model: the model.
+        apart: a set of tensors whose values need not be put back.
 
     Raises:
         LearnerError: if a layer is lazy and has not run yet, for nothing puts that back.
@@ -181,9 +191,11 @@ def remember_model(model: nn.Module) -> Restore:
             f"seen a batch: {', '.join(map(repr, lazy[:5]))}{more}; call the model on a batch first, `learn.model(x)`."
         )
     modes = [(module, module.training) for module in model.modules()]
-    parameters = [(p, remember(p), p.requires_grad, p.grad, remember(p.grad)) for p in model.parameters()]
+    parameters = [
+        (p, _remember_unless(p, apart), p.requires_grad, p.grad, remember(p.grad)) for p in model.parameters()
+    ]
     # Buffers may be rebound in forward, so they go back by name; the persistent ones and the others alike.
-    buffers = [(m, n, remember(b)) for m in model.modules() for n, b in m._buffers.items()]
+    buffers = [(m, n, _remember_unless(b, apart)) for m in model.modules() for n, b in m._buffers.items()]
 
     def restore() -> None:
         put_back_modes(modes)
@@ -198,9 +210,14 @@ def remember_model(model: nn.Module) -> Restore:
     return restore
 
 
-def remember_optimizer(opt: torch.optim.Optimizer) -> Restore:
-    """Take down an optimizer's state and groups exactly, casting nothing; return what puts them back."""
-    state = {p: {k: remember(v) for k, v in values.items()} for p, values in opt.state.items()}
+def remember_optimizer(opt: torch.optim.Optimizer, apart: Collection[Tensor] = frozenset()) -> Restore:
+    """Take down an optimizer's state and groups exactly, casting nothing; return what puts them back.
+
+    Args:
+        opt: the optimizer.
+        apart: a set of tensors whose values need not be put back.
+    """
+    state = {p: {k: _remember_unless(v, apart) for k, v in values.items()} for p, values in opt.state.items()}
     groups = [{k: remember(v) for k, v in g.items() if k != "params"} for g in opt.param_groups]
 
     def restore() -> None:
@@ -215,20 +232,23 @@ def remember_optimizer(opt: torch.optim.Optimizer) -> Restore:
     return restore
 
 
-def remember_trained(learn: Learner, *, skips_lazy: bool = False) -> list[Restore]:
+def remember_trained(
+    learn: Learner, *, skips_lazy: bool = False, apart: Collection[Tensor] = frozenset()
+) -> list[Restore]:
     """Take down model, loss and optimizer, with what it trains besides; return what puts each of them back.
 
     Args:
         learn: the learner.
         skips_lazy: whether a module with lazy layers, which nothing puts back, is left out; else it is an error.
+        apart: a set of tensors whose values need not be put back.
     """
     modules = [learn.model, *([learn.loss_f] if isinstance(learn.loss_f, nn.Module) else [])]
     if skips_lazy:
         modules = [module for module in modules if not any(map(is_lazy, module.parameters()))]
-    parts = [remember_model(module) for module in modules]
+    parts = [remember_model(module, apart) for module in modules]
     if learn.opt is not None:
         others = nn.ParameterList(other_parameters(learn, learn.opt))
-        parts += [remember_model(others), remember_optimizer(learn.opt)]
+        parts += [remember_model(others, apart), remember_optimizer(learn.opt, apart)]
     return parts
 
 

@@ -60,11 +60,18 @@ def adopt(learn: Learner, opt: torch.optim.Optimizer, *, is_own: bool) -> None:
     """Take an optimizer as the learner's, with the rates it has now; say by name what it leaves out.
 
     Raises:
-        LearnerError: if it holds nothing that can be trained.
+        LearnerError: if it holds nothing that can be trained, or nothing of the model.
     """
     trainable = _trainable(learn)
     outside = _outside(trainable, opt)
     if trainable and len(outside) == len(trainable):
+        held = {p for group in opt.param_groups for p in group["params"]}
+        if frozen := [name for name, p in named_parameters(learn).items() if p in held]:
+            raise LearnerError(
+                f"`opt` must hold a parameter that can be trained, got frozen ones alone, {_listed(frozen)}; unfreeze "
+                f"them with `requires_grad_(True)`, or give the optimizer those that are not, such as "
+                f"{_listed(trainable)}."
+            )
         raise LearnerError(
             "`opt` must hold parameters of the model, got none of them; if the model was replaced, set "
             "`learn.opt = None` to have a new optimizer made."

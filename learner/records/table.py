@@ -95,7 +95,8 @@ class Table(Dataset[Any]):
     ) -> Table:
         """Return the table in a Parquet file. Class names that are in the file become `column_schemas`.
 
-        A column at a time is decoded; numbers without gaps become arrays, class names become class ids.
+        A column at a time is decoded; numbers without gaps become arrays, class names become class ids. Checksums
+        of pages are verified where the file has some, as with pyarrow's `write_page_checksum=True`.
 
         Args:
             path: the file.
@@ -104,7 +105,7 @@ class Table(Dataset[Any]):
 
         Raises:
             FileNotFoundError: if there is no such file.
-            ValueError: if it is no whole Parquet file, or a class id has no name.
+            ValueError: if it is no whole Parquet file, is damaged, or a class id has no name.
             LearnerError: if it would take far more memory than its size suggests; for a file that you trust, set
                 `learner.records.unpacking.MAX_BYTES`.
         """
@@ -337,7 +338,7 @@ def _read(path: Path) -> tuple[dict[str, np.ndarray], dict[str, CategoricalLabel
     columns: dict[str, np.ndarray] = {}
     schemas: dict[str, CategoricalLabel] = {}
     try:
-        with parquet.ParquetFile(path, memory_map=True) as file:
+        with parquet.ParquetFile(path, memory_map=True, page_checksum_verification=True) as file:
             check_size(path, file.metadata)
             for name in file.schema_arrow.names:
                 part = file.read(columns=[name])  # of "a.b" it reads the field "b" of a column "a" too
@@ -345,9 +346,10 @@ def _read(path: Path) -> tuple[dict[str, np.ndarray], dict[str, CategoricalLabel
                 columns[name] = (
                     _exact(part[name]) if _is_rounded(part[name]) else to_numpy(part[name], schemas.get(name))
                 )
-    except pa.ArrowInvalid as error:
+    except (pa.ArrowException, OSError) as error:  # OSError: of a page that is not what its checksum says
         raise ValueError(
-            f"`path` must be a whole Parquet file, got {str(path)!r}; was its writing cut short? ({error})"
+            f"`path` must be a whole Parquet file, got {str(path)!r}; it is cut short or damaged "
+            f"({str(error).splitlines()[0]})."
         ) from error
     return columns, schemas
 

@@ -31,6 +31,7 @@ def picture(draw: Callable[[], Drawing], caption: str, *, is_wide: bool = False)
         try:
             _without_outlines(drawing)
             light = _drawn(drawing)
+            drawing.set_layout_engine("none")  # all stays where it is now; to lay it out again takes long
             _ink_again(drawing)
             dark = _drawn(drawing)
             width = round(drawing.get_figwidth() * 96)  # as on a screen; the pictures have more pixels than that

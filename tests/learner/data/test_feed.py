@@ -1,6 +1,7 @@
 """What goes into a model of a batch, what is the target, and the words for it."""
 
 from collections import OrderedDict, namedtuple
+from collections.abc import MutableMapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,7 +9,9 @@ import pytest
 import torch
 from torch import nn
 
-from learner import LearnerError, Predictor
+from callbacks import ClassificationMetricsCollector, CollectCallback, DeviceCallback
+from learner import Learner, LearnerError, Predictor
+from learner.data.batch import describe
 from learner.data.feed import preds_of
 
 X, X2, Y = torch.zeros(5, 2), torch.ones(5, 2), torch.arange(5)
@@ -271,3 +274,82 @@ def test_preds_are_the_logits_where_there_are_some(output, preds):
 @pytest.mark.parametrize("output", [{"out": X}, [X, Y], Batch(X, Y), None, "text"])
 def test_preds_are_all_of_an_output_without_logits(output):
     assert preds_of(output) is output
+
+
+class Rows(MutableMapping):
+    """As a `TensorDict`: a mapping that has a shape, iterates over its rows and refuses `in`; nor has it a hash."""
+
+    def __init__(self, **columns):
+        self.columns = columns
+
+    @property
+    def shape(self):
+        return next(iter(self.columns.values())).shape[:1]
+
+    def size(self, axis):
+        return self.shape[axis]
+
+    def __iter__(self):
+        return (Rows(**{name: column[i] for name, column in self.columns.items()}) for i in range(len(self)))
+
+    def __contains__(self, name):
+        raise NotImplementedError("use `in rows.keys()`")
+
+    def keys(self):
+        return self.columns.keys()
+
+    def values(self):
+        return self.columns.values()
+
+    def items(self):
+        return self.columns.items()
+
+    def __len__(self):
+        return self.shape[0]
+
+    def __getitem__(self, name):
+        return self.columns[name]
+
+    def __setitem__(self, name, column):
+        self.columns[name] = column
+
+    def __delitem__(self, name):
+        del self.columns[name]
+
+    def to(self, device):
+        return Rows(**{name: column.to(device) for name, column in self.columns.items()})
+
+
+class Whole(nn.Linear):
+    def forward(self, batch):
+        return Rows(logits=super().forward(batch["input"]), more=batch["input"])
+
+
+@pytest.mark.parametrize("kind", [nn.Linear, Whole])
+@pytest.mark.parametrize("is_pair", [False, True])
+def test_a_mapping_that_iterates_over_its_rows_is_taken_by_its_names(kind, is_pair):
+    torch.manual_seed(0)
+    model, twin, x, y = kind(3, 2), nn.Linear(3, 2), torch.randn(8, 3), torch.randint(0, 2, (8,))
+    twin.load_state_dict(model.state_dict())
+    batches = []
+    for ids in torch.arange(8).split(4):
+        xb, yb = x[ids], y[ids]
+        batches.append((Rows(input=xb), yb) if is_pair else Rows(input=xb, label=yb, example_id=ids))
+    collect = CollectCallback(ClassificationMetricsCollector(), on=["train"])
+    cbs = [DeviceCallback("cpu")] if is_pair else [DeviceCallback("cpu"), collect]
+    learn = Learner(model, {"train": batches, "valid": batches}, nn.functional.cross_entropy, 0.1, cbs=cbs)
+    learn.fit(1)
+    assert learn.n_samples == 8
+    assert is_pair or collect.samples.numpy("label").tolist() == y.tolist()
+    opt = torch.optim.SGD(twin.parameters(), 0.1)
+    for xb, yb in zip(x.split(4), y.split(4), strict=True):
+        nn.functional.cross_entropy(twin(xb), yb).backward()
+        opt.step()
+        opt.zero_grad()
+    preds, targets = learn.get_preds("valid")
+    assert torch.equal(preds, twin(x).detach())
+    assert torch.equal(targets, y)
+
+
+def test_a_mapping_that_iterates_over_its_rows_is_described_by_its_names():
+    assert describe(Rows(a=torch.zeros(2, 3))) == "Rows{'a': Tensor(2, 3) float32}"

@@ -11,7 +11,8 @@ import torch
 from torch import nn
 from torch.optim.lr_scheduler import ExponentialLR, OneCycleLR
 
-from learner import Callback, CancelEpochException, CancelFitException, Learner, LearnerError, Loaders
+import learner as library
+from learner import CancelEpochException, CancelFitException, Learner, LearnerError, Loaders
 from learner.loop.foreign import FOREIGN_ATTRIBUTES
 
 X = torch.linspace(-1, 1, 48)[:, None]
@@ -53,9 +54,20 @@ def test_any_other_name_is_an_ordinary_error_and_copies_are_copies():
     assert isinstance(pickle.loads(pickle.dumps(learn)), Learner)
 
 
-def test_predict_with_data_says_what_is_meant():
+class Wraps(library.Callback):
+    def around_predict(self, learn, action):
+        action()
+
+
+class Owns(library.Callback):
+    def predict(self, learn):
+        learn.preds = learn.model(learn.xb)
+
+
+@pytest.mark.parametrize("cbs", [[], [Wraps()], [Owns()], [Wraps(), Owns()]])
+def test_predict_with_data_says_what_is_meant(cbs):
     with pytest.raises(TypeError, match=r"`predict` must be called by the loop, without arguments, got 1.*get_preds"):
-        learner().predict(X)
+        learner(*cbs).predict(X)
 
 
 # == callbacks of the course ===========================================================================================
@@ -76,6 +88,10 @@ def to_device(x, device="cpu"):
     if isinstance(x, torch.Tensor):
         return x.to(device)
     return type(x)(to_device(o, device) for o in x)
+
+
+class Callback:
+    order = 0
 
 
 class SingleBatchCB(Callback):
@@ -234,6 +250,13 @@ def append_stats(hook, mod, inp, outp):
 class ActivationStats(HooksCallback):
     def __init__(self, mod_filter=lambda m: True):
         super().__init__(append_stats, mod_filter)
+
+
+@pytest.mark.parametrize("cls", [SingleBatchCB, DeviceCB, CapturePreds, LRFinderCB, RecorderCB, ActivationStats])
+def test_they_may_have_the_callback_of_this_library_as_their_base(cls):
+    learn = learner(type(cls.__name__, (cls, library.Callback), {})())
+    learn.fit(1)
+    assert learn.n_steps == (1 if cls is SingleBatchCB else 6)
 
 
 def test_single_batch():

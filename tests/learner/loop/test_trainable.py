@@ -117,6 +117,20 @@ class Norms(Callback):
         self.norms.append(learn.model[0].weight.grad.norm().item())
 
 
+@pytest.mark.parametrize("is_own", [False, True])
+def test_an_optimizer_of_frozen_parameters_alone_is_told_so(is_own):
+    learn = make()
+    learn.model[0].requires_grad_(False)
+    opt = torch.optim.SGD(learn.model[0].parameters(), lr=0.1)
+    if is_own:
+        learn.opt = opt
+    else:
+        learn.opt_func = lambda params, lr: opt
+    message = r"`opt` must hold a parameter that can be trained, got frozen ones alone, 0.weight, 0.bias; .*1.weight"
+    with pytest.raises(LearnerError, match=message):
+        learn.fit(1)
+
+
 def test_gradients_outside_of_the_optimizer_are_those_of_one_batch():
     norms, learn = Norms(), make(opt_func=of_the_head)
     expected = []

@@ -347,13 +347,36 @@ def test_a_name_with_a_dot_is_not_taken_for_a_field_of_another_column(tmp_path: 
 
 def test_a_file_that_is_cut_short_or_none_at_all_is_refused(parquet: Path) -> None:
     parquet.write_bytes(parquet.read_bytes()[:-20])
-    with pytest.raises(ValueError, match=r"`path` must be a whole Parquet file, got '.*cats.parquet'; was its writing"):
+    with pytest.raises(ValueError, match=r"`path` must be a whole Parquet file, got '.*cats.parquet'; it is cut short"):
         Table.from_parquet(parquet)
     parquet.write_bytes(b"")
     with pytest.raises(ValueError, match="`path` must be a whole Parquet file"):
         Table.from_parquet(parquet)
     with pytest.raises(FileNotFoundError, match=r"`path` must be a Parquet file, got '.*dogs.parquet'; there is no"):
         Table.from_parquet(parquet.with_name("dogs.parquet"))
+
+
+def test_a_flipped_bit_in_a_page_is_an_error(tmp_path: Path) -> None:
+    """In the data of a column without compression, which decodes to something whatever it holds."""
+    path, values = tmp_path / "x.parquet", np.arange(1000.0) + 0.1
+    pq.write_table(
+        pa.table({"x": values, "name": ["a", "b"] * 500}),
+        path,
+        compression="none",
+        use_dictionary=False,
+        write_page_checksum=True,
+    )
+    whole = path.read_bytes()
+    first = whole.index(values.tobytes())
+    for place in (first, first + 4001, first + 7999, whole.index(b"\1\0\0\0a\1\0\0\0b") + 4):
+        for bit in (0, 7):
+            flipped = bytearray(whole)
+            flipped[place] ^= 1 << bit
+            path.write_bytes(flipped)
+            with pytest.raises(ValueError, match=r"`path` must be a whole Parquet file, .* it is cut short or damaged"):
+                Table.from_parquet(path)
+    path.write_bytes(whole)
+    assert np.array_equal(Table.from_parquet(path).rows.dataset.columns["x"], values)
 
 
 def test_the_fingerprint_is_of_values_names_and_order(table: Table) -> None:

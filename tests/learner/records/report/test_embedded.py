@@ -34,6 +34,20 @@ def test_a_drawing_is_shown_on_no_ground_in_an_ink_for_each_scheme_and_closed():
     assert matplotlib.rcParams["text.color"] == before
 
 
+def test_both_schemes_have_all_in_the_same_place():
+    def draw():
+        figure, axes = plt.subplots(1, 2, figsize=(5, 2), layout="constrained")
+        for ax in axes:
+            image = ax.imshow(np.arange(4).reshape(2, 2))
+        figure.colorbar(image, ax=axes)
+        return figure
+
+    found = tags(picture(draw, "a"))
+    light, dark = pixels(found("img")[0]["src"]), pixels(found("source")[0]["srcset"])
+    assert np.array_equal(light[..., 3], dark[..., 3])
+    assert (light != dark).any()
+
+
 def test_outlines_for_paper_are_left_out():
     def draw():
         figure = plt.figure(figsize=(2, 1))
