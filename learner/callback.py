@@ -23,9 +23,7 @@ class Callback:
     `action()` inside whatever it needs. A plain class with methods of these names works as well.
 
     Attributes:
-        order: smaller runs earlier; ties run in list order. The library keeps to: -100 sets the run up (seed,
-            device), -50 changes training (accumulate, clip), -10 measures (metrics), 0 yours, 50 acts on what
-            was measured (schedules, stopping), 100 shows and writes.
+        order: smaller runs earlier; ties run in list order. The library keeps to the table below.
         after: classes of callbacks that this one runs after, whatever the numbers.
         before: classes of callbacks that this one runs before.
         every: how often it is called: a number of batches, or "10 batches", "500 steps", "2 epochs", "30 s", "10 min",
@@ -53,6 +51,22 @@ class Callback:
     costs a call or two, and a callback that sets neither pays nothing. They are read when callbacks are added and when
     a fit begins. A pass outside of a fit counts on its own and belongs to no round. Who owns an action cannot be away:
     that is an error.
+
+    Where the library's own callbacks stand, and where yours may stand between them. When actions are wrapped, a smaller
+    number is further outside. `docs/optimizer_step.md` names them.
+
+    | order | what |
+    |--:|---|
+    | -1000 | writes checkpoints: first in a pass, last in a batch |
+    | -100 | sets up: device, what is trained |
+    | -50 | weighs the loss and accumulates: what comes later hears of whole windows alone |
+    | -45 | half precision: scales the loss, unscales gradients, skips steps that overflow |
+    | -40 | clips the gradients, or takes a second one |
+    | -10 | measures |
+    | 0 | yours: in `after_backward` gradients are whole and true, in `after_step` the weights are new |
+    | 40 | averages the weights |
+    | 50 | acts on the step or on what was measured: schedules, stopping |
+    | 100 | shows and writes |
 
     Raises:
         ValueError: when the class is made, if a public method is nearly a signal but none.

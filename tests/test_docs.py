@@ -16,6 +16,7 @@ from learner.loop.naming import ACTIONS
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
 COMING_FROM = "docs/coming_from.md"
+OPTIMIZER_STEP = "docs/optimizer_step.md"
 TRAINING_ONLY = "training loaders only"
 
 
@@ -64,7 +65,7 @@ def test_the_drawing_leaves_nothing_out():
     assert set(trace_of_a_run(1)) == {*SIGNALS, *ACTIONS}
 
 
-@pytest.mark.parametrize("document", ["README.md", COMING_FROM])
+@pytest.mark.parametrize("document", ["README.md", COMING_FROM, OPTIMIZER_STEP])
 def test_the_examples_run_one_after_the_other(tmp_path, monkeypatch, capsys, document):
     monkeypatch.chdir(tmp_path)
     torch.manual_seed(0)
@@ -77,7 +78,7 @@ def test_the_examples_run_one_after_the_other(tmp_path, monkeypatch, capsys, doc
 
 def test_no_code_of_a_page_is_left_out_of_the_tests():
     pages = {f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md")}
-    assert pages == {COMING_FROM}
+    assert pages == {COMING_FROM, OPTIMIZER_STEP}
     assert (ROOT / COMING_FROM).read_text().count("```") == 2 * len(blocks("python", (ROOT / COMING_FROM).read_text()))
 
 

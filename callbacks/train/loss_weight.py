@@ -55,7 +55,7 @@ class LossWeightCallback(Callback):
         True
     """
 
-    order = -60
+    order = -50
     state = ("_in_step", "_n_empty")
 
     def __init__(

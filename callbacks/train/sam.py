@@ -48,7 +48,7 @@ class SAMCallback(Callback):
         True
     """
 
-    order = -30
+    order = -40
     after = (AccumulateCallback,)
 
     def __init__(self, rho: float = 0.05, max_norm: float | None = None) -> None:

@@ -61,7 +61,7 @@ class SWACallback(WeightAverage):
         (2, True)
     """
 
-    order = 45
+    order = 40
 
     def __init__(self, start: float = 0.75) -> None:
         super().__init__()
