@@ -23,8 +23,9 @@ class SWACallback(WeightAverage):
     that a callback, an error or an interrupt ends keeps the weights as trained; `swa.apply(learn)` has the mean so far.
 
     As long as weights are averaged, each pass of the fit that does not train sees the mean, as for `EMACallback`:
-    history, best model and early stopping go by it. A checkpoint has the trained weights as the model, and the mean
-    beside them: `learn.load(keep.best_path)`, then `swa.apply(learn)`.
+    history, best model and early stopping go by it; the best weights that `BestModelCallback(restore=True)` puts back
+    come after the mean, and replace it. A checkpoint has the trained weights as the model, and the mean beside them:
+    `learn.load(keep.best_path)`, then `swa.apply(learn)`.
 
     Running statistics of batch norm are computed anew for the mean, in one more pass over the training loaders, without
     gradients and without drawing a random number: at the end of the fit or, if it validates, in each epoch in which
