@@ -348,7 +348,7 @@ def test_a_checkpoint_that_is_due_by_the_clock_within_a_validation_is_exact(tmp_
     whole = uninterrupted(lambda cbs: tiny_learner([*cbs, ema()]), 2, tmp_path / "whole", "epoch")
     learn = tiny_learner([CheckpointCallback(tmp_path / "cut", "10 min"), StopAt(), ema()])
     monkeypatch.setattr(
-        "learner.loop.frequency.Pace.tick", lambda pace: (learn.role, learn.epoch, learn.i) == ("valid", 0, i)
+        "learner.loop.frequency.Pace.tick", lambda *_: (learn.role, learn.epoch, learn.i) == ("valid", 0, i)
     )
     seed_all(0)
     learn.fit(2)

@@ -374,7 +374,10 @@ def test_a_fit_of_another_length_from_within_an_epoch(tmp_path, capsys, stop_at)
     assert capsys.readouterr().out == ""
     learn = resumed(make, 4, tmp_path, "epoch")
     out = capsys.readouterr().out
-    assert out.count("the mean of the weights begins with epoch 1 of this fit, not epoch 0; weights of epochs that are") == 1
+    assert (
+        out.count("the mean of the weights begins with epoch 1 of this fit, not epoch 0; weights of epochs that are")
+        == 1
+    )
     assert state_of(learn)["n_updates"] == (2 if stop_at == 22 else 1)
     for name, p in learn.model.named_parameters():
         assert torch.equal(p, state_of(learn)["average"][name])
