@@ -27,7 +27,9 @@ from learner import Callback, Learner
 DOCUMENT = (Path(__file__).parents[1] / "docs" / "optimizer_step.md").read_text()
 OF_A_STEP = ("around_get_loss", "after_loss", "around_backward", "after_backward", "around_step", "after_step")
 CLASSES = {
-    name: cls for name in callbacks.__all__ if isinstance(cls := getattr(callbacks, name), type) and hasattr(cls, "order")
+    name: cls
+    for name in callbacks.__all__
+    if isinstance(cls := getattr(callbacks, name), type) and hasattr(cls, "order")
 }
 
 
@@ -102,7 +104,9 @@ def test_a_step_with_everything_on_is_in_the_order_of_the_table(is_reversed):
     for heard in told(OF_A_STEP):
         assert [cls.order for cls in heard] == sorted(cls.order for cls in heard) or len(set(heard)) < len(heard)
     around_backward, after_backward, around_step, after_step = told(OF_A_STEP[2:])
-    assert around_backward == [AccumulateCallback, MixedPrecisionCallback] * 2  # a batch that accumulates, and one that steps
+    assert (
+        around_backward == [AccumulateCallback, MixedPrecisionCallback] * 2
+    )  # a batch that accumulates, and one that steps
     assert after_backward[:1] == [AccumulateCallback]  # of the first batch nobody else hears
     assert [cls for cls in after_backward[1:] if cls is not EMACallback] == [
         AccumulateCallback,

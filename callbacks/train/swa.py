@@ -12,6 +12,7 @@ from callbacks.train.batch_norm import renew, trained_norms
 from learner import Learner
 from learner.data.loaders import role_of
 from learner.interrogate.layers import inside
+from learner.loop.tell import tell
 
 
 class SWACallback(WeightAverage):
@@ -22,8 +23,9 @@ class SWACallback(WeightAverage):
     that a callback, an error or an interrupt ends keeps the weights as trained; `swa.apply(learn)` has the mean so far.
 
     As long as weights are averaged, each pass of the fit that does not train sees the mean, as for `EMACallback`:
-    history, best model and early stopping go by it. A checkpoint has the trained weights as the model, and the mean
-    beside them: `learn.load(keep.best_path)`, then `swa.apply(learn)`.
+    history, best model and early stopping go by it; the best weights that `BestModelCallback(restore=True)` puts back
+    come after the mean, and replace it. A checkpoint has the trained weights as the model, and the mean beside them:
+    `learn.load(keep.best_path)`, then `swa.apply(learn)`.
 
     Running statistics of batch norm are computed anew for the mean, in one more pass over the training loaders, without
     gradients and without drawing a random number: at the end of the fit or, if it validates, in each epoch in which
@@ -72,20 +74,18 @@ class SWACallback(WeightAverage):
             raise ValueError(
                 f"`start` must be at least 0 and below 1, got {start}; it is a part of the epochs, do 0.75."
             )
-        self._first = -1  # the epoch, or optimizer step, that the mean begins with
+        self._unit, self._first = "epoch", -1  # the epoch, or optimizer step, that the mean begins with
         self._n_batches: dict[str, int] = {}  # in the last pass over each training loader
         self._is_renewed = False  # whether the running statistics are those of the mean
+        self._has_told = False  # that a fit goes on that is longer or shorter than it was
 
     def before_fit(self, learn: Learner) -> None:
         """Begin a new mean."""
         super().before_fit(learn)
-        self._begin(learn)
-
-    def before_epoch(self, learn: Learner) -> None:
-        """Put the mean in place for a pass that does not train."""
-        if self._is_on and self._first != self._first_of_mean(learn):  # resumed with another number of epochs
-            self._begin(learn)
-        super().before_epoch(learn)
+        length: int = learn.n_epochs if learn.steps is None else learn.steps  # type: ignore[assignment]  # one is there
+        self._first = math.floor(self.start * length + 1e-9)  # 0.57 * 100 is a little below 57
+        self._unit = "epoch" if learn.steps is None else "step"
+        self._n_batches, self._is_renewed, self._has_told = {}, False, False
 
     def after_epoch(self, learn: Learner) -> None:
         """Take the weights that a training pass has led to into the mean."""
@@ -106,7 +106,7 @@ class SWACallback(WeightAverage):
 
     def after_fit(self, learn: Learner) -> None:
         """Put the mean into the model for good."""
-        if self.n_updates and self._first == self._first_of_mean(learn):
+        if self.n_updates:
             self._renew(learn)
             self.apply(learn)
 
@@ -119,24 +119,25 @@ class SWACallback(WeightAverage):
         return {
             **super().state_dict(),
             "start": self.start,
+            "unit": self._unit,
             "first": self._first,
             "n_batches": dict(self._n_batches),
             "is_renewed": self._is_renewed,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take over what `state_dict` gave."""
+        """Take over what `state_dict` gave; in a fit that is longer or shorter than that was, the mean begins anew."""
+        if self._is_on and (state["unit"], state["first"]) != (self._unit, self._first):
+            if not self._has_told:
+                tell(
+                    f"resume: the mean of the weights begins with {self._unit} {self._first} of this fit, not "
+                    f"{state['unit']} {state['first']}; weights of {self._unit}s that are done are not in it."
+                )
+            self._has_told = True  # in the middle of a pass, a state comes twice
+            return
         super().load_state_dict(state)
-        self._first, self._n_batches = state["first"], dict(state["n_batches"])
+        self._unit, self._first, self._n_batches = state["unit"], state["first"], dict(state["n_batches"])
         self._is_renewed = state["is_renewed"]
-
-    def _begin(self, learn: Learner) -> None:
-        self.average, self.n_updates = {}, 0
-        self._first, self._n_batches, self._is_renewed = self._first_of_mean(learn), {}, False
-
-    def _first_of_mean(self, learn: Learner) -> int:
-        length: int = learn.n_epochs if learn.steps is None else learn.steps  # type: ignore[assignment]  # one is there
-        return math.floor(self.start * length + 1e-9)  # 0.57 * 100 is a little below 57
 
     def _progress(self, learn: Learner) -> int:
         """Return which epoch it is, or which optimizer step was the last, from 0."""

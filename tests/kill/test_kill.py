@@ -24,6 +24,12 @@ CASES = {
     "at each batch": at_each_batch(Setting()),
     "before the first checkpoint": Case(Setting(every="epoch"), (Kill("fetched", 14),)),
     "when it has ended": Case(Setting(every="epoch"), (Kill("end", 0),)),
+    "a moving average": Case(
+        Setting(average="ema"), (Kill("fetched", 15), Kill("stepped", 24), Kill("after a pass", 30))
+    ),
+    "a mean of the weights": Case(
+        Setting(average="swa"), (Kill("fetched", 31), Kill("after a pass", 39), Kill("end", 0))
+    ),
     "a new Python": Case(Setting(workers=2, every=7), (Kill("fetched", 23),), is_fresh=True),
 }
 

@@ -32,9 +32,11 @@ from callbacks import (
     CheckpointCallback,
     ClassificationMetricsCollector,
     CollectCallback,
+    EMACallback,
     MetricsCallback,
     RunCallback,
     SchedulerCallback,
+    SWACallback,
     accuracy,
 )
 from learner import Callback, Learner
@@ -62,6 +64,7 @@ class Setting(NamedTuple):
     model: str = "all"  # or one of "dropout", "batch norm", "augmentation"
     accumulate: int = 3
     every: int | str = 1
+    average: str = "none"  # of the weights; or "ema", "swa"
 
 
 class Kill(NamedTuple):
@@ -157,12 +160,14 @@ def train(setting: Setting, folder: Path, kill: Kill | None = None) -> None:
     best = BestModelCallback("accuracy", mode="max")
     checkpoint = CheckpointCallback(folder / "checkpoints", every=setting.every, metric="accuracy", mode="max")
     schedule = SchedulerCallback(partial(OneCycleLR, max_lr=0.05)) if setting.optimizer == "one-cycle" else None
+    average = {"none": None, "ema": EMACallback(0.8), "swa": SWACallback(0.3)}[setting.average]
     cbs = [
         checkpoint,
         MetricsCallback(accuracy, distance=distance, auroc=MulticlassAUROC(3)),
         best,
         AccumulateCallback(setting.accumulate),
         *([schedule] if schedule else []),
+        *([average] if average else []),
         CollectCallback([ClassificationMetricsCollector(), inputs]),
         RunCallback(run),
         BeforeSave(kill),
@@ -178,6 +183,7 @@ def train(setting: Setting, folder: Path, kill: Kill | None = None) -> None:
         "weights and buffers": {**learn.model.state_dict(), **dict(learn.model.named_buffers())},
         "optimizer": learn.opt.state_dict(),
         "schedule": schedule and schedule.scheduler.state_dict(),
+        "average": average and average.state_dict(),
         "counters": (learn.n_steps, learn.n_samples, learn.epoch, learn.lr),
         "history": learn.history.to_dict(),
         "metrics": learn.metrics,

@@ -185,6 +185,25 @@ def test_it_goes_with_clipping_and_a_step_at_the_end_of_a_pass():
     assert_same(ema.average, learn.model.parameters())
 
 
+def test_nothing_waits_for_the_device(monkeypatch):
+    """None of what reads a number from a tensor is called in a fit, but for the means at the end of a pass."""
+    asked = []
+    for name in ("item", "tolist", "__float__", "__bool__", "__int__", "cpu", "numpy"):
+        method = getattr(torch.Tensor, name)
+        monkeypatch.setattr(torch.Tensor, name, lambda *args, _name=name, _method=method: watch(_name, _method, *args))
+
+    def watch(name, method, *args):
+        asked.append(name)
+        return method(*args)
+
+    def count(*cbs):
+        asked.clear()
+        trained(*cbs, ValidateCallback(2))
+        return sorted(asked)
+
+    assert count(EMACallback(0.9)) == count()
+
+
 def test_each_fit_begins_a_new_average():
     learn = trained(ema := EMACallback(0.9), n_epochs=1)
     twin = trained(n_epochs=1)
@@ -329,7 +348,7 @@ def test_a_checkpoint_that_is_due_by_the_clock_within_a_validation_is_exact(tmp_
     whole = uninterrupted(lambda cbs: tiny_learner([*cbs, ema()]), 2, tmp_path / "whole", "epoch")
     learn = tiny_learner([CheckpointCallback(tmp_path / "cut", "10 min"), StopAt(), ema()])
     monkeypatch.setattr(
-        "learner.loop.frequency.Pace.tick", lambda pace, n_steps=0: (learn.role, learn.epoch, learn.i) == ("valid", 0, i)
+        "learner.loop.frequency.Pace.tick", lambda *_: (learn.role, learn.epoch, learn.i) == ("valid", 0, i)
     )
     seed_all(0)
     learn.fit(2)

@@ -1,6 +1,8 @@
 """SWACallback: the mean is that of torch's own, statistics of batch norm with it, also over a stop."""
 
 import copy
+import os
+import signal
 from functools import partial
 from itertools import islice
 
@@ -346,7 +348,7 @@ def test_a_checkpoint_from_within_a_validation_holds_the_trained_weights(tmp_pat
     assert differing(dict(cut.model.state_dict()), dict(plain.model.state_dict())) == []
 
 
-def test_a_longer_fit_begins_its_mean_where_it_would_have(tmp_path):
+def test_a_longer_fit_begins_its_mean_where_it_would_have(tmp_path, capsys):
     """The last checkpoint of the shorter one has the trained weights, and a mean that began too early."""
 
     def make(cbs):
@@ -358,6 +360,27 @@ def test_a_longer_fit_begins_its_mean_where_it_would_have(tmp_path):
     assert differing(dict(longer.model.state_dict()), dict(whole.model.state_dict())) == []
     assert state_of(longer)["n_updates"] == 3
     assert differing(state_of(longer), state_of(whole)) == []
+    assert capsys.readouterr().out.count("begins with epoch 3 of this fit, not epoch 1") == 1
+
+
+@pytest.mark.parametrize("stop_at", [22, 25])
+def test_a_fit_of_another_length_from_within_an_epoch(tmp_path, capsys, stop_at):
+    """From epoch 2 of 3 on, of which the first would have been averaged in a fit of four; it is said, once."""
+
+    def make(cbs):
+        return tiny_learner([*cbs, SWACallback(0.3)], SGD)
+
+    stopped(make, 3, stop_at, tmp_path, "epoch", by_interrupt=True)
+    assert capsys.readouterr().out == ""
+    learn = resumed(make, 4, tmp_path, "epoch")
+    out = capsys.readouterr().out
+    assert (
+        out.count("the mean of the weights begins with epoch 1 of this fit, not epoch 0; weights of epochs that are")
+        == 1
+    )
+    assert state_of(learn)["n_updates"] == (2 if stop_at == 22 else 1)
+    for name, p in learn.model.named_parameters():
+        assert torch.equal(p, state_of(learn)["average"][name])
 
 
 def test_a_fit_that_is_resumed_when_it_is_done_ends_with_the_mean(tmp_path):
@@ -388,8 +411,8 @@ def test_a_stop_that_is_asked_for_while_statistics_are_computed(tmp_path):
 
     class Interrupt(Callback):
         def after_batch(self, learn):
-            if learn.role == "infer" and learn.epoch == 1:
-                learn._pending.interrupt = KeyboardInterrupt()
+            if (learn.role, learn.epoch, learn.i) == ("infer", 1, 1):
+                os.kill(os.getpid(), signal.SIGINT)
 
     whole = uninterrupted(make, 3, tmp_path / "whole", "epoch")
     cut = make([CheckpointCallback(tmp_path / "cut"), StopAt()])
