@@ -298,7 +298,7 @@ def test_a_part_of_the_epochs_is_rounded_as_it_is_written():
 
 
 def test_with_an_exponential_average():
-    with pytest.raises(ValueError, match="one average that validation sees, got (SWA|EMA)Callback and"):
+    with pytest.raises(ValueError, match=r"one average that validation sees, got (SWA|EMA)Callback and"):
         learner(SWACallback(), EMACallback()).fit(1)
     learn = learner(SWACallback(0.5), ema := EMACallback(0.9, validate=False))
     learn.fit(4)
