@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from learner import Callback, CancelBatchException, CancelStepException, Learner, PostponeStepException
+from learner.loop.checks import sums_over_batch
 from learner.loop.closure import refuse_closure
 from learner.loop.prepare import clear_gradients, skip_step
 from learner.loop.weight import batch_weight
@@ -25,7 +26,7 @@ class AccumulateCallback(Callback):
     for the learner then clears all gradients; a pass that is cancelled makes no step for its open window.
 
     What it cannot make equal: a layer that looks across the batch, such as batch norm, still sees small batches. And
-    the loss must be a mean, not a sum.
+    the loss must be a mean. One that says that it is a sum (`reduction="sum"`) is added up as such.
 
     Args:
         n: training batches for each optimizer step [batches].
@@ -88,7 +89,8 @@ class AccumulateCallback(Callback):
 
     def around_backward(self, learn: Learner, action: Callable[[], None]) -> None:
         """Add the batch's gradient, weighted by what its loss is a mean over."""
-        weight = batch_weight(learn)
+        is_sum = learn.weight is None and sums_over_batch(learn.loss_f)
+        weight = 1.0 if is_sum else batch_weight(learn)
         if not self._is_open(learn):
             self._begin_window()
             self._unit = _one_for_zero(weight)
@@ -105,7 +107,8 @@ class AccumulateCallback(Callback):
         """Put the step off until the window is full; then make the sum of gradients their mean."""
         if self._n_batches < self.n:
             raise PostponeStepException
-        weight = _one_for_zero(self._weight)
+        is_sum = learn.weight is None and sums_over_batch(learn.loss_f)
+        weight = 1.0 if is_sum else _one_for_zero(self._weight)
         for group in _groups(learn):
             for p in group["params"]:
                 if p.grad is not None:

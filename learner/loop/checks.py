@@ -91,10 +91,20 @@ def checked_scalar(name: str, value: Any) -> Any:
     return float(value)
 
 
+def sums_over_batch(loss_f: Any) -> bool:
+    """Tell whether a loss says that it is a sum over the batch.
+
+    Example:
+        >>> sums_over_batch(nn.MSELoss(reduction="sum")), sums_over_batch(nn.MSELoss())
+        (True, False)
+    """
+    inner = loss_f.keywords if isinstance(loss_f, functools.partial) else getattr(loss_f, "__dict__", {})
+    return bool(inner.get("reduction") == "sum")
+
+
 def warn_of_sum(loss_f: Any) -> None:
     """Say what is averaged where a loss sums over the batch, if it is one that tells."""
-    inner = loss_f.keywords if isinstance(loss_f, functools.partial) else getattr(loss_f, "__dict__", {})
-    if inner.get("reduction") == "sum":
+    if sums_over_batch(loss_f):
         warnings.warn(
             "`loss_f` sums over the samples of a batch (reduction='sum'), so `loss` in metrics and history is the mean "
             "of such sums, weighted by batch size, and grows with it; so does a step. Use reduction='mean' for a loss "

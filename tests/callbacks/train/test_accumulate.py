@@ -96,13 +96,13 @@ def windows_of(batches, n):
     return [batches[i : i + n] for i in range(0, len(batches), n)]
 
 
-def train_by_hand(windows, opt_func=OPTIMIZERS["momentum"]):
+def train_by_hand(windows, opt_func=OPTIMIZERS["momentum"], loss_f=nn.functional.cross_entropy):
     """Make a step for each window, as one batch."""
     model = make_model()
     opt = opt_func(model.parameters(), 0.05)
     for window in windows:
         x, y = (torch.cat(parts) for parts in zip(*window, strict=True))
-        nn.functional.cross_entropy(model(x), y).backward()
+        loss_f(model(x), y).backward()
         opt.step()
         opt.zero_grad()
     return model
@@ -129,6 +129,16 @@ def test_it_equals_a_large_batch(n, opt_func, sizes, loader):
     windows = windows_of(batches, n) * 2
     assert_same_weights(learn.model, train_by_hand(windows, opt_func))
     assert learn.n_steps == len(windows)
+
+
+@pytest.mark.filterwarnings("ignore:`loss_f` sums over the samples of a batch")
+@pytest.mark.parametrize("kind", [nn.CrossEntropyLoss, partial(partial, nn.functional.cross_entropy)])
+def test_a_loss_that_is_a_sum_is_added_up(kind):
+    batches, loss_f = make_batches(SIZES["all unequal"]), kind(reduction="sum")
+    learn = make(batches, AccumulateCallback(3))
+    learn.loss_f = loss_f
+    learn.fit(2)
+    assert_same_weights(learn.model, train_by_hand(windows_of(batches, 3) * 2, loss_f=loss_f))
 
 
 def test_the_logged_loss_is_that_of_the_batches():
