@@ -76,7 +76,9 @@ class Learner:
         dls: named loaders; anything `Loaders.of` takes: a mapping, a pair (train, valid), an object with both.
         loss_f: `loss_f(preds, yb)`, a scalar; None for models whose output carries a `loss`.
         lr: learning rate of the next fits.
-        opt_func: called as `opt_func(params, lr=lr)` at the first fit; the optimizer is kept by later ones.
+        opt_func: called as `opt_func(params, lr=lr)` at the first fit; the optimizer is kept by later ones. One with
+            `takes_model = True`, as `learner.optim.param_groups` makes it, is called as `opt_func(model, lr=lr)`, with
+            `loss_f=loss_f` besides where the loss is a module with parameters.
         cbs: callbacks.
         predictor: what feeds batches to the model, if the default does not fit.
 

@@ -1,1 +1,2 @@
 from .groups import add_to as add_to
+from .groups import param_groups as param_groups
