@@ -1,6 +1,7 @@
 """Optimizers as a user makes them.
 
 - `param_groups`: an `opt_func` with groups by the names of parameters: rates, weight decay.
+- `Optimizers`: several optimizers as one.
 - `add_to`: give an optimizer parameters that came after it was made, and keep what it remembers of the others.
 """
 
