@@ -26,6 +26,8 @@ from .train.device import DeviceCallback as DeviceCallback
 from .train.lr_find import LRFinderCallback as LRFinderCallback
 from .train.overfit import OverfitCallback as OverfitCallback
 from .train.schedule import SchedulerCallback as SchedulerCallback
+from .train.schedules import one_cycle as one_cycle
+from .train.schedules import warmup_cosine as warmup_cosine
 from .train.seed import SeedCallback as SeedCallback
 from .watch.activations import ActivationStats as ActivationStats
 from .watch.gradients import GradientStats as GradientStats
