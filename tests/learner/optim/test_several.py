@@ -101,6 +101,33 @@ def test_a_schedule_sees_both_though_each_is_stepped_by_its_name():
     assert learn.opt["D"].param_groups[0].keys() == Adam(learn.model.parameters()).param_groups[0].keys()
 
 
+@pytest.mark.parametrize("each", ["batch", "epoch"])
+def test_a_schedule_for_one_of_them_leaves_the_other_alone(tmp_path, each):
+    def make(cbs):
+        return gan([SchedulerCallback(lambda opt: StepLR(opt["G"], 2, gamma=0.5), each=each), *cbs])
+
+    whole, gone_on = resumed_from_each(make, 3, tmp_path)
+    by = [StepLR(SGD([nn.Parameter(torch.zeros(1))], lr=0.01), 2, gamma=0.5)]
+    for _ in range(3 * len(DATA) if each == "batch" else 3):
+        by[0].optimizer.step()
+        by[0].step()
+    assert rates(whole.opt) == [0.02, by[0].get_last_lr()[0]]
+    if each == "batch":
+        expected = by_hand(3, make_schedules=lambda d, g, n: [StepLR(g, 2, gamma=0.5)])
+        assert_equal_modules(whole.model, expected)
+    for learn in gone_on:
+        assert_equal_runs(learn, whole)
+    pickle.dumps(whole.opt["G"])
+    assert "step" not in vars(whole.opt["G"])
+    assert all("initial_lr" not in group for group in whole.opt.param_groups)
+
+
+def test_a_schedule_of_an_optimizer_elsewhere_is_an_error():
+    elsewhere = SGD([nn.Parameter(torch.zeros(1))], lr=0.1)
+    with pytest.raises(LearnerError, match=r"`make` must return a schedule of the optimizer.*got one of another SGD"):
+        gan([SchedulerCallback(lambda opt: StepLR(elsewhere, 2))]).fit(1)
+
+
 def test_a_plain_schedule_of_ones_own_has_nothing_to_warn_of():
     learn = gan()
     learn.fit(0)
