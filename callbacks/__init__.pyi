@@ -23,6 +23,7 @@ from .show.progress import ProgressCallback as ProgressCallback
 from .train.accumulate import AccumulateCallback as AccumulateCallback
 from .train.clip import ClipGradientCallback as ClipGradientCallback
 from .train.device import DeviceCallback as DeviceCallback
+from .train.freeze import FreezeCallback as FreezeCallback
 from .train.lr_find import LRFinderCallback as LRFinderCallback
 from .train.overfit import OverfitCallback as OverfitCallback
 from .train.schedule import SchedulerCallback as SchedulerCallback

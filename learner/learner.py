@@ -257,7 +257,7 @@ class Learner:
         with self.added(cbs), one_batch_each(self, overfit), deferred_interrupts(self), alone_in_its_thread():
             start = find_resumption(self, resume)
             prepare_training(self, None if lr is None else checked_lr(lr))
-            self.n_epochs, self.epochs, self.epoch = n_epochs, range(n_epochs), 0
+            self.n_epochs, self.epochs, self.epoch = n_epochs, range(n_epochs), start.n_done if start else 0
             self.resume, self.is_resumed, self._n_done = resume, start is not None, 0
             owed: list[Handler] = []
             self._is_fitting = True
