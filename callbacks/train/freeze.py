@@ -123,7 +123,7 @@ class FreezeCallback(Callback):
             if gone := [name for name in self._flags if name not in names]:
                 raise LearnerError(f"`model` must hold what was frozen when the fit began, but {gone[0]} is gone.")
             for name in self._flags:
-                names[name].requires_grad_(False)
+                names[name].requires_grad = False
         elif self._is_frozen:
             self._is_frozen = False
             self._put_back(learn)
@@ -132,7 +132,7 @@ class FreezeCallback(Callback):
         names = all_names(learn.model)
         others = {name for other in self._others(learn) if other._is_frozen for name in other._flags}
         for name in self._flags.keys() & names.keys() - others:
-            names[name].requires_grad_(self._flags[name])
+            names[name].requires_grad = self._flags[name]
 
     def _others(self, learn: Learner) -> list[FreezeCallback]:
         """Return others of this kind that have begun this fit."""

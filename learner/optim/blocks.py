@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from torch import nn
+from torch.nn.parameter import is_lazy
 
 from learner.interrogate.layers import inside
 from learner.optim.names import NORMS
@@ -20,9 +21,9 @@ def blocks_of(model: nn.Module) -> list[list[nn.Parameter]]:
     not if they are members of a container themselves, as its blocks are; and modules that hold more than half of the
     model's layers, as a whole network beside a new head does.
 
-    What has no parameters is not a block. A norm belongs to the block before it. Parameters that a module holds beside
-    its children, such as an embedding of positions, belong to the first block of that module. Tied parameters belong to
-    the first block that has them.
+    What has no parameters is not a block. A norm, or another module whose parameters all have one dimension, belongs to
+    the block before it. Parameters that a module holds beside its children, such as an embedding of positions, belong
+    to the first block of that module. Tied parameters belong to the first block that has them.
 
     Example:
         >>> body = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.ReLU(), nn.Linear(4, 4))
@@ -35,9 +36,10 @@ def blocks_of(model: nn.Module) -> list[list[nn.Parameter]]:
     for module, parameters in _pieces(inside(model), is_member=False, half=_n_layers(model) / 2, is_model=True):
         new = [p for p in parameters if p not in seen]
         seen.update(new)
-        if isinstance(module, NORMS) and blocks:
+        is_slight = isinstance(module, NORMS) or all(not is_lazy(p) and p.ndim <= 1 for p in parameters)
+        if module is not None and is_slight and blocks:
             blocks[-1] += new
-        elif module is None or isinstance(module, NORMS):
+        elif module is None or is_slight:
             waiting += new
         elif new:
             blocks.append([*waiting, *new])
@@ -48,7 +50,7 @@ def blocks_of(model: nn.Module) -> list[list[nn.Parameter]]:
 def _pieces(
     module: nn.Module, *, is_member: bool, half: float, is_model: bool = False
 ) -> Iterator[tuple[nn.Module | None, list[nn.Parameter]]]:
-    """Yield the blocks and norms below a module with their parameters, and None with those that it holds itself."""
+    """Yield the modules that are not taken apart with their parameters, and None with those that others hold."""
     is_container = isinstance(module, _CONTAINERS)
     has_container = any(isinstance(m, _CONTAINERS) for m in module.modules())
     is_big = _n_layers(module) > half and any(True for _ in module.children())

@@ -16,9 +16,10 @@ Layer: TypeAlias = str | int | nn.Module | Tensor
 def freeze(model: nn.Module, *layers: Layer, norms: bool = False) -> None:
     """Set `requires_grad` of all parameters in some layers to False, and leave the norms in them as they are.
 
-    Norms (batch, instance, layer, group, RMS) inside of the layers train on if they do, as in fast.ai, so that they
-    follow the data that is new to the others; but those that are asked for by themselves are frozen. Train/eval modes
-    are not touched: a batch norm that is frozen goes on counting its statistics unless it is in eval mode.
+    The norms of torch (batch, instance, layer, group, RMS) inside of the layers train on if they do, as in fast.ai, so
+    that they follow the data that is new to the others; but those that are asked for by themselves are frozen.
+    Train/eval modes are not touched: a batch norm that is frozen goes on counting its statistics unless it is in eval
+    mode.
 
     An optimizer may hold what is frozen: it does not move, neither by momentum nor by weight decay.
 
@@ -38,7 +39,7 @@ def freeze(model: nn.Module, *layers: Layer, norms: bool = False) -> None:
         ['body.1.weight', 'body.1.bias', 'head.weight', 'head.bias']
     """
     for p in parameters_in(model, layers, norms=norms).values():
-        p.requires_grad_(False)
+        p.requires_grad = False  # a method would not do for a lazy one
 
 
 def unfreeze(model: nn.Module, *layers: Layer) -> None:
@@ -63,7 +64,7 @@ def unfreeze(model: nn.Module, *layers: Layer) -> None:
     """
     for p in parameters_in(model, layers, norms=True).values():
         if p.is_floating_point() or p.is_complex():  # others, as of quantized layers, cannot have a gradient
-            p.requires_grad_(True)
+            p.requires_grad = True
 
 
 def parameters_in(model: nn.Module, layers: Iterable[Layer], *, norms: bool) -> dict[str, nn.Parameter]:

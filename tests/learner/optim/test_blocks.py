@@ -73,6 +73,19 @@ def test_a_flat_network_has_a_block_for_each_layer_with_its_norm():
     assert [len(block) for block in blocks_of(nn.DataParallel(model))] == [6, 2]
 
 
+class OwnNorm(nn.Module):
+    """As the norms of T5 and Llama are, which are not torch's."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(4))
+
+
+def test_a_module_of_one_dimension_is_as_a_norm_and_a_lazy_layer_a_block():
+    model = nn.Sequential(OwnNorm(), nn.Linear(4, 4), OwnNorm(), nn.PReLU(4), nn.LazyLinear(2))
+    assert layers_by_block(model) == [["0", "1", "2", "3"], ["4"]]
+
+
 def test_containers_in_containers_are_taken_apart():
     body = nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 4))
     assert starts(nn.Sequential(body, nn.Sequential(nn.Flatten(), nn.Linear(4, 2)))) == ["0.0", "0.2", "1.1"]

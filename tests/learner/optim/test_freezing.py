@@ -80,6 +80,16 @@ def test_a_tied_parameter_is_frozen_by_each_of_its_names():
     assert frozen(model) == ["0.weight", "1.bias"]
 
 
+def test_lazy_layers_are_frozen_before_they_are_made():
+    model = nn.Sequential(nn.LazyLinear(2), nn.Linear(2, 1))
+    freeze(model, "0")
+    assert frozen(model) == ["0.weight", "0.bias"]
+    model(torch.ones(1, 3))
+    assert frozen(model) == ["0.weight", "0.bias"]
+    unfreeze(model)
+    assert frozen(model) == []
+
+
 def test_what_cannot_have_a_gradient_stays():
     model = nn.Linear(2, 2)
     model.codes = nn.Parameter(torch.zeros(2, dtype=torch.int8), requires_grad=False)

@@ -307,7 +307,7 @@ def test_it_may_be_made_of_named_groups_and_shows_them():
         ["G", "(SGD)", "4", "without", "names", "86", "0.01", "0"],
     ]
     assert learn.opt._repr_html_().count("<tr>") == 4
-    assert "optimizer: Optimizers, lr 0.02, 0.01" in repr(learn)
+    assert "optimizer: Optimizers(D=AdamW, G=SGD), lr 0.02, 0.01" in repr(learn)
 
 
 def test_what_they_remember_can_be_read_in_one_place():
