@@ -49,10 +49,12 @@ class Optimizers(Optimizer):
 
     opts: dict[str, Optimizer]
     _order: list[tuple[str, int]]  # which group of which optimizer each one is; those that came later are at the end
+    _lengths: dict[str, int]  # how many groups each had then
 
     def __init__(self, /, **opts: Optimizer) -> None:
         _check(opts)
-        self.__setstate__({"opts": opts, "_order": []})
+        self.__setstate__({"opts": opts, "_order": [], "_lengths": {}})
+        self._places()
 
     def __getitem__(self, name: str) -> Optimizer:
         try:
@@ -121,7 +123,7 @@ class Optimizers(Optimizer):
         return _Handles(opt.register_step_post_hook(hook) for opt in self.opts.values())
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"opts": self.opts, "_order": self._order}
+        return {"opts": self.opts, "_order": self._order, "_lengths": self._lengths}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__({"defaults": {}, **state})
@@ -136,10 +138,10 @@ class Optimizers(Optimizer):
     def _places(self) -> list[tuple[str, int]]:
         """Return the order of the groups, brought up to date: each optimizer may have got groups, or lost the last."""
         lengths = {name: len(opt.param_groups) for name, opt in self.opts.items()}
-        if len(self._order) != sum(lengths.values()):
+        if lengths != self._lengths:
             kept = [(name, i) for name, i in self._order if i < lengths[name]]
             new = [(name, i) for name, n in lengths.items() for i in range(n) if (name, i) not in kept]
-            self._order = kept + new
+            self._order, self._lengths = kept + new, lengths
         return self._order
 
     def _labels(self) -> list[str]:

@@ -218,6 +218,15 @@ def test_a_group_that_comes_later_keeps_its_proportion_and_is_in_files(tmp_path)
     assert_equal_runs(a, b)
 
 
+def test_a_group_that_is_gone_and_one_that_comes_elsewhere_are_told_apart():
+    opt = optimizers(network(), 0.1)
+    add_to(opt["D"], parameter(), lr=0.5)
+    assert rates(opt) == [0.2, 0.1, 0.5]
+    del opt["D"].param_groups[1]
+    add_to(opt["G"], parameter(), lr=0.4)
+    assert rates(opt) == [0.2, 0.1, 0.4]
+
+
 def test_clipping_is_by_the_norm_of_all():
     model = network()
     opt = optimizers(model, 0.0)
