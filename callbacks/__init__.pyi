@@ -26,11 +26,14 @@ from .train.clip import ClipGradientCallback as ClipGradientCallback
 from .train.device import DeviceCallback as DeviceCallback
 from .train.ema import EMACallback as EMACallback
 from .train.epoch_length import EpochLengthCallback as EpochLengthCallback
+from .train.freeze import FreezeCallback as FreezeCallback
 from .train.loss_weight import LossWeightCallback as LossWeightCallback
 from .train.lr_find import LRFinderCallback as LRFinderCallback
 from .train.overfit import OverfitCallback as OverfitCallback
 from .train.sam import SAMCallback as SAMCallback
 from .train.schedule import SchedulerCallback as SchedulerCallback
+from .train.schedules import one_cycle as one_cycle
+from .train.schedules import warmup_cosine as warmup_cosine
 from .train.seed import SeedCallback as SeedCallback
 from .train.swa import SWACallback as SWACallback
 from .watch.activations import ActivationStats as ActivationStats

@@ -82,7 +82,9 @@ class Learner:
         dls: named loaders; anything `Loaders.of` takes: a mapping, a pair (train, valid), an object with both.
         loss_f: `loss_f(preds, yb)`, a scalar; None for models whose output carries a `loss`.
         lr: learning rate of the next fits.
-        opt_func: called as `opt_func(params, lr=lr)` at the first fit; the optimizer is kept by later ones.
+        opt_func: called as `opt_func(params, lr=lr)` at the first fit; the optimizer is kept by later ones. One with
+            `takes_model = True`, as `learner.optim.param_groups` makes it, is called as `opt_func(model, lr=lr)`, with
+            `loss_f=loss_f` besides where the loss is a module with parameters.
         cbs: callbacks.
         predictor: what feeds batches to the model, if the default does not fit.
 
@@ -276,7 +278,7 @@ class Learner:
         with self.added(cbs), one_batch_each(self, overfit), deferred_interrupts(self), alone_in_its_thread():
             start = find_resumption(self, resume)
             prepare_training(self, None if lr is None else checked_lr(lr))
-            self.n_epochs, self.steps, self.epoch = n_epochs, steps, 0
+            self.n_epochs, self.steps, self.epoch = n_epochs, steps, start.n_done if start else 0
             self.epochs = count() if n_epochs is None else range(n_epochs)
             self.first_step = start.first_step if start else self.n_steps
             self._last_step = math.inf if steps is None else self.first_step + steps

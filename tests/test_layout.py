@@ -48,7 +48,7 @@ def test_every_module_has_a_test_file_of_its_name(file):
     assert (ROOT / "tests" / file.parent / f"test_{file.stem.strip('_')}.py").is_file()
 
 
-DOORS = [*PACKAGES, "learner/checkpoint", "learner/data", "learner/interrogate", "learner/records"]
+DOORS = [*PACKAGES, "learner/checkpoint", "learner/data", "learner/interrogate", "learner/optim", "learner/records"]
 
 
 @pytest.mark.parametrize("package", DOORS)
@@ -141,8 +141,8 @@ FLOORS = {
     "drawing": (),
     "history": ("drawing", "errors"),
     "data": ("errors",),
-    "optim": ("data", "errors"),
     "interrogate": ("data", "drawing", "errors"),
+    "optim": ("interrogate", "data", "errors"),
     "callback": ("loop.naming", "loop.types"),
     "loop": ("callback", "interrogate", "optim", "data", "history", "errors"),
     "checkpoint": ("loop", "callback", "interrogate", "optim", "data", "history", "errors"),

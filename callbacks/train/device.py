@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from learner import Callback, Learner
 from learner.data.moving import to_device
+from learner.optim.several import parts_of
 
 
 class DeviceCallback(Callback):
@@ -49,8 +50,8 @@ class DeviceCallback(Callback):
     def before_fit(self, learn: Learner) -> None:
         """Move the model, and what the optimizer remembers."""
         self._move_modules(learn)
-        if learn.opt is not None:
-            self._move_state(learn.opt)
+        for opt in _optimizers(learn):
+            self._move_state(opt)
 
     def before_epoch(self, learn: Learner) -> None:
         """Make sure of the model: passes outside a fit have no `before_fit`."""
@@ -74,9 +75,9 @@ class DeviceCallback(Callback):
             old = [p for _, p in module.named_parameters(remove_duplicate=False)]
             module.to(self.device)
             new = [p for _, p in module.named_parameters(remove_duplicate=False)]
-            if learn.opt is not None:
-                self._replace_parameters(learn.opt, dict(zip(old, new, strict=True)))
-                self._move_state(learn.opt)
+            for opt in _optimizers(learn):
+                self._replace_parameters(opt, dict(zip(old, new, strict=True)))
+                self._move_state(opt)
 
     def _replace_parameters(self, opt: torch.optim.Optimizer, new: dict[Tensor, Tensor]) -> None:
         """Let an optimizer hold what `Module.to` made: for some devices and settings of torch, new parameters."""
@@ -95,6 +96,10 @@ class DeviceCallback(Callback):
                     for key, value in opt.state[p].items():
                         if key != "step" or counts_on_device:
                             opt.state[p][key] = to_device(value, self.device)
+
+
+def _optimizers(learn: Learner) -> list[torch.optim.Optimizer]:
+    return [] if learn.opt is None else parts_of(learn.opt)
 
 
 def _best_device() -> str:

@@ -94,9 +94,9 @@ class LRFinderCallback(Callback):
     """Raise the learning rate from optimizer step to optimizer step, and stop when the loss diverges.
 
     Training loaders alone run, as often as it takes. Added to a `fit`, it ruins the weights; `learn.lr_find()` does the
-    same in a sandbox. The rate is that of the first parameter group, the
-    others keep their proportion to it. With `AccumulateCallback` all batches of a
-    step share its rate. Reading the loss waits for the device at each batch.
+    same in a sandbox. The rate is one as `fit(lr=...)` takes it: groups with rates of their own keep their proportion
+    to it. With `AccumulateCallback` all batches of a step share its rate. Reading the loss waits for the device at each
+    batch.
 
     Args:
         start: first learning rate.
@@ -161,8 +161,8 @@ class LRFinderCallback(Callback):
         self._begin()
         self._is_on, self._n_steps = True, learn.n_steps
         learn.epochs = range(self.n)  # enough if each makes one step, and an end if none is made
-        rates = [float(group["lr"]) for group in _groups(learn)]
-        self._shares = [rate / rates[0] if rates[0] else 1.0 for rate in rates]
+        now: float = learn.rates.now  # type: ignore[union-attr]  # they are there in a fit
+        self._shares = [float(group["lr"]) / now if now else 1.0 for group in _groups(learn)]
 
     def before_epoch(self, learn: Learner) -> None:
         """Leave out what does not train, but not a validation that somebody makes within a training pass."""
@@ -188,9 +188,10 @@ class LRFinderCallback(Callback):
     def after_step(self, learn: Learner) -> None:
         """Refuse a rate that is not the one that is put down, and an optimizer that nobody steps."""
         require_own_optimizer(learn, type(self).__name__)
-        if not math.isclose(rate := float(_groups(learn)[0]["lr"]), self._lr(), rel_tol=1e-6):  # float32 in a tensor
+        due = self._shares[0] * self._lr()
+        if not math.isclose(rate := float(_groups(learn)[0]["lr"]), due, rel_tol=1e-6):  # float32 in a tensor
             raise LearnerError(
-                f"`lr` of the optimizer must be left to {type(self).__name__}, which has set it to {self._lr():.2g}, "
+                f"`lr` of the optimizer must be left to {type(self).__name__}, which has set it to {due:.2g}, "
                 f"but the step was made with {rate:.2g}: another callback sets it; take it off for the test, with "
                 f"`learn.remove_cb`."
             )

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from callbacks.train.accumulate import AccumulateCallback
-from callbacks.train.optimizer_options import OptimizerOptions
+from callbacks.train.optimizer_options import OptimizerOptions, optimizers_in
 from callbacks.train.schedule_length import count_steps, open_count
 from learner import Callback, Learner, LearnerError
 from learner.checkpoint.plain import plain
@@ -42,6 +42,10 @@ class SchedulerCallback(Callback):
     A checkpoint keeps the schedule by its `state_dict`, so functions that it was given are those of the new process. A
     fit that goes on must have as many steps as it was to have, where the schedule was told them.
 
+    Of several optimizers as one (`learner.optim.Optimizers`) it schedules all, or one by its name:
+    `SchedulerCallback(lambda opt, total_steps: CosineAnnealingLR(opt["D"], total_steps))`. `callbacks.one_cycle` and
+    `callbacks.warmup_cosine` make schedules that keep the proportions of parameter groups.
+
     Args:
         make: called as `make(opt)`, returns the schedule; a class, a `partial`, a function.
         each: what a step of the schedule is: "batch" (as long as nothing is said), or "epoch".
@@ -55,8 +59,8 @@ class SchedulerCallback(Callback):
 
     Raises:
         TypeError, ValueError: if `make` cannot be called with an optimizer, or the arguments do not go together.
-        LearnerError: at the start of a fit, if a number of steps cannot be known, or loader or metric do not fit the
-            schedule; at the end of the first pass, if there is no such metric.
+        LearnerError: at the start of a fit, if a number of steps cannot be known, loader or metric do not fit the
+            schedule, or it is of another optimizer; at the end of the first pass, if there is no such metric.
         TypeError: at the first checkpoint, if the schedule has no `state_dict`.
 
     Source:
@@ -115,6 +119,7 @@ class SchedulerCallback(Callback):
         try:
             self.scheduler = self.make(opt, **self._counts)
             _check_scheduler(self.scheduler, self.metric)
+            _check_optimizer(self._scheduled(opt), opt)
             _warn_of_equal_rates(rates, opt)
             self._made = copy.deepcopy(self._settings(self._former))
         except BaseException:
@@ -132,7 +137,7 @@ class SchedulerCallback(Callback):
                     f"`learn.{name}` must stay as it was when the schedule was made for it, in `before_fit`, got "
                     f"another in epoch {learn.epoch}; set it in `before_fit`, at an order below {self.order:g}."
                 )
-        self._follow_groups(opt)
+        self._follow_groups(self._scheduled(opt))
 
     def after_step(self, learn: Learner) -> None:
         """Step, if it is by the batch."""
@@ -152,7 +157,7 @@ class SchedulerCallback(Callback):
         elif learn.dl_name == self._last_train and learn.n_steps > self._n_steps:
             self._n_steps = learn.n_steps
             # What torch wants to see before a first step: those of the optimizer may lie before a checkpoint.
-            vars(learn.opt)["_opt_called"] = True
+            vars(self._scheduled(learn.opt))["_opt_called"] = True
             self.scheduler.step()
 
     def cleanup_fit(self, learn: Learner) -> None:
@@ -221,6 +226,11 @@ class SchedulerCallback(Callback):
             "`metric`": self.metric,
         }
 
+    def _scheduled(self, opt: Any) -> Optimizer:
+        """Return the optimizer that the schedule was made for: this one, or one of several that it is made of."""
+        scheduled: Optimizer = getattr(self.scheduler, "optimizer", opt)
+        return scheduled
+
     def _follow_groups(self, opt: Optimizer) -> None:
         """Give groups that were added since a base rate: the rate that they have."""
         bases: Any = getattr(self.scheduler, "base_lrs", None)
@@ -254,6 +264,15 @@ def _check_scheduler(scheduler: Any, metric: str | None) -> None:
         raise LearnerError(f"`metric` must be given for {name}, which watches one; do `metric='valid/loss'`.")
     if not takes_metric and metric is not None:
         raise LearnerError(f"`metric` must be left out for {name}, which watches none, got {metric!r}.")
+
+
+def _check_optimizer(scheduled: Any, opt: Optimizer) -> None:
+    """Refuse a schedule of an optimizer that does not train here."""
+    if not any(scheduled is one for one in optimizers_in(opt)):
+        raise LearnerError(
+            f"`make` must return a schedule of the optimizer that it is called with, or of one of several in it, got "
+            f"one of another {type(scheduled).__name__}; do `lambda opt: StepLR(opt, 10)`."
+        )
 
 
 def _warn_of_equal_rates(rates: list[float], opt: Optimizer) -> None:

@@ -12,6 +12,7 @@ from torch.nn.parameter import is_lazy
 from learner.checkpoint.model import describe_tensor
 from learner.loop.trainable import named_parameters, other_parameters
 from learner.loop.types import Learner
+from learner.optim.several import kind_of, parts_of
 
 # What torch's optimizers remember number by number: the momenta of SGD, Adam and its kind, RMSprop, Adagrad, Adadelta.
 _LIKE_PARAMETERS = {
@@ -24,7 +25,7 @@ def optimizer_state(learn: Learner) -> dict[str, Any]:
     """Return what a learner's optimizer holds, and what it is to be compared by."""
     opt: Any = learn.opt
     return {
-        "class": type(opt).__name__,
+        "class": kind_of(opt),
         "groups": _groups(learn, opt),
         "state": opt.state_dict(),
         "rates": None if learn.rates is None else learn.rates.state_dict(),
@@ -43,8 +44,8 @@ def optimizer_differences(learn: Learner, opt: Any, state: Mapping[str, Any]) ->
     saved = state["optimizer"]
     if saved is None or opt is None:
         return []
-    if type(opt).__name__ != saved["class"]:
-        return [f"the optimizer is {type(opt).__name__} here, {saved['class']} saved"]
+    if (kind := kind_of(opt)) != saved["class"]:
+        return [f"the optimizer is {kind} here, {saved['class']} saved"]
     now = _groups(learn, opt)
     if now == saved["groups"]:
         return _state_differences(opt, saved["state"]["state"])
@@ -62,11 +63,12 @@ def _state_differences(opt: torch.optim.Optimizer, saved: Mapping[int, Mapping[s
 
     What it remembers here has that shape; before its first step, a momentum of torch's own classes has the parameter's.
     """
-    found = []
-    is_of_torch = type(opt).__module__.startswith("torch.optim")
+    found, state = [], opt.state
+    parts = {p: part for part in parts_of(opt) for group in part.param_groups for p in group["params"]}
     for i, p in enumerate(p for group in opt.param_groups for p in group["params"]):
+        is_of_torch = type(parts[p]).__module__.startswith("torch.optim")
         for key, value in saved.get(i, {}).items():
-            like = opt.state[p].get(key) if p in opt.state else None
+            like = state[p].get(key) if p in state else None
             if like is None and is_of_torch and key in _LIKE_PARAMETERS and not is_lazy(p):
                 like = p
             if isinstance(value, Tensor) and isinstance(like, Tensor) and value.shape != like.shape:
@@ -82,9 +84,9 @@ def put_back_optimizer(learn: Learner, opt: torch.optim.Optimizer, saved: Mappin
             parameter.copy_(value)
     opt.load_state_dict(saved["state"])
     # It has cast state to the parameters' dtype: momenta in float32 of parameters in bfloat16 would lose their digits.
-    parameters = [p for group in opt.param_groups for p in group["params"]]
+    parameters, state = [p for group in opt.param_groups for p in group["params"]], opt.state
     for i, values in saved["state"]["state"].items():
-        now = opt.state[parameters[i]]
+        now = state[parameters[i]]
         for key, value in values.items():
             if isinstance(value, Tensor) and now[key].dtype != value.dtype:
                 now[key] = value.to(now[key].device, copy=True)

@@ -215,6 +215,11 @@ class Resumption:
         return enumerate(batches, self._at.i)
 
     @property
+    def n_done(self) -> int:
+        """How many epochs are done."""
+        return self._at.n_done
+
+    @property
     def i(self) -> int:
         """The batch that comes next in its pass, from 0."""
         return self._at.i

@@ -13,6 +13,7 @@ from learner.checkpoint.callback_state import has_state_dict
 from learner.checkpoint.rng import is_generator
 from learner.data.generators import generators_of
 from learner.loop.types import Learner
+from learner.optim.several import parts_of
 
 
 def unsaved(learn: Learner) -> list[str]:
@@ -52,7 +53,8 @@ def warn_of_unsaved(learn: Learner) -> None:
 
 def _saved_with(learn: Learner) -> set[int]:
     """Return the ids of what a learner saves."""
-    own = (*learn.model.modules(), learn, learn.opt, learn.history, *learn.cbs)
+    opts = () if learn.opt is None else (learn.opt, *parts_of(learn.opt))
+    own = (*learn.model.modules(), learn, *opts, learn.history, *learn.cbs)
     loaders = [part for dl in learn.dls.values() for part in (dl, *generators_of(dl))]
     named = [getattr(place, name, None) for place in (learn, *learn.cbs) for name in getattr(place, "state", ())]
     return {id(thing) for thing in (*own, *loaders, *named)}

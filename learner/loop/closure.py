@@ -13,6 +13,7 @@ from torch.optim import Optimizer
 
 from learner.errors import LearnerError
 from learner.loop.types import Learner
+from learner.optim.several import kind_of, parts_of
 
 # What the first forward of a batch has left, of which metrics and history are.
 _OF_FIRST_FORWARD = ("output", "preds", "loss", "weight", "_logged")
@@ -28,10 +29,9 @@ def needs_closure(opt: Optimizer | None) -> bool:
         >>> needs_closure(torch.optim.SGD(nn.Linear(1, 1).parameters()))
         False
     """
-    if opt is None:
-        return False
-    closure = inspect.signature(type(opt).step).parameters.get("closure")
-    return closure is not None and closure.default is inspect.Parameter.empty
+    parts = [] if opt is None else parts_of(opt)
+    parameters = [inspect.signature(type(part).step).parameters.get("closure") for part in parts]
+    return any(closure is not None and closure.default is inspect.Parameter.empty for closure in parameters)
 
 
 def refuse_closure(learn: Learner, who: str, reason: str) -> None:
@@ -42,7 +42,7 @@ def refuse_closure(learn: Learner, who: str, reason: str) -> None:
     """
     if needs_closure(learn.opt):
         raise LearnerError(
-            f"{who} must have an optimizer that makes its step from one gradient, got {type(learn.opt).__name__}, "
+            f"{who} must have an optimizer that makes its step from one gradient, got {kind_of(learn.opt)}, "
             f"which asks for the loss again within a step{reason}; take another optimizer, or leave {who} out."
         )
 
@@ -91,7 +91,16 @@ def evaluate_again(learn: Learner) -> None:
 
 
 def step_with_closure(learn: Learner) -> None:
-    """Let the optimizer make a step, asking for the loss as often as it likes."""
+    """Let the optimizer make a step, asking for the loss as often as it likes.
+
+    Raises:
+        LearnerError: if it is one of several, of which nobody knows whose loss it wants.
+    """
     opt: Any = learn.opt
+    if parts_of(opt) != [opt]:
+        raise LearnerError(
+            f"`opt` must be one optimizer to ask for the loss within a step, got {kind_of(opt)}; step each yourself, "
+            f"with a closure of its own, in a callback that has a method `step`."
+        )
     with first_forward_kept(learn):
         opt.step(make_closure(learn))

@@ -10,6 +10,7 @@ from torch.nn.parameter import is_lazy
 
 from learner.data.loaders import Loaders, length_of
 from learner.loop.types import Learner
+from learner.optim.several import kind_of
 
 
 def describe_learner(learn: Learner) -> str:
@@ -20,7 +21,7 @@ def describe_learner(learn: Learner) -> str:
 def _parts(learn: Learner) -> Iterator[str]:
     yield f"data: {', '.join(f'{name} ({_length(dl)})' for name, dl in Loaders.of(learn.dls).items())}"
     yield f"loss: {'made by the model' if learn.loss_f is None else _name(learn.loss_f)}"
-    yield f"optimizer: {_name(learn.opt_func) if learn.opt is None else type(learn.opt).__name__}, {_rates(learn)}"
+    yield f"optimizer: {_name(learn.opt_func) if learn.opt is None else kind_of(learn.opt)}, {_rates(learn)}"
     yield f"callbacks: {', '.join(type(cb).__name__ for cb in learn.cbs) or 'none'}"
     done = f"{_count(len(learn.history), 'epoch')}, {_count(learn.n_steps, 'step')}"
     yield f"trained: {done}" if learn.n_steps else "not trained yet"

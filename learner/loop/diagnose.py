@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from learner.data.batch import describe
 from learner.loop.foreign import foreign_callbacks
 from learner.loop.types import Learner
+from learner.optim.several import parts_of
 
 _MARK = "learner: "
 _BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
@@ -51,8 +52,9 @@ def _position(learn: Learner) -> Iterator[str]:
 
 def _is_in_step(error: BaseException, learn: Learner) -> bool:
     """Tell whether an error came out of the optimizer's step, whoever called it."""
+    opts = [] if learn.opt is None else parts_of(learn.opt)
     frames = (frame for frame, _ in traceback.walk_tb(error.__traceback__) if frame.f_code.co_name == "step")
-    return any(learn.opt is not None and frame.f_locals.get("self") is learn.opt for frame in frames)
+    return any(frame.f_locals.get("self") is opt for frame in frames for opt in opts)
 
 
 def _causes(learn: Learner) -> Iterator[str]:

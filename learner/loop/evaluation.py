@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from learner.loop.types import Learner
+from learner.optim.several import parts_of
 
 
 class EvaluationWeights:
@@ -23,22 +24,25 @@ class EvaluationWeights:
     """
 
     def __init__(self, opt: Any) -> None:
-        self._opt = opt
+        self._parts: list[Any] = [part for part in parts_of(opt) if _has_modes(part)]
         self._trained: list[tuple[Tensor, Tensor]] | None = None  # parameters and copies, while it evaluates
-        opt.train()
+        for part in self._parts:
+            part.train()
 
     def enter(self) -> bool:
         """Have the weights to evaluate with in the model; return False where they are there already."""
         if self._trained is not None:
             return False
-        parameters = [p for group in self._opt.param_groups for p in group["params"]]
+        parameters = [p for part in self._parts for group in part.param_groups for p in group["params"]]
         self._trained = [(p, p.detach().clone()) for p in parameters]
-        self._opt.eval()
+        for part in self._parts:
+            part.eval()
         return True
 
     def leave(self) -> None:
         """Have the trained weights in the model, as they were."""
-        self._opt.train()
+        for part in self._parts:
+            part.train()
         with torch.no_grad():
             for p, trained in self._trained or ():
                 p.copy_(trained)
@@ -58,7 +62,11 @@ class EvaluationWeights:
 
 
 def has_modes(opt: Any) -> bool:
-    """Tell whether an optimizer has weights of its own to evaluate with."""
+    """Tell whether an optimizer, or one of several, has weights of its own to evaluate with."""
+    return any(map(_has_modes, parts_of(opt)))
+
+
+def _has_modes(opt: Any) -> bool:
     return callable(getattr(opt, "train", None)) and callable(getattr(opt, "eval", None))
 
 

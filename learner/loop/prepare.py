@@ -13,7 +13,7 @@ from learner.loop.rates import BaseRates
 from learner.loop.state import set_mode
 from learner.loop.steps import step_watch
 from learner.loop.surroundings import refuse_autocast
-from learner.loop.trainable import named_parameters, take_stock
+from learner.loop.trainable import named_parameters, other_parameters, take_stock
 from learner.loop.types import Learner
 
 
@@ -28,7 +28,7 @@ def prepare_training(learn: Learner, lr: float | None) -> None:
     if not any(role_of(name) == "train" for name in learn.dls):
         raise LearnerError(f"`dls` must hold a loader whose name starts with 'train', got {list(learn.dls)}; add one.")
     take_stock(learn)
-    for parameter in named_parameters(learn).values():
+    for parameter in (*named_parameters(learn).values(), *other_parameters(learn, learn.opt)):
         parameter.grad = None  # somebody may have tried something out
     rates: BaseRates = learn.rates  # type: ignore[assignment]  # it has just been made
     rates.start_from(learn.lr if lr is None and learn.lr != rates.lr else lr)

@@ -45,8 +45,13 @@ class BaseRates:
             len({*self._of_groups}) > 1 or math.isclose(self._of_groups[0], lr, rel_tol=1e-6)
         )
         self._unit = lr if is_of_learner else self._of_groups[0]
-        self._now = self._unit  # the rate that was asked for last, and `opt` has been set to
+        self._now = self._unit
         self._at_end = self._rates()  # as the learner and its callbacks have left them
+
+    @property
+    def now(self) -> float:
+        """The rate that was asked for last, of which those of the groups are multiples."""
+        return self._now
 
     def state_dict(self) -> dict[str, Any]:
         """Return all of it as plain data, but for the parameters."""

@@ -26,6 +26,7 @@ from learner.errors import LearnerError
 from learner.loop.exported import exports_passed_over
 from learner.loop.trainable import other_parameters
 from learner.loop.types import Learner
+from learner.optim.several import parts_of
 
 Restore = Callable[[], Any]
 
@@ -217,6 +218,16 @@ def remember_optimizer(opt: torch.optim.Optimizer, apart: Collection[Tensor] = f
         opt: the optimizer.
         apart: a set of tensors whose values need not be put back.
     """
+    parts = [_remember_one(part, apart) for part in parts_of(opt)]
+
+    def restore() -> None:
+        for part in parts:
+            part()
+
+    return restore
+
+
+def _remember_one(opt: torch.optim.Optimizer, apart: Collection[Tensor]) -> Restore:
     state = {p: {k: _remember_unless(v, apart) for k, v in values.items()} for p, values in opt.state.items()}
     groups = [{k: remember(v) for k, v in g.items() if k != "params"} for g in opt.param_groups]
 

@@ -39,11 +39,15 @@ def make_optimizer(learn: Learner) -> torch.optim.Optimizer:
     """Call `opt_func` with all parameters and the learner's rate, whatever a fit asks for: so proportions can be seen.
 
     An `opt_func` that brings the parameters of `loss_f` along itself gets those of the model alone, since an optimizer
-    must hold each once.
+    must hold each once. One with `takes_model = True` gets the model in place of the parameters and, where that is a
+    module that has some as well, the loss as `loss_f`.
 
     Raises:
         TypeError: if it returns no optimizer.
     """
+    if getattr(learn.opt_func, "takes_model", False):
+        has_own = isinstance(learn.loss_f, nn.Module) and any(True for _ in learn.loss_f.parameters())
+        return _checked(learn.opt_func(learn.model, **({"loss_f": learn.loss_f} if has_own else {}), lr=learn.lr))
     of_model = list(learn.model.parameters())
     of_loss = list(named_parameters(learn).values())[len(of_model) :]
     if not of_loss:

@@ -1,5 +1,8 @@
-"""Optimizers as a user makes them.
+"""Optimizers as a user makes them, and what of a model they train.
 
+- `param_groups`: an `opt_func` with groups by the names of parameters: rates, weight decay.
+- `Optimizers`: several optimizers as one.
+- `freeze`, `unfreeze`: which parameters train, by the names of layers.
 - `add_to`: give an optimizer parameters that came after it was made, and keep what it remembers of the others.
 """
 

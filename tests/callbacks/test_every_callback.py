@@ -44,6 +44,7 @@ MAKE: dict[str, Callable[[Path], Any]] = {
     "DeviceCallback": lambda folder: callbacks.DeviceCallback("cpu"),
     "EMACallback": lambda folder: callbacks.EMACallback(0.9),
     "EarlyStoppingCallback": lambda folder: callbacks.EarlyStoppingCallback(patience=1),
+    "FreezeCallback": lambda folder: callbacks.FreezeCallback("0", 1, until=1),
     "GradientStats": lambda folder: callbacks.GradientStats(),
     "HooksCallback": lambda folder: callbacks.HooksCallback(look_at_output),
     "LRFinderCallback": lambda folder: callbacks.LRFinderCallback(),
@@ -103,6 +104,7 @@ NOTHING_TO_READ = [
     "CheckpointCallback",  # its files, which is what each of these tests is about
     "ClipGradientCallback",
     "DeviceCallback",
+    "FreezeCallback",  # but what trains, which is compared
     "LambdaCallback",
     "MetricsCallback",  # but what is in the history
     "OverfitCallback",

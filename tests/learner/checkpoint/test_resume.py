@@ -110,6 +110,17 @@ def test_it_says_where_it_goes_on(tmp_path, capsys):
         assert re.fullmatch(rf"resume: goes on with {words} \(/.*/step-0000000\d.pt\).\n", capsys.readouterr().out)
 
 
+@pytest.mark.parametrize(("stop_at", "epoch"), [(3, 0), (12, 1)])
+def test_callbacks_know_the_epoch_in_which_it_goes_on_when_the_fit_begins(tmp_path, stop_at, epoch):
+    class Look(Callback):
+        def before_fit(self, learn):
+            self.epoch = learn.epoch
+
+    stopped(lambda cbs: tiny_learner([*cbs, Look()]), 2, stop_at, tmp_path)
+    learn = resumed(lambda cbs: tiny_learner([*cbs, Look()]), 2, tmp_path)
+    assert learn.cbs[-1].epoch == epoch
+
+
 def test_a_finished_fit_says_so_and_trains_no_epoch(tmp_path, capsys):
     whole = uninterrupted(tiny_learner, 2, tmp_path)
     learn = resumed(tiny_learner, 2, tmp_path)

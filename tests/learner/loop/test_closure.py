@@ -10,6 +10,7 @@ from torch.nn.functional import mse_loss
 from callbacks import AccumulateCallback, ClipGradientCallback, MetricsCallback
 from learner import Callback, Learner, LearnerError
 from learner.loop.closure import needs_closure
+from learner.optim import Optimizers
 
 LBFGS = partial(torch.optim.LBFGS, max_iter=5, line_search_fn="strong_wolfe")
 X = torch.randn(24, 3, generator=torch.Generator().manual_seed(0))
@@ -94,3 +95,12 @@ def test_which_optimizers_need_one():
     assert needs_closure(Own(parameters))
     assert not needs_closure(torch.optim.AdamW(parameters))
     assert not needs_closure(None)
+
+
+def test_one_of_several_optimizers_is_refused_by_name():
+    def both(params, lr):
+        a, b, *rest = params
+        return Optimizers(a=LBFGS([a, b], lr=lr), b=torch.optim.SGD(rest, lr))
+
+    with pytest.raises(LearnerError, match=r"must be one optimizer .*, got Optimizers\(a=LBFGS, b=SGD\)"):
+        Learner(network(), {"train": DATA}, mse_loss, 0.5, both).fit(1)

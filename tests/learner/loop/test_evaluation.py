@@ -6,6 +6,7 @@ from torch.nn.functional import cross_entropy
 
 from callbacks import BestModelCallback, CheckpointCallback
 from learner import Callback, CancelFitException, Learner
+from learner.optim import Optimizers
 from tests.resuming import (
     assert_equal_runs,
     differing,
@@ -121,6 +122,23 @@ def test_save_and_load(tmp_path):
         torch.manual_seed(5)
         each.fit(1)
     assert same_weights(learn, other)
+
+
+def test_one_of_several_optimizers_may_be_such_a_one():
+    def both(params, lr):
+        params = list(params)
+        sgd = torch.optim.SGD(params[2:], lr)
+        return Optimizers(a=ScheduleFreeSGD(params[:2], lr), b=sgd)
+
+    def trained(dls_of):
+        learn = tiny_learner(None, both, 0.3)
+        learn.dls = dls_of(learn.dls)
+        learn.fit(2)
+        return learn
+
+    learn, without = trained(lambda dls: dls), trained(lambda dls: {"train": dls.train})
+    assert same_weights(learn, without)
+    assert learn.opt["a"].param_groups[0]["train_mode"] is False
 
 
 @pytest.mark.parametrize("is_cancelled", [False, True])
