@@ -10,7 +10,7 @@ import textwrap
 from pydoc_data.topics import topics
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from callbacks import ClipGradientCallback, ProgressCallback
@@ -43,7 +43,7 @@ class CharacterModel(nn.Module):
         return self.out(after).mT, hidden
 
 
-def read(text: str) -> list:
+def read(text: str) -> list[tuple[Tensor, Tensor]]:
     """Return batches (x, y) that follow each other in each of the streams; y is one character further on."""
     codes = torch.tensor([CHARACTERS.index(character) for character in text])
     streams = codes[: len(codes) // N_STREAMS * N_STREAMS].reshape(N_STREAMS, -1)
@@ -60,7 +60,7 @@ def make_learner(cbs=()) -> Learner:
 
 
 @torch.no_grad()
-def write(model, text="The ", n=400) -> str:
+def write(model: nn.Module, text: str = "The ", n: int = 400) -> str:
     """Let the model go on with a text."""
     preds, hidden = model(torch.tensor([[CHARACTERS.index(character) for character in text]]))
     for _ in range(n):

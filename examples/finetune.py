@@ -14,7 +14,7 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 from callbacks import FreezeCallback, MetricsCallback, SchedulerCallback, accuracy, one_cycle
-from learner import Learner, Loaders
+from learner import Callback, Learner, Loaders
 from learner.optim import param_groups
 
 
@@ -32,7 +32,7 @@ def from_scratch(n_classes: int, dls: Loaders) -> Learner:
     return Learner(model, dls, cross_entropy, lr=1e-2, opt_func=torch.optim.AdamW, cbs=helpers())
 
 
-def helpers() -> list:
+def helpers() -> list[Callback]:
     """Return the callbacks that any of these trainings has."""
     return [SchedulerCallback(one_cycle()), MetricsCallback(accuracy=accuracy)]
 
