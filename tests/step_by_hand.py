@@ -11,9 +11,8 @@ of unequal size.
 
 from __future__ import annotations
 
-import math
+import operator
 from contextlib import nullcontext
-from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -49,18 +48,6 @@ class Parts(NamedTuple):
     optimizer: str = "momentum"
 
 
-@dataclass
-class Training:
-    """What a loop by hand has come to."""
-
-    model: nn.Module
-    scale: float = 1.0
-    n_steps: int = 0
-    n_skipped: int = 0
-    n_scheduled: int = 0
-    means: list[float] = field(default_factory=list)  # of the loss, for each epoch
-
-
 def make_batches() -> list[tuple[Tensor, Tensor]]:
     """Return seven batches of sequences of five, padded by labels of -100."""
     generator = torch.Generator().manual_seed(3)
@@ -79,71 +66,103 @@ def token_loss(preds: Tensor, target: Tensor) -> Tensor:
     return nn.functional.cross_entropy(preds.flatten(0, 1), target.flatten())
 
 
-def by_hand(parts: Parts, n_epochs: int) -> Training:
-    """Train in a plain loop."""
-    batches, model = make_batches(), make_model()
-    parameters = list(model.parameters())
-    opt: Any = OPTIMIZERS[parts.optimizer](parameters, lr=LR)
-    window = parts.accumulate or 1
-    scheduler = CosineAnnealingLR(opt, T_max=n_epochs * math.ceil(len(batches) / window))
-    scaler = torch.amp.GradScaler("cpu", init_scale=parts.init_scale, enabled=parts.precision == "fp16")
-    done = Training(model)
+class Training:
+    """A loop by hand, and what it has come to; plain torch alone.
 
-    def loss_of(x: Tensor, y: Tensor) -> Tensor:
-        with torch.autocast("cpu", DTYPES[parts.precision]) if parts.precision else nullcontext():
-            preds = model(x)
+    Attributes:
+        means: of the loss, for each epoch.
+        scale: of the loss.
+    """
+
+    def __init__(self, parts: Parts) -> None:
+        self.parts, self.model = parts, make_model()
+        self.parameters = list(self.model.parameters())
+        self.opt: Any = OPTIMIZERS[parts.optimizer](self.parameters, lr=LR)
+        is_scaled = parts.precision == "fp16"
+        self.scaler = torch.amp.GradScaler("cpu", init_scale=parts.init_scale, enabled=is_scaled)
+        self.scheduler: Any = None
+        self.n_steps, self.n_skipped, self.means = 0, 0, list[float]()
+
+    def run(self, n_epochs: int) -> None:
+        """Train for so many epochs."""
+        batches, n = make_batches(), self.parts.accumulate or 1
+        windows = [batches[i : i + n] for i in range(0, len(batches), n)]
+        if self.parts.is_cosine:
+            self.scheduler = CosineAnnealingLR(self.opt, T_max=n_epochs * len(windows))
+        for _ in range(n_epochs):
+            losses, weights = list[float](), list[float]()
+            for window in windows:
+                self.add_gradients(window, losses, weights)
+                self.make_step(window)
+            self.means.append(sum(map(operator.mul, losses, weights)) / sum(weights))
+
+    def loss_of(self, x: Tensor, y: Tensor) -> Tensor:
+        """Predict and take the loss."""
+        precision = self.parts.precision
+        with torch.autocast("cpu", DTYPES[precision]) if precision else nullcontext():
+            preds = self.model(x)
         return token_loss(preds.float(), y)
 
-    for _ in range(n_epochs):
-        total, weights = 0.0, 0.0
-        n_in_window, window_weight, unit = 0, 0.0, 1.0
-        for i, (x, y) in enumerate(batches):
-            loss = loss_of(x, y)
-            weight = (y != -100).sum().double() if parts.is_weighted else float(len(x))
-            total, weights = total + loss.item() * float(weight), weights + float(weight)
-            if parts.accumulate:
-                unit = unit if n_in_window else weight
-                window_weight, n_in_window = window_weight + weight / unit, n_in_window + 1
-                loss = loss * (weight / unit)
-            scaler.scale(loss).backward()
-            if n_in_window < window and parts.accumulate and i + 1 < len(batches):
-                continue
-            if parts.accumulate:
-                for p in parameters:
-                    p.grad.div_(window_weight)
-                n_in_window, window_weight = 0, 0.0
-            scaler.unscale_(opt)
-            if parts.rho is not None:
-                go_to_the_worst_point_and_back(parameters, parts.rho, opt, lambda x=x, y=y: loss_of(x, y).backward())
-            if parts.max_norm is not None:
-                nn.utils.clip_grad_norm_(parameters, parts.max_norm)
-            scale = scaler.get_scale()
-            scaler.step(opt)
-            scaler.update()
-            if scaler.get_scale() < scale:
-                done.n_skipped += 1
-            else:
-                done.n_steps += 1
-                if parts.is_cosine:
-                    scheduler.step()
-            opt.zero_grad()
-        done.means.append(total / weights)
-    done.scale, done.n_scheduled = scaler.get_scale(), scheduler.last_epoch
-    return done
+    def add_gradients(self, window: list[tuple[Tensor, Tensor]], losses: list[float], weights: list[float]) -> None:
+        """Make the gradients of a window, of unscaled losses a mean; put down the losses, and how much each weighs."""
+        first: Any = None
+        sum_of_weights = 0.0
+        for x, y in window:
+            loss, weight = self.loss_of(x, y), float(len(x))
+            if self.parts.is_weighted:
+                weight = (y != -100).sum().double()
+            losses.append(loss.item())
+            weights.append(float(weight))
+            if self.parts.accumulate:
+                first = weight if first is None else first
+                sum_of_weights = sum_of_weights + weight / first
+                loss = loss * (weight / first)
+            self.scaler.scale(loss).backward()
+        if self.parts.accumulate:
+            for p in self.parameters:
+                p.grad.div_(sum_of_weights)
+        self.scaler.unscale_(self.opt)
+
+    def make_step(self, window: list[tuple[Tensor, Tensor]]) -> None:
+        """Make the step, unless gradients are infinite or NaN."""
+        if self.parts.rho is not None:
+            self.take_gradients_nearby(self.parts.rho, *window[-1])
+        if self.parts.max_norm is not None:
+            nn.utils.clip_grad_norm_(self.parameters, self.parts.max_norm)
+        scale = self.scale
+        self.scaler.step(self.opt)
+        self.scaler.update()
+        self.opt.zero_grad()
+        if self.scale < scale:
+            self.n_skipped += 1
+            return
+        self.n_steps += 1
+        if self.scheduler is not None:
+            self.scheduler.step()
+
+    def take_gradients_nearby(self, rho: float, x: Tensor, y: Tensor) -> None:
+        """Replace the gradients by those at the worst point nearby."""
+        weights = [p.detach().clone() for p in self.parameters]
+        length = torch.stack([p.grad.norm() for p in self.parameters]).norm()
+        with torch.no_grad():
+            for p in self.parameters:
+                p.add_(p.grad * (rho / (length + 1e-12)))
+        self.opt.zero_grad()
+        self.loss_of(x, y).backward()
+        with torch.no_grad():
+            for p, weight in zip(self.parameters, weights, strict=True):
+                p.copy_(weight)
+
+    @property
+    def scale(self) -> float:
+        return self.scaler.get_scale()
 
 
-def go_to_the_worst_point_and_back(parameters: list[nn.Parameter], rho: float, opt: Any, backward: Any) -> None:
-    """Replace the gradients by those at the worst point nearby."""
-    weights = [p.detach().clone() for p in parameters]
-    length = torch.stack([p.grad.norm() for p in parameters]).norm()
-    with torch.no_grad():
-        for p in parameters:
-            p.add_(p.grad * (rho / (length + 1e-12)))
-    opt.zero_grad()
-    backward()
-    with torch.no_grad():
-        for p, weight in zip(parameters, weights, strict=True):
-            p.copy_(weight)
+def by_hand(parts: Parts, n_epochs: int) -> Training:
+    """Train in a loop by hand."""
+    training = Training(parts)
+    training.run(n_epochs)
+    return training
 
 
 def callbacks_of(parts: Parts) -> dict[str, Any]:

@@ -165,7 +165,7 @@ class MixedPrecisionCallback(Callback):
             return
         if not _has_gradient(learn):
             raise LearnerError(
-                f"a step with {type(self).__name__}('fp16') must have a gradient, got none in the whole of `learn.opt`; "
+                f"a step with {type(self).__name__}('fp16') must have a gradient, got none in all of `learn.opt`; "
                 f"does the loss depend on the parameters that it trains?"
             )
         stand_in = _StandIn(learn.opt.param_groups)  # type: ignore[union-attr]  # there is one while training
