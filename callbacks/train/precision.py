@@ -13,12 +13,11 @@ from torch.amp import GradScaler, is_autocast_available
 from callbacks.train.accumulate import AccumulateCallback
 from callbacks.train.clip import ClipGradientCallback
 from learner import Callback, CancelStepException, Learner, LearnerError
-from learner.data.moving import mapped
+from learner.data.moving import HALF, in_float32
 from learner.loop.closure import refuse_closure
 from learner.loop.trainable import named_parameters
 
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
-_HALF = frozenset(_DTYPES.values())
 _INIT_SCALE = 2.0**16
 _LOWEST_SCALE = 2.0**-24  # a gradient that overflows float16 even so was above 10^12
 
@@ -114,12 +113,12 @@ class MixedPrecisionCallback(Callback):
         # For each batch anew, since autocast keeps the weights that it has cast until it is left.
         with torch.autocast(self._device_type or _device_type(learn.model), self.dtype):
             action()
-        learn.preds = _in_float32(learn.preds)
+        learn.preds = in_float32(learn.preds)
 
     def around_get_loss(self, learn: Learner, action: Callable[[], None]) -> None:
         """Cast a loss that the model has made; one of float32 predictions is in float32."""
         action()
-        if learn.loss.dtype in _HALF:
+        if learn.loss.dtype in HALF:
             learn.loss = learn.loss.float()
 
     # -- scaled gradients --------------------------------------------------------------------------------------
@@ -133,7 +132,7 @@ class MixedPrecisionCallback(Callback):
         if self.every is not None:
             raise LearnerError(f"`every` of {who} must be None, got {self.every!r}: all gradients must be scaled.")
         for name, parameter in named_parameters(learn).items():
-            if parameter.requires_grad and parameter.dtype in _HALF:
+            if parameter.requires_grad and parameter.dtype in HALF:
                 raise LearnerError(
                     f"`model` must have float32 parameters to be trained with {who}, got {parameter.dtype} in "
                     f"{name!r}; leave out `.half()` or `.bfloat16()`: autocast casts for itself."
@@ -234,13 +233,6 @@ def _device_type(model: nn.Module) -> str:
     """Return the kind of device that a model is on; a model without any tensor counts as on the CPU."""
     tensor: Tensor | None = next(chain(model.parameters(), model.buffers()), None)
     return "cpu" if tensor is None else tensor.device.type
-
-
-def _in_float32(value: Any) -> Any:
-    """Return a nest of containers with its tensors of half precision in float32; the same object if there are none."""
-    if isinstance(value, Tensor):
-        return value.float() if value.dtype in _HALF else value
-    return mapped(value, _in_float32)
 
 
 def _checked_scale(scale: float) -> float:
