@@ -98,20 +98,23 @@ class MixedPrecisionCallback(Callback):
         """Find the device, since passes outside of a fit have no `before_fit`; make the scaler of a training pass."""
         if sum(isinstance(cb, MixedPrecisionCallback) for cb in learn.cbs) > 1:
             raise LearnerError("`cbs` must hold one MixedPrecisionCallback, got several; leave all but one out.")
-        self._device_type = _device_type(learn.model)
-        if not is_autocast_available(self._device_type):
+        device = _device_of(learn.model)
+        self._device_type = device.type
+        if not is_autocast_available(device.type):
             raise LearnerError(
                 f"`model` must be on a device that torch has autocast for to run in mixed precision, got "
-                f"{self._device_type!r}; move it, or leave MixedPrecisionCallback out."
+                f"{device.type!r}; move it, or leave MixedPrecisionCallback out."
             )
         if self._is_scaled and learn.training:
-            self._scaler = GradScaler(self._device_type, self._init_scale)
+            self._scaler = GradScaler(device.type, self._init_scale)
             self._scaler.load_state_dict(self._state)
+            # Makes the scale, which a step of gradients from a checkpoint needs before there is a loss.
+            self._scaler.scale(torch.zeros((), device=device))
 
     def around_predict(self, learn: Learner, action: Callable[[], None]) -> None:
         """Run the model in half precision; nobody is to go on with its predictions in it."""
         # For each batch anew, since autocast keeps the weights that it has cast until it is left.
-        with torch.autocast(self._device_type or _device_type(learn.model), self.dtype):
+        with torch.autocast(self._device_type or _device_of(learn.model).type, self.dtype):
             action()
         learn.preds = in_float32(learn.preds)
 
@@ -229,10 +232,10 @@ def _has_gradient(learn: Learner) -> bool:
     return any(p.grad is not None for group in groups for p in group["params"])
 
 
-def _device_type(model: nn.Module) -> str:
-    """Return the kind of device that a model is on; a model without any tensor counts as on the CPU."""
+def _device_of(model: nn.Module) -> torch.device:
+    """Return the device that a model is on; a model without any tensor counts as on the CPU."""
     tensor: Tensor | None = next(chain(model.parameters(), model.buffers()), None)
-    return "cpu" if tensor is None else tensor.device.type
+    return torch.device("cpu") if tensor is None else tensor.device
 
 
 def _checked_scale(scale: float) -> float:
