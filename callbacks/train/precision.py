@@ -84,8 +84,10 @@ class MixedPrecisionCallback(Callback):
             raise ValueError(f"`init_scale` must be left out with 'bf16', which needs no scale, got {init_scale!r}.")
         self._state = self._first_state()
         self._scaler: GradScaler | None = None  # there during a training pass
-        self._device_type: str | None = None
+        self._autocast: torch.autocast | None = None  # of the pass
         self._unscaled_at = -1  # steps, made or skipped, when gradients were last unscaled
+        if self._is_scaled:  # else nobody calls them: a wrapper that only passes on would cost as much as one that acts
+            vars(self).update(around_backward=self._scale_loss, after_backward=self._unscale_gradients)
 
     @property
     def scale(self) -> float:
@@ -99,12 +101,12 @@ class MixedPrecisionCallback(Callback):
         if sum(isinstance(cb, MixedPrecisionCallback) for cb in learn.cbs) > 1:
             raise LearnerError("`cbs` must hold one MixedPrecisionCallback, got several; leave all but one out.")
         device = _device_of(learn.model)
-        self._device_type = device.type
         if not is_autocast_available(device.type):
             raise LearnerError(
                 f"`model` must be on a device that torch has autocast for to run in mixed precision, got "
                 f"{device.type!r}; move it, or leave MixedPrecisionCallback out."
             )
+        self._autocast = torch.autocast(device.type, self.dtype)
         if self._is_scaled and learn.training:
             self._scaler = GradScaler(device.type, self._init_scale)
             self._scaler.load_state_dict(self._state)
@@ -113,14 +115,14 @@ class MixedPrecisionCallback(Callback):
 
     def around_predict(self, learn: Learner, action: Callable[[], None]) -> None:
         """Run the model in half precision; nobody is to go on with its predictions in it."""
-        # For each batch anew, since autocast keeps the weights that it has cast until it is left.
-        with torch.autocast(self._device_type or _device_of(learn.model).type, self.dtype):
+        # Left after each batch, since until then autocast keeps the weights that it has cast. There is none yet where
+        # a batch is run outside of any pass.
+        with self._autocast or torch.autocast(_device_of(learn.model).type, self.dtype):
             action()
         learn.preds = in_float32(learn.preds)
 
-    def around_get_loss(self, learn: Learner, action: Callable[[], None]) -> None:
+    def after_loss(self, learn: Learner) -> None:
         """Cast a loss that the model has made; one of float32 predictions is in float32."""
-        action()
         if learn.loss.dtype in HALF:
             learn.loss = learn.loss.float()
 
@@ -143,11 +145,13 @@ class MixedPrecisionCallback(Callback):
         if not learn.n_steps + learn.n_skipped:
             self._state = self._first_state()
 
-    def around_backward(self, learn: Learner, action: Callable[[], None]) -> None:
-        """Scale the loss for the backward pass alone."""
+    def _scale_loss(self, learn: Learner, action: Callable[[], None]) -> None:
+        """Scale the loss for the backward pass alone; this is `around_backward`."""
         if self._scaler is None:
-            action()
-            return
+            raise LearnerError(
+                f"{type(self).__name__}('fp16') must be there when a training pass begins, got one that was added to "
+                f"{learn.dl_name!r} later; add it before."
+            )
         if self._unscaled_at == learn.n_steps + learn.n_skipped and _has_gradient(learn):
             raise LearnerError(
                 f"a step must be put off before {type(self).__name__}('fp16') unscales the gradients, got one that was "
@@ -161,18 +165,17 @@ class MixedPrecisionCallback(Callback):
         finally:
             learn.loss = loss
 
-    def after_backward(self, learn: Learner) -> None:
-        """Unscale the gradients of a whole step; skip it if they are not finite."""
-        if self._scaler is None:
-            return
+    def _unscale_gradients(self, learn: Learner) -> None:
+        """Unscale the gradients of a whole step, and skip it if they are not finite; this is `after_backward`."""
         if not _has_gradient(learn):
             raise LearnerError(
                 f"a step with {type(self).__name__}('fp16') must have a gradient, got none in all of `learn.opt`; "
                 f"does the loss depend on the parameters that it trains?"
             )
+        scaler: Any = self._scaler  # there while training
         stand_in = _StandIn(learn.opt.param_groups)  # type: ignore[union-attr]  # there is one while training
-        self._scaler.step(stand_in)  # type: ignore[arg-type]  # all of an optimizer that it asks for
-        self._scaler.update()
+        scaler.step(stand_in)
+        scaler.update()
         if not stand_in.was_stepped:
             raise CancelStepException
         self._unscaled_at = learn.n_steps + learn.n_skipped

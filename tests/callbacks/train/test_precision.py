@@ -394,12 +394,35 @@ def test_the_device_is_that_of_the_model(monkeypatch):
     monkeypatch.setattr(torch, "autocast", lambda *args: (asked.append(args), nullcontext())[1])
     cb.before_epoch(learn)
     cb.around_predict(learn, lambda: None)
-    assert asked == [("meta", 2.0**16), torch.device("meta"), ("meta", torch.float16)]
+    assert asked == [("meta", torch.float16), ("meta", 2.0**16), torch.device("meta")]
 
 
 def test_a_device_without_autocast_is_refused():
     with pytest.raises(LearnerError, match=r"a device that torch has autocast for .*, got 'meta'"):
         make(MixedPrecisionCallback(), model=nn.Linear(4, 3, device="meta")).validate()
+
+
+def test_a_pass_within_a_prediction_leaves_autocast_as_it_was():
+    def around_predict(learn, action):
+        action()
+        if learn.training:
+            learn.validate()
+
+    learn = make(MixedPrecisionCallback(), within := LambdaCallback())
+    within.around_predict = around_predict
+    learn.fit(1)
+    assert not torch.is_autocast_enabled("cpu")
+
+
+def test_a_batch_that_is_run_outside_of_any_pass(tmp_path):
+    """As `NaNReportCallback.repeat` does, in a process that has trained nothing."""
+    x = X.clone()
+    x[9] = math.nan
+    dls = {"train": list(zip(x.split(8), Y.split(8), strict=True))}
+    with pytest.warns(RuntimeWarning, match="the loss was nan"):
+        make(MixedPrecisionCallback(), NaNReportCallback(tmp_path / "nan.pt"), dls=dls).fit(1)
+    report = NaNReportCallback.repeat(tmp_path / "nan.pt", make(MixedPrecisionCallback()))
+    assert (report.module, report.outputs[0].dtype) == ("0", "bfloat16")
 
 
 def test_a_model_without_any_tensor():
@@ -447,6 +470,16 @@ def test_what_does_not_go_with_a_scale():
     cb.every = 2
     with pytest.raises(LearnerError, match=f"`every` of {fp16} must be None, got 2"):
         make(cb).fit(1)
+
+
+def test_one_that_is_added_within_a_pass():
+    learn = make(
+        at("before_batch", lambda learn: learn.add_cb(MixedPrecisionCallback("fp16")) if learn.i == 1 else None)
+    )
+    with pytest.raises(
+        LearnerError, match="must be there when a training pass begins, got one that was added to 'train'"
+    ):
+        learn.fit(1)
 
 
 def test_two_of_them():
