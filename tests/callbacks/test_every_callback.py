@@ -48,6 +48,7 @@ MAKE: dict[str, Callable[[Path], Any]] = {
     "HooksCallback": lambda folder: callbacks.HooksCallback(look_at_output),
     "LRFinderCallback": lambda folder: callbacks.LRFinderCallback(),
     "LambdaCallback": lambda folder: callbacks.LambdaCallback(after_batch=lambda learn: None),
+    "LossWeightCallback": lambda folder: callbacks.LossWeightCallback(weight_of=lambda learn: learn.batch_size),
     "MetricsCallback": lambda folder: callbacks.MetricsCallback(accuracy=callbacks.accuracy),
     "MixedPrecisionCallback": lambda folder: callbacks.MixedPrecisionCallback("fp16", init_scale=2.0**20),
     "NaNReportCallback": lambda folder: callbacks.NaNReportCallback(folder / "nan_report.pt"),
@@ -55,6 +56,7 @@ MAKE: dict[str, Callable[[Path], Any]] = {
     "ProgressCallback": lambda folder: callbacks.ProgressCallback(),
     "RecorderCallback": lambda folder: callbacks.RecorderCallback(lr=lambda learn: learn.opt.param_groups[0]["lr"]),
     "RunCallback": lambda folder: callbacks.RunCallback(Run.create(tempfile.mkdtemp(dir=folder.parent))),
+    "SAMCallback": lambda folder: callbacks.SAMCallback(0.05),
     "SWACallback": lambda folder: callbacks.SWACallback(0.4),
     "SchedulerCallback": lambda folder: callbacks.SchedulerCallback(
         partial(torch.optim.lr_scheduler.OneCycleLR, max_lr=0.1)
@@ -106,9 +108,11 @@ NOTHING_TO_READ = [
     "ClipGradientCallback",
     "DeviceCallback",
     "LambdaCallback",
+    "LossWeightCallback",
     "MetricsCallback",  # but what is in the history
     "OverfitCallback",
     "ProgressCallback",  # but what it shows, see there
+    "SAMCallback",
     "SchedulerCallback",  # but the learning rate, which the optimizer has
     "SeedCallback",
 ]
