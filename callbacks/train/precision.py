@@ -32,15 +32,15 @@ class MixedPrecisionCallback(Callback):
     "bf16" has the range of float32 and needs nothing more. "fp16" has not: the loss is multiplied by a scale before the
     backward pass, and the gradients are divided by it as soon as they are whole, so clipping, statistics and callbacks
     of order above -45 see true gradients; `learn.loss` is never scaled. A step whose gradients are infinite or NaN is
-    skipped: nobody hears of it, its gradients are dropped, `learn.n_skipped` counts it and the scale is halved. After
-    2000 steps in a row without one the scale is doubled. This takes one look at the device for each step; "bf16" takes
-    none. A learner that has trained keeps its scale in the next fit, as its optimizer keeps momentum.
+    skipped: these callbacks do not hear of it, its gradients are dropped, `learn.n_skipped` counts it and the scale is
+    halved. After 2000 steps in a row without one the scale is doubled. This takes one look at the device for each step;
+    "bf16" takes none. A learner that has trained keeps its scale in the next fit, as its optimizer keeps momentum.
 
-    What has an order below -45 sees scaled gradients in `after_backward`, and so does who looks at gradients of
-    parameters that the optimizer leaves out.
+    Callbacks of order below -45 see scaled gradients in `after_backward`. Gradients of parameters that the
+    optimizer leaves out stay scaled.
 
     Args:
-        dtype: "bf16" or "fp16"; the first, where the hardware has it.
+        dtype: "bf16" or "fp16"; "bf16" is the better one where the hardware has it.
         init_scale: what "fp16" multiplies the loss by at first.
 
     Attributes:
@@ -52,9 +52,9 @@ class MixedPrecisionCallback(Callback):
     Raises:
         TypeError, ValueError: if an argument is of the wrong kind, or goes with the other `dtype`.
         LearnerError: at the start of a pass, beside another of its kind, or if torch has no autocast for the device of
-            the model; of a fit with "fp16", if parameters are in half precision, or the optimizer needs a closure. With
-            "fp16", if a step has no gradient at all, if a step is put off whose gradients are unscaled, and at the end
-            of a pass, if no scale is low enough.
+            the model. With "fp16" also at the start of a fit, if trained parameters are in half precision, or the
+            optimizer needs a closure; in a batch, if a step has no gradient at all, or was put off after its gradients
+            had been unscaled; at the end of a training pass, if gradients are finite at no scale.
 
     Source:
         Micikevicius et al., Mixed Precision Training (2018), section 3;

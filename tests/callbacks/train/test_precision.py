@@ -1,6 +1,8 @@
 """Mixed precision, against loops by hand with `torch.autocast` and `GradScaler`; on the CPU, which has both."""
 
+import copy
 import math
+import pickle
 from collections.abc import Mapping
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass, fields
@@ -16,6 +18,7 @@ from callbacks import (
     ClassificationMetricsCollector,
     ClipGradientCallback,
     CollectCallback,
+    EMACallback,
     GradientStats,
     HooksCallback,
     LambdaCallback,
@@ -34,6 +37,7 @@ from learner import (
     Loaders,
     PostponeStepException,
 )
+from learner.optim import Optimizers
 from tests.resuming import assert_equal_runs, resumed_from_each, stopped_and_resumed, uninterrupted
 from tests.step_by_hand import Parts, by_hand, callbacks_of, learner, make_model
 
@@ -138,6 +142,36 @@ def test_lbfgs_in_bf16_equals_the_loop_by_hand():
         opt.step(closure)
     learn.fit(1)
     assert all(map(torch.equal, learn.model.parameters(), model.parameters()))
+
+
+def test_several_optimizers_in_fp16_equal_the_loop_by_hand():
+    def make_opts(model):
+        first, last = model[0].parameters(), model[3].parameters()
+        return {"first": torch.optim.SGD(first, lr=0.1, momentum=0.9), "last": torch.optim.Adam(last, lr=0.01)}
+
+    learn = make(MixedPrecisionCallback("fp16"), dls={"train": BATCHES}, model=make_model())
+    learn.opt = Optimizers(**make_opts(learn.model))
+    learn.fit(2)
+    model, scaler = make_model(), torch.amp.GradScaler("cpu", init_scale=2.0**16)
+    opts = make_opts(model).values()
+    for x, y in BATCHES * 2:
+        with torch.autocast("cpu", torch.float16):
+            preds = model(x)
+        scaler.scale(cross_entropy(preds.float(), y)).backward()
+        for opt in opts:
+            scaler.step(opt)
+        scaler.update()
+        model.zero_grad()
+    assert all(map(torch.equal, learn.model.parameters(), model.parameters()))
+
+
+def test_steps_that_are_skipped_are_none_of_those_that_a_fit_is_to_make_nor_of_an_average():
+    average = EMACallback(0.9)
+    learn = make(MixedPrecisionCallback("fp16", HIGH), average, dls={"train": BATCHES * 3})
+    learn.fit(steps=9)
+    assert learn.n_steps == 9
+    assert learn.n_skipped > 0
+    assert average.n_updates == 9
 
 
 def test_the_scale_doubles_after_so_many_steps():
@@ -349,6 +383,15 @@ def test_a_sandbox_puts_the_scale_back():
         learn.fit(3)
         assert cb.scale < scale
     assert cb.scale == scale
+
+
+def test_a_copy_has_a_scale_of_its_own():
+    learn = make(cb := MixedPrecisionCallback("fp16", HIGH))
+    learn.fit(1)
+    scale, copied = cb.scale, copy.deepcopy(learn)
+    pickled = pickle.loads(pickle.dumps(cb))
+    copied.fit(3)
+    assert scale_of(copied) < scale == cb.scale == pickled.scale
 
 
 @pytest.mark.parametrize(("saved", "now"), [("bf16", "fp16"), ("fp16", "bf16")])
