@@ -47,6 +47,7 @@ MAKE: dict[str, Callable[[Path], Any]] = {
     "FreezeCallback": lambda folder: callbacks.FreezeCallback("0", 1, until=1),
     "GradientStats": lambda folder: callbacks.GradientStats(),
     "HooksCallback": lambda folder: callbacks.HooksCallback(look_at_output),
+    "EpochLengthCallback": lambda folder: callbacks.EpochLengthCallback(train=3, valid=2),
     "LRFinderCallback": lambda folder: callbacks.LRFinderCallback(),
     "LambdaCallback": lambda folder: callbacks.LambdaCallback(after_batch=lambda learn: None),
     "LossWeightCallback": lambda folder: callbacks.LossWeightCallback(weight_of=lambda learn: learn.batch_size),
@@ -108,6 +109,7 @@ NOTHING_TO_READ = [
     "CheckpointCallback",  # its files, which is what each of these tests is about
     "ClipGradientCallback",
     "DeviceCallback",
+    "EpochLengthCallback",  # but which batches come, which is compared
     "FreezeCallback",  # but what trains, which is compared
     "LambdaCallback",
     "LossWeightCallback",
@@ -125,6 +127,7 @@ MAKE_FOR_A_STOP = {
     "CollectCallback": lambda folder: callbacks.CollectCallback(
         callbacks.ClassificationMetricsCollector(), run=run_in(folder)
     ),
+    "EpochLengthCallback": lambda folder: callbacks.EpochLengthCallback(train=3, valid=2),
     "LRFinderCallback": lambda folder: callbacks.LRFinderCallback(n=14),
     "RunCallback": lambda folder: callbacks.RunCallback(run_in(folder)),
 }
