@@ -30,6 +30,7 @@ from .train.freeze import FreezeCallback as FreezeCallback
 from .train.loss_weight import LossWeightCallback as LossWeightCallback
 from .train.lr_find import LRFinderCallback as LRFinderCallback
 from .train.overfit import OverfitCallback as OverfitCallback
+from .train.precision import MixedPrecisionCallback as MixedPrecisionCallback
 from .train.sam import SAMCallback as SAMCallback
 from .train.schedule import SchedulerCallback as SchedulerCallback
 from .train.schedules import one_cycle as one_cycle

@@ -189,6 +189,7 @@ class Learner:
     _is_lr_asked: bool  # whether this fit was given one
     _n_steps_before: int  # when this pass began
     _n_skipped_before: int
+    _n_skipped_at_step: int  # at the end of the last epoch of this fit that made a step
     _has_dropped: bool  # whether a training batch of this pass was cancelled
     _has_loss: bool  # whether `loss_f` has taken a batch of this pass
     first_step: int  # of the optimizer, when this fit began
@@ -223,7 +224,7 @@ class Learner:
         self.opt = None
         self.rates, self._outside, self._watch, self._evaluation, self._needs_closure = None, (), None, None, False
         self.n_epochs, self.steps, self.epochs, self.epoch = 0, None, (), 0
-        self.first_step, self._last_step = 0, math.inf
+        self.first_step, self._last_step, self._n_skipped_at_step = 0, math.inf, 0
         self.n_steps, self.n_skipped, self.n_samples, self.batches_per_step = 0, 0, 0, 1
         self.metrics, self.history, self.best = {}, History(), None
         self.resume, self.is_resumed = False, False
@@ -282,6 +283,7 @@ class Learner:
             self.epochs = count() if n_epochs is None else range(n_epochs)
             self.first_step = start.first_step if start else self.n_steps
             self._last_step = math.inf if steps is None else self.first_step + steps
+            self._n_skipped_at_step = self.n_skipped
             self.resume, self.is_resumed, self._n_done = resume, start is not None, 0
             owed: list[Handler] = []
             self._is_fitting = True
@@ -314,7 +316,7 @@ class Learner:
         for self.epoch in self.epochs:
             if self.n_steps >= self._last_step and (start is None or not start.i):
                 return
-            is_whole, n_steps = start is None, self.n_steps
+            is_whole, n_steps, n_skipped = start is None, self.n_steps, self.n_skipped
             for name, dl in self.dls.items():
                 role = role_of(name)
                 if role == "test" or (start is not None and not start.is_at(self, name)):
@@ -324,7 +326,7 @@ class Learner:
                     start = None
             self._n_done += 1
             if is_whole:
-                require_progress(self, n_steps)
+                require_progress(self, n_steps, n_skipped)
 
     def _epoch(
         self, name: str, dl: Any, role: str, is_side_pass: bool = False, start: Resumption | None = None

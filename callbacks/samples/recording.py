@@ -17,7 +17,7 @@ from torch import Tensor
 from callbacks.samples.collection import Collection, layers_of
 from learner import Learner, LearnerError, PredictorOutput
 from learner.data.batch import describe, fields_of
-from learner.data.moving import cloned, detached
+from learner.data.moving import cloned, detached, in_float32
 from learner.interrogate.capture import Capture
 from learner.interrogate.layers import places_by_name
 from learner.records.ids import SampleIds
@@ -74,7 +74,7 @@ class Recording:
             return  # it was cut short
         ids = self._ids_of(learn.batch, learn.i, learn.batch_size)
         keys = {**self.keys, "step": self._n_steps} if learn.training else self.keys
-        output = PredictorOutput(detached(learn.output), self._hidden, {"target": learn.yb})
+        output = PredictorOutput(in_float32(detached(learn.output)), self._hidden, {"target": learn.yb})
         with torch.no_grad():
             self.collection.add(learn.batch, output, ids, **keys)
 

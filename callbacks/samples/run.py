@@ -11,6 +11,7 @@ import torch
 
 from learner import Callback, CancelFitException, Learner
 from learner.data.loaders import length_of
+from learner.optim.several import kind_of
 from learner.records.run import Run
 from learner.records.scalars import axis_of
 from learner.records.table import Table
@@ -152,7 +153,7 @@ def _summary(learn: Learner) -> dict[str, Any]:
         "device": ", ".join(dict.fromkeys(str(p.device) for p in parameters)) or "cpu",
         "n_trainable": sum(p.numel() for p in parameters if p.requires_grad),
         "loss": None if loss_f is None else getattr(loss_f, "__name__", type(loss_f).__name__),
-        "optimizer": type(opt).__name__,
+        "optimizer": None if opt is None else kind_of(opt),
         "lr": [float(group["lr"]) for group in opt.param_groups] if opt else [],
         "n_epochs": learn.n_epochs,
         "steps": learn.steps,

@@ -54,6 +54,8 @@ class EpochLengthCallback(Callback):
 
     def before_fit(self, learn: Learner) -> None:
         """Put rounds in the place of the loaders."""
+        if not learn.n_samples:  # a learner that has not trained begins with the beginning
+            self._rounds, self._positions = {}, {}
         dls = Loaders.of(learn.dls)
         if unknown := [name for name in self.n if name not in dls]:
             raise ValueError(f"`{unknown[0]}` must be the name of a loader, one of {list(dls)}; leave it out.")

@@ -59,7 +59,7 @@ class LossWeightCallback(Callback):
     state = ("_in_step", "_n_empty")
 
     def __init__(
-        self, *, ignore_index: int | None = None, weight_of: Callable[[Learner], Tensor | float] | None = None
+        self, ignore_index: int | None = None, weight_of: Callable[[Learner], Tensor | float] | None = None
     ) -> None:
         if (ignore_index is None) == (weight_of is None):
             raise ValueError(

@@ -181,7 +181,7 @@ class LRFinderCallback(Callback):
     def after_loss(self, learn: Learner) -> None:
         """Stop at a loss that is not finite."""
         if learn.training:
-            self._loss = float(learn.loss.detach())
+            self._loss = float(learn.loss.detach())  # of each evaluation, where the optimizer asks for several
             if not math.isfinite(self._loss) and batch_weight(learn):
                 raise CancelFitException
 
@@ -199,7 +199,7 @@ class LRFinderCallback(Callback):
     def after_batch(self, learn: Learner) -> None:
         """Put the loss by."""
         if learn.training and self._loss is not None and (weight := float(batch_weight(learn))):
-            self._window.append((self._loss, weight))
+            self._window.append((float(learn.loss.detach()), weight))
 
     def cleanup_batch(self, learn: Learner) -> None:
         """Take down a step that was made, when all others have seen its batch."""

@@ -12,6 +12,7 @@ from torch.nn.utils import clip_grad_norm_
 
 from callbacks.train.accumulate import AccumulateCallback
 from callbacks.train.clip import ClipGradientCallback
+from callbacks.train.precision import MixedPrecisionCallback
 from learner import Callback, Learner, LearnerError
 from learner.loop.closure import evaluate_again, first_forward_kept, refuse_closure
 
@@ -33,7 +34,8 @@ class SAMCallback(Callback):
     Raises:
         TypeError, ValueError: if a number is not above 0.
         LearnerError: at the start of a fit, beside what it does not go with: accumulated gradients, for the second
-            gradient would be of the last batch alone; `ClipGradientCallback`; an optimizer that needs a closure.
+            gradient would be of the last batch alone; `ClipGradientCallback`; `MixedPrecisionCallback("fp16")`; an
+            optimizer that needs a closure.
 
     Source:
         Foret et al., Sharpness-Aware Minimization for Efficiently Improving Generalization (2021), algorithm 1
@@ -67,6 +69,11 @@ class SAMCallback(Callback):
             raise LearnerError(
                 f"{type(self).__name__} must clip the second gradient itself, got a ClipGradientCallback, which sees "
                 f"the first one; do `SAMCallback(rho, max_norm=...)` in its place."
+            )
+        if any(isinstance(cb, MixedPrecisionCallback) and cb.dtype is torch.float16 for cb in learn.cbs):
+            raise LearnerError(
+                f"{type(self).__name__} must take gradients of a loss that is not scaled, got a MixedPrecisionCallback "
+                f"with 'fp16', which would scale the second one, and nobody unscale it; use 'bf16'."
             )
 
     def around_step(self, learn: Learner, action: Callable[[], None]) -> None:

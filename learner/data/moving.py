@@ -13,6 +13,7 @@ from torch import Tensor
 
 # CUDA takes smaller copies into a buffer of its own and returns at once, so pinning them gains nothing.
 _WORTH_PINNING = 2**16  # [bytes]
+HALF = frozenset({torch.float16, torch.bfloat16})
 
 
 def to_device(value: Any, device: torch.device) -> Any:
@@ -54,6 +55,18 @@ def detached(value: Any) -> Any:
         False
     """
     return value.detach() if isinstance(value, Tensor) else mapped(value, detached)
+
+
+def in_float32(value: Any) -> Any:
+    """Return a nest of containers with its tensors of half precision in float32; the same object if there are none.
+
+    Example:
+        >>> in_float32((torch.ones(1, dtype=torch.bfloat16), torch.ones(1, dtype=torch.int64)))
+        (tensor([1.]), tensor([1]))
+    """
+    if isinstance(value, Tensor):
+        return value.float() if value.dtype in HALF else value
+    return mapped(value, in_float32)
 
 
 def mapped(value: Any, f: Callable[..., Any], *args: Any) -> Any:

@@ -40,7 +40,7 @@ def refuse_closure(learn: Learner, who: str, reason: str) -> None:
     Raises:
         LearnerError: if so; names both.
     """
-    if needs_closure(learn.opt):
+    if learn.opt is not None and needs_closure(learn.opt):
         raise LearnerError(
             f"{who} must have an optimizer that makes its step from one gradient, got {kind_of(learn.opt)}, "
             f"which asks for the loss again within a step{reason}; take another optimizer, or leave {who} out."

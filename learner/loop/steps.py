@@ -10,6 +10,8 @@ import torch
 from learner.errors import LearnerError
 from learner.loop.types import Learner
 
+_MOST_SKIPPED = 100  # in a row; half precision needs some until it has found its scale
+
 
 class StepWatch:
     """Count the steps of `learn.opt` while something else than the learner makes the step; others need no watch.
@@ -58,17 +60,22 @@ def require_own_optimizer(learn: Learner, what: str) -> None:
         )
 
 
-def require_progress(learn: Learner, n_steps: int) -> None:
-    """Refuse to go on for ever: a fit that is to make so many steps, and an epoch of it that made none.
+def require_progress(learn: Learner, n_steps: int, n_skipped: int) -> None:
+    """Refuse to go on for ever: a fit that is to make so many steps, and makes none any more.
 
     Args:
         learn: the learner, at the end of an epoch.
-        n_steps: optimizer steps that were made when it began.
+        n_steps: optimizer steps that were made when the epoch began.
+        n_skipped: those that were skipped.
 
     Raises:
-        LearnerError: if so.
+        LearnerError: if an epoch neither made nor skipped a step, or too many were skipped since one was made.
     """
-    if learn.steps is not None and learn.n_steps == n_steps < learn._last_step:
+    if learn.n_steps > n_steps or learn.steps is None:
+        learn._n_skipped_at_step = learn.n_skipped
+        return
+    n_in_a_row = learn.n_skipped - learn._n_skipped_at_step
+    if n_steps < learn._last_step and (learn.n_skipped == n_skipped or n_in_a_row >= _MOST_SKIPPED):
         raise LearnerError(
             f"`steps` must be reached, but epoch {learn.epoch} made no optimizer step of the "
             f"{learn._last_step - n_steps} that are left: each was skipped or put off; look at what does that, or ask "

@@ -30,6 +30,9 @@ CASES = {
     "a mean of the weights": Case(
         Setting(average="swa"), (Kill("fetched", 31), Kill("after a pass", 39), Kill("end", 0))
     ),
+    "a scale that moves": Case(
+        Setting(precision="fp16"), (Kill("backward", 4), Kill("during the save", 12), Kill("fetched", 21))
+    ),
     "a new Python": Case(Setting(workers=2, every=7), (Kill("fetched", 23),), is_fresh=True),
 }
 

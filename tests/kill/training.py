@@ -34,6 +34,7 @@ from callbacks import (
     CollectCallback,
     EMACallback,
     MetricsCallback,
+    MixedPrecisionCallback,
     RunCallback,
     SchedulerCallback,
     SWACallback,
@@ -65,6 +66,7 @@ class Setting(NamedTuple):
     accumulate: int = 3
     every: int | str = 1
     average: str = "none"  # of the weights; or "ema", "swa"
+    precision: str = "float32"  # or "fp16", with a scale that falls for more than an epoch
 
 
 class Kill(NamedTuple):
@@ -161,6 +163,7 @@ def train(setting: Setting, folder: Path, kill: Kill | None = None) -> None:
     checkpoint = CheckpointCallback(folder / "checkpoints", every=setting.every, metric="accuracy", mode="max")
     schedule = SchedulerCallback(partial(OneCycleLR, max_lr=0.05)) if setting.optimizer == "one-cycle" else None
     average = {"none": None, "ema": EMACallback(0.8), "swa": SWACallback(0.3)}[setting.average]
+    precision = MixedPrecisionCallback("fp16", init_scale=2.0**28) if setting.precision == "fp16" else None
     cbs = [
         checkpoint,
         MetricsCallback(accuracy, distance=distance, auroc=MulticlassAUROC(3)),
@@ -168,6 +171,7 @@ def train(setting: Setting, folder: Path, kill: Kill | None = None) -> None:
         AccumulateCallback(setting.accumulate),
         *([schedule] if schedule else []),
         *([average] if average else []),
+        *([precision] if precision else []),
         CollectCallback([ClassificationMetricsCollector(), inputs]),
         RunCallback(run),
         BeforeSave(kill),
@@ -184,6 +188,7 @@ def train(setting: Setting, folder: Path, kill: Kill | None = None) -> None:
         "optimizer": learn.opt.state_dict(),
         "schedule": schedule and schedule.scheduler.state_dict(),
         "average": average and average.state_dict(),
+        "scale": precision and (precision.state_dict(), learn.n_skipped),
         "counters": (learn.n_steps, learn.n_samples, learn.epoch, learn.lr),
         "history": learn.history.to_dict(),
         "metrics": learn.metrics,

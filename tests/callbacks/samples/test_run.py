@@ -112,6 +112,7 @@ def test_what_is_trained_is_put_down(make_learner, run):
         "optimizer": "AdamW",
         "lr": [0.25],
         "n_epochs": 2,
+        "steps": None,
         "n_batches": {"train": 3, "valid": 2},
         "callbacks": ["RunCallback", "AccumulateCallback"],
     }

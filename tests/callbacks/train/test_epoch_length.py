@@ -19,7 +19,7 @@ from callbacks import (
     SchedulerCallback,
     ValidateCallback,
 )
-from learner import Callback, CancelStepException, Learner, LearnerError
+from learner import Callback, CancelStepException, Learner, LearnerError, PostponeStepException
 from tests.resuming import (
     assert_equal_runs,
     resumed,
@@ -215,15 +215,30 @@ def test_skipped_steps_do_not_count_and_none_at_all_is_an_error():
             if learn.i % 2:
                 raise CancelStepException
 
+    class SkipFirst(Callback):
+        def after_backward(self, learn):
+            if learn.n_skipped < 9:
+                raise CancelStepException
+
     class SkipAll(Callback):
         def after_backward(self, learn):
             raise CancelStepException
 
+    class Postpone(Callback):
+        def after_backward(self, learn):
+            raise PostponeStepException
+
     learn = learner(numbered(4), SkipEverySecond())
     learn.fit(steps=5)
     assert (learn.n_steps, learn.n_skipped) == (5, 4)
-    with pytest.raises(LearnerError, match="epoch 0 made no optimizer step of the 3 that are left"):
+    learn = learner(numbered(4), SkipFirst())  # as half precision does until it has found its scale
+    learn.fit(steps=2)
+    assert (learn.n_steps, learn.n_skipped) == (2, 9)
+    with pytest.raises(LearnerError, match="epoch 24 made no optimizer step of the 3 that are left"):
         learner(numbered(4), SkipAll()).fit(steps=3)
+    error = pytest.raises(LearnerError, match="epoch 0 made no optimizer step of the 3 that are left")
+    with error, pytest.warns(RuntimeWarning, match="it was put off for each"):
+        learner(numbered(4), Postpone()).fit(steps=3)
 
 
 @pytest.mark.parametrize("length", [{"train": 4}, {}])

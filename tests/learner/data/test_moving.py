@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch.nn.utils.rnn import pack_sequence
 
-from learner.data.moving import cloned, copied, detached, to_device
+from learner.data.moving import HALF, cloned, copied, detached, in_float32, mapped, to_device
 
 CPU, META = torch.device("cpu"), torch.device("meta")
 X = torch.ones(2, 3)
@@ -232,3 +232,24 @@ def test_other_copies_are_waited_for(device):
     tensor = OnHost(2**20)
     copied(tensor, torch.device(device))
     assert tensor.done == [(device, False)]
+
+
+@pytest.mark.parametrize("nest", NESTS, ids=lambda nest: type(nest).__name__)
+@pytest.mark.parametrize("dtype", sorted(HALF, key=str))
+def test_what_is_in_half_precision_comes_in_float32_and_the_rest_is_the_same_object(nest, dtype):
+    def cast(value):
+        return value.to(dtype) if isinstance(value, torch.Tensor) else mapped(value, cast)
+
+    def kinds(value):
+        found = set()
+        mapped(
+            value, lambda item: found.update({item.dtype} if isinstance(item, torch.Tensor) else kinds(item)) or item
+        )
+        return found
+
+    assert in_float32(nest) is nest
+    half = cast(nest)
+    assert kinds([half]) == {dtype}
+    assert kinds([in_float32(half)]) == {torch.float32}
+    assert type(in_float32(half)) is type(nest)
+    assert kinds([half]) == {dtype}  # what was given stays as it is

@@ -104,3 +104,13 @@ def test_one_of_several_optimizers_is_refused_by_name():
 
     with pytest.raises(LearnerError, match=r"must be one optimizer .*, got Optimizers\(a=LBFGS, b=SGD\)"):
         Learner(network(), {"train": DATA}, mse_loss, 0.5, both).fit(1)
+
+
+def test_lr_find_goes_by_the_first_forward():
+    learn = Learner(network(), {"train": DATA}, mse_loss, 0.5, LBFGS)
+    with learn.sandbox():
+        learn.model.train()
+        first = mse_loss(learn.model(DATA[0][0]), DATA[0][1]).item()
+    torch.manual_seed(0)
+    network()  # draws what the model above has drawn
+    assert learn.lr_find(n=3, plot=False).losses[0] == pytest.approx(first, rel=1e-6)
