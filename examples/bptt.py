@@ -32,7 +32,7 @@ class HiddenStateCallback(Callback):
 class CharacterModel(nn.Module):
     """Guess the next character; shapes: (streams, steps) to (streams, characters, steps), as `cross_entropy` takes."""
 
-    def __init__(self, n_hidden=96):
+    def __init__(self, n_hidden=64):
         super().__init__()
         self.embed = nn.Embedding(len(CHARACTERS), n_hidden)
         self.rnn = nn.GRU(n_hidden, n_hidden, batch_first=True)
@@ -56,7 +56,7 @@ def make_learner(cbs=()) -> Learner:
     n_train = len(TEXT) * 9 // 10
     dls = {"train": read(TEXT[:n_train]), "valid": read(TEXT[n_train:])}
     cbs = [HiddenStateCallback(), ClipGradientCallback(1.0), *cbs]
-    return Learner(CharacterModel(), dls, cross_entropy, lr=5e-3, opt_func=torch.optim.Adam, cbs=cbs)
+    return Learner(CharacterModel(), dls, cross_entropy, lr=1e-2, opt_func=torch.optim.Adam, cbs=cbs)
 
 
 @torch.no_grad()
@@ -73,5 +73,5 @@ def write(model: nn.Module, text: str = "The ", n: int = 400) -> str:
 if __name__ == "__main__":
     torch.set_num_threads(1)  # more are slower for so small a network
     learn = make_learner(cbs=[ProgressCallback()])
-    learn.fit(10)
+    learn.fit(8)
     print(textwrap.fill(write(learn.model), 100))

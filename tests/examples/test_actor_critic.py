@@ -9,8 +9,14 @@ from torch.distributions import Categorical
 from examples.actor_critic import DISCOUNT, N_CARTS, N_STEPS, make_learner, new_carts, push
 
 
-def by_hand(n_epochs):
+def short_learner():
     learn = make_learner()
+    learn.dls = {"train": range(10)}
+    return learn
+
+
+def by_hand(n_epochs):
+    learn = short_learner()
     actor, critic = learn.model["actor"], learn.model["critic"]
     actor_opt, critic_opt = (
         torch.optim.Adam(actor.parameters(), lr=3e-3),
@@ -51,13 +57,13 @@ def by_hand(n_epochs):
 
 
 def test_it_equals_a_loop_by_hand():
-    learn = make_learner()
-    model, falls, n_played = by_hand(2)
+    learn = short_learner()
+    model, falls, n_played = by_hand(3)
     torch.manual_seed(1)
-    learn.fit(2)
+    learn.fit(3)
     assert all(map(torch.equal, learn.model.parameters(), model.parameters()))
     assert learn.history.to_dict()["train/falls_in_1000_steps"] == pytest.approx(falls)
-    assert learn.n_samples == 2 * n_played
+    assert learn.n_samples == 3 * n_played
 
 
 def test_carts_move_as_the_equations_of_motion_say():
@@ -75,10 +81,3 @@ def test_carts_move_as_the_equations_of_motion_say():
 @pytest.mark.parametrize("cart", [(2.5, 0, 0, 0), (-2.5, 0, 0, 0), (0, 0, 0.22, 0), (0, 0, -0.22, 0)])
 def test_what_left_the_track_or_fell_is_not_upright(cart):
     assert not push(torch.tensor([cart]), torch.tensor([0]))[1].item()
-
-
-def test_it_learns_to_balance():
-    learn = make_learner()
-    learn.fit(4)
-    falls = learn.history.to_dict()["train/falls_in_1000_steps"]
-    assert falls[-1] < falls[0] / 3

@@ -10,7 +10,7 @@ from examples.bptt import N_STEPS, N_STREAMS, TEXT, make_learner
 
 def by_hand(n_epochs):
     learn = make_learner()
-    model, opt = learn.model, torch.optim.Adam(learn.model.parameters(), lr=5e-3)
+    model, opt = learn.model, torch.optim.Adam(learn.model.parameters(), lr=1e-2)
     means = []
     for _ in range(n_epochs):
         hidden, losses = None, []

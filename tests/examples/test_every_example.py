@@ -1,4 +1,4 @@
-"""What holds for each file of `examples/`: it is short, it starts, it shows something, and it can be killed."""
+"""What holds for each file of `examples/`: it is short, it starts, it learns what it should, it can be killed."""
 
 import importlib
 import random
@@ -14,7 +14,29 @@ from tests.resuming import assert_equal_runs, stopped_and_resumed, uninterrupted
 FOLDER = Path(__file__).parents[2] / "examples"
 NAMES = sorted(path.stem for path in FOLDER.glob("*.py"))
 N_EPOCHS = {"finetune": 12}  # so that it unfreezes; else 2
+# What each has reached when it ends, by the names that it has then.
+REACHED = {
+    "actor_critic": lambda end: end["learn"].history[-1]["train/falls_in_1000_steps"] < 5,  # 45 at random
+    "bptt": lambda end: end["learn"].metrics["valid"]["loss"] < 2.2,  # 3.2 by how often each character comes
+    "finetune": lambda end: accuracy_of(end["scratch"]) < 0.85 < accuracy_of(end["tuned"]),
+    "gan": lambda end: distance_of_means(end) < 1.5,  # 5.3 untrained
+    "gradient_noise": lambda end: end["columns"][0][-1] < 0.2 < 0.8 < end["columns"][0.1][-1],
+    "mean_teacher": lambda end: accuracy_of(end["learn"]) > 0.94,  # 0.88 by labels alone
+    "wgan_gp": lambda end: end["learn"].metrics["train"]["distance"] < 0.2,  # 0.9 in the first epoch
+}
 WITH_STATE = {"gradient_noise"}  # all others need not say what is to be saved
+
+
+def accuracy_of(learn):
+    return learn.metrics["valid"]["accuracy"]
+
+
+@torch.no_grad()
+def distance_of_means(end):
+    """Return how far the mean of what a GAN draws is from the mean of the data."""
+    learn = end["learn"]
+    fake = learn.model["generator"](torch.randn(500, end["N_NOISE"]))
+    return torch.dist(fake.mean(dim=0), learn.dls.train.dataset.tensors[0].mean(dim=0))
 
 
 def make_learner(name, cbs=()):
@@ -36,9 +58,10 @@ def test_it_has_at_most_80_lines(name):
 
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.usefixtures("one_thread")
-def test_it_starts_by_its_name_and_shows_something(name, capsys):
-    runpy.run_path(str(FOLDER / f"{name}.py"), run_name="__main__")
+def test_it_starts_by_its_name_shows_something_and_has_learned(name, capsys):
+    end = runpy.run_path(str(FOLDER / f"{name}.py"), run_name="__main__")
     assert len(capsys.readouterr().out.splitlines()) > 5
+    assert REACHED[name](end)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -55,9 +78,9 @@ def test_it_is_killed_at_any_batch_and_goes_on_bit_for_bit(name, tmp_path):
 
     torch.set_num_threads(1)
     n_epochs = N_EPOCHS.get(name, 2)
-    whole = uninterrupted(make, n_epochs, tmp_path / "whole")
+    whole = uninterrupted(make, n_epochs, tmp_path / "whole", every=5)
     stop_at = random.Random(name).randrange(1, whole.cbs[-1].n_seen)
-    assert_equal_runs(stopped_and_resumed(make, n_epochs, stop_at, tmp_path / "stopped"), whole)
+    assert_equal_runs(stopped_and_resumed(make, n_epochs, stop_at, tmp_path / "stopped", every=5), whole)
 
 
 @pytest.mark.parametrize("name", NAMES)

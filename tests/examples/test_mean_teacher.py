@@ -39,19 +39,9 @@ def by_hand(n_epochs):
 
 def test_it_equals_a_loop_by_hand():
     learn = make_learner()
-    model, teacher, accuracies = by_hand(25)
+    model, teacher, accuracies = by_hand(5)
     torch.manual_seed(1)
-    learn.fit(25)
+    learn.fit(5)
     assert all(map(torch.equal, learn.model.parameters(), model.parameters()))
     assert all(map(torch.equal, learn.cbs[1].average.values(), teacher.parameters()))
     assert learn.history.to_dict()["valid/accuracy"] == pytest.approx(accuracies)
-
-
-def test_the_teacher_knows_more_than_the_labels_say():
-    accuracies = []
-    for weight in (0.0, 30.0):
-        learn = make_learner(weight=weight)
-        learn.fit(30)
-        accuracies.append(learn.metrics["valid"]["accuracy"])
-    assert accuracies[0] < 0.9
-    assert accuracies[1] > 0.94
