@@ -187,7 +187,7 @@ def test_no_modules_import_one_another_in_a_circle(tree):
 
 
 def test_private_names_do_not_cross_files():
-    assert Tree(ROOT, (*PACKAGES, "tests", "benchmarks")).private_names() == []
+    assert Tree(ROOT, (*PACKAGES, "tests", "benchmarks", "examples")).private_names() == []
 
 
 @pytest.fixture

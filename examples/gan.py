@@ -1,0 +1,71 @@
+"""A GAN that draws digits: two models and two optimizers in one learner.
+
+Start it by `python examples/gan.py`; it needs scikit-learn.
+
+Source: Goodfellow et al. (2014), "Generative adversarial nets", with the generator's loss that does not saturate.
+"""
+
+import torch
+from sklearn.datasets import load_digits
+from torch import Tensor, nn
+from torch.nn.functional import softplus
+from torch.optim import Adam
+
+from callbacks import ProgressCallback
+from learner import Callback, Learner, Loaders
+from learner.optim import Optimizers
+
+N_NOISE = 16  # numbers that an image is made of
+
+
+class GANCallback(Callback):
+    """Train the critic to tell images from generated ones, then the generator to deceive it."""
+
+    def predict(self, learn):
+        learn.preds = learn.model["generator"](torch.randn(len(learn.xb), N_NOISE))
+
+    def get_loss(self, learn):
+        critic = learn.model["critic"]
+        learn.loss = softplus(-critic(learn.xb)).mean() + softplus(critic(learn.preds.detach())).mean()
+
+    def step(self, learn):
+        learn.opt["critic"].step()
+        loss = softplus(-learn.model["critic"](learn.preds)).mean()
+        loss.backward()  # reaches the critic as well, whose gradients are cleared next
+        learn.opt["generator"].step()
+        learn.log(generator=loss)
+
+
+def make_learner(cbs=()) -> Learner:
+    """Return a learner of 8 x 8 digits; always the same one."""
+    torch.manual_seed(0)
+    images = torch.tensor(load_digits().data, dtype=torch.float32) / 8 - 1  # grey, [-1, 1]
+    model = nn.ModuleDict(
+        {
+            "critic": nn.Sequential(nn.Linear(64, 128), nn.LeakyReLU(0.2), nn.Linear(128, 1)),
+            "generator": nn.Sequential(nn.Linear(N_NOISE, 128), nn.LeakyReLU(0.2), nn.Linear(128, 64), nn.Tanh()),
+        }
+    )
+
+    def adams(params, lr):
+        critic = Adam(model["critic"].parameters(), lr=2 * lr, betas=(0.5, 0.99))
+        generator = Adam(model["generator"].parameters(), lr=lr, betas=(0.5, 0.99))
+        return Optimizers(critic=critic, generator=generator)
+
+    dls = Loaders.from_arrays(train=images, batch_size=128)
+    return Learner(model, dls, lr=5e-4, opt_func=adams, cbs=[GANCallback(), *cbs])
+
+
+def draw(images: Tensor) -> str:
+    """Return images side by side, in characters."""
+    shades = torch.bucketize(images, torch.linspace(-1, 1, 9)[1:-1]).reshape(-1, 8, 8)
+    lines = [["".join(2 * " .:-=+*#"[i] for i in row) for row in rows] for rows in shades.transpose(0, 1)]
+    return "\n".join("  ".join(line) for line in lines)
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)  # more are slower for so small a network
+    learn = make_learner(cbs=[ProgressCallback()])
+    learn.fit(30)
+    with torch.no_grad():
+        print(draw(learn.model["generator"](torch.randn(7, N_NOISE))))
