@@ -33,6 +33,12 @@ CASES = {
     "a scale that moves": Case(
         Setting(precision="fp16"), (Kill("backward", 4), Kill("during the save", 12), Kill("fetched", 21))
     ),
+    "a second look at the loss": Case(
+        Setting(optimizer="sam", accumulate=1), (Kill("backward", 5), Kill("fetched", 22))
+    ),
+    "a closure": Case(Setting(optimizer="lbfgs", accumulate=1), (Kill("stepped", 7), Kill("fetched", 20))),
+    "two optimizers": Case(Setting(optimizer="two"), (Kill("backward", 8), Kill("during the save", 23))),
+    "so many steps": Case(Setting(length="steps"), (Kill("fetched", 6), Kill("stepped", 19), Kill("after a pass", 30))),
     "a new Python": Case(Setting(workers=2, every=7), (Kill("fetched", 23),), is_fresh=True),
 }
 

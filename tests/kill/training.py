@@ -33,14 +33,17 @@ from callbacks import (
     ClassificationMetricsCollector,
     CollectCallback,
     EMACallback,
+    EpochLengthCallback,
     MetricsCallback,
     MixedPrecisionCallback,
     RunCallback,
+    SAMCallback,
     SchedulerCallback,
     SWACallback,
     accuracy,
 )
 from learner import Callback, Learner
+from learner.optim import Optimizers
 from learner.records import Run
 
 N_EPOCHS = 3
@@ -61,12 +64,13 @@ class Setting(NamedTuple):
 
     workers: int = 0
     sampler: str = "shuffle"  # or "weighted"
-    optimizer: str = "one-cycle"  # AdamW; or "sgd", with momentum
+    optimizer: str = "one-cycle"  # AdamW; or "sgd", with momentum; "sam"; "lbfgs"; "two", of which each has a layer
     model: str = "all"  # or one of "dropout", "batch norm", "augmentation"
-    accumulate: int = 3
+    accumulate: int = 3  # 1 for "sam" and "lbfgs"
     every: int | str = 1
     average: str = "none"  # of the weights; or "ema", "swa"
     precision: str = "float32"  # or "fp16", with a scale that falls for more than an epoch
+    length: str = "epochs"  # or "steps", in rounds of 9 batches
 
 
 class Kill(NamedTuple):
@@ -136,9 +140,18 @@ def loaders_of(setting: Setting) -> dict[str, DataLoader[Any]]:
 
 
 def optimizer_of(setting: Setting) -> Any:
-    if setting.optimizer == "sgd":
+    if setting.optimizer in ("sgd", "sam"):
         return partial(torch.optim.SGD, momentum=0.9)
+    if setting.optimizer == "lbfgs":
+        return partial(torch.optim.LBFGS, max_iter=3)
+    if setting.optimizer == "two":
+        return two_optimizers
     return torch.optim.AdamW
+
+
+def two_optimizers(params: Any, lr: float) -> Optimizers:
+    first, *rest = params
+    return Optimizers(first=torch.optim.Adam([first], lr), rest=torch.optim.SGD(rest, lr, momentum=0.9))
 
 
 def inputs(batch: Any, output: Any) -> dict[str, Any]:
@@ -168,11 +181,13 @@ def train(setting: Setting, folder: Path, kill: Kill | None = None) -> None:
         checkpoint,
         MetricsCallback(accuracy, distance=distance, auroc=MulticlassAUROC(3)),
         best,
-        AccumulateCallback(setting.accumulate),
+        *([AccumulateCallback(setting.accumulate)] if setting.accumulate > 1 else []),
+        *([SAMCallback(0.1)] if setting.optimizer == "sam" else []),
+        *([EpochLengthCallback(train=9, valid=3)] if setting.length == "steps" else []),
         *([schedule] if schedule else []),
         *([average] if average else []),
         *([precision] if precision else []),
-        CollectCallback([ClassificationMetricsCollector(), inputs]),
+        *([CollectCallback([ClassificationMetricsCollector(), inputs])] if setting.length == "epochs" else []),
         RunCallback(run),
         BeforeSave(kill),
         AfterSave(kill),
@@ -180,7 +195,7 @@ def train(setting: Setting, folder: Path, kill: Kill | None = None) -> None:
     learn = Learner(
         model_of(setting), loaders_of(setting), nn.functional.cross_entropy, 0.02, optimizer_of(setting), cbs=cbs
     )
-    learn.fit(N_EPOCHS, resume=True)
+    learn.fit(**({"steps": 11} if setting.length == "steps" else {"n_epochs": N_EPOCHS}), resume=True)
     if kill and kill.point == "end":
         die()
     parts = {
