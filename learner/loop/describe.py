@@ -20,7 +20,7 @@ def describe_learner(learn: Learner) -> str:
 
 def _parts(learn: Learner) -> Iterator[str]:
     yield f"data: {', '.join(f'{name} ({_length(dl)})' for name, dl in Loaders.of(learn.dls).items())}"
-    yield f"loss: {'made by the model' if learn.loss_f is None else _name(learn.loss_f)}"
+    yield f"loss: {f'made by {_maker_of_loss(learn)}' if learn.loss_f is None else _name(learn.loss_f)}"
     yield f"optimizer: {_name(learn.opt_func) if learn.opt is None else kind_of(learn.opt)}, {_rates(learn)}"
     yield f"callbacks: {', '.join(type(cb).__name__ for cb in learn.cbs) or 'none'}"
     done = f"{_count(len(learn.history), 'epoch')}, {_count(learn.n_steps, 'step')}"
@@ -34,6 +34,16 @@ def _model(model: nn.Module) -> str:
     total = sum(parameter.numel() for parameter in parameters)
     frozen = sum(parameter.numel() for parameter in parameters if not parameter.requires_grad)
     return f"{type(model).__name__}, {_count(total, 'parameter')}" + (f", {frozen:,} of them frozen" if frozen else "")
+
+
+def _maker_of_loss(learn: Learner) -> str:
+    """Return who makes the loss where there is no function for it: a callback, a subclass of Learner, or the model."""
+    owner, _ = learn._dispatch.actions.get("get_loss", (None, ()))
+    if owner is not None:
+        return type(owner).__name__
+    subclasses = [base for base in type(learn).__mro__ if base.__module__ != "learner.learner"]
+    makes_it = any("get_loss" in vars(base) for base in subclasses)
+    return type(learn).__name__ if makes_it else "the model"
 
 
 def _rates(learn: Learner) -> str:

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from callbacks import DeviceCallback, MetricsCallback, accuracy
-from learner import Learner, Loaders
+from learner import Callback, Learner, Loaders
 
 X, Y = torch.randn(12, 4), torch.tensor([0, 1] * 6)
 
@@ -51,3 +51,19 @@ def test_odd_ones_have_words_too():
     lines = repr(Learner(model, {"train": [(X, Y)]}, lr=0.5)).splitlines()
     assert lines[0] == "Learner: Sequential, 13 parameters, 10 of them frozen"
     assert lines[1:3] == ["  data: train (1 batch)", "  loss: made by the model"]
+
+
+def test_it_says_who_makes_the_loss_where_there_is_no_function_for_it():
+    class Penalty(Callback):
+        def get_loss(self, learn): ...
+
+    class WithLoss(Learner):
+        def get_loss(self): ...
+
+    class WithSteps(Learner):
+        def step(self): ...
+
+    made = [Learner(nn.Linear(4, 2), {"train": [(X, Y)]}, cbs=Penalty())]
+    made += [kind(nn.Linear(4, 2), {"train": [(X, Y)]}) for kind in (WithLoss, WithSteps)]
+    lines = [repr(learn).splitlines()[2] for learn in made]
+    assert lines == ["  loss: made by Penalty", "  loss: made by WithLoss", "  loss: made by the model"]
