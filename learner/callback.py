@@ -105,7 +105,7 @@ class Callback:
         """Come when `learn.preds` is there."""
 
     def after_loss(self, learn: Learner) -> None:
-        """Come when `learn.loss` is there; not for `infer` loaders."""
+        """Come when `learn.loss` is there, which may be replaced (by a sum with a penalty); not for `infer` loaders."""
 
     def after_backward(self, learn: Learner) -> None:
         """Come when the gradients are there; training only, like the next one."""
