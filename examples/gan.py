@@ -22,7 +22,7 @@ class GANCallback(Callback):
     """Train the critic to tell images from generated ones, then the generator to deceive it."""
 
     def predict(self, learn):
-        learn.preds = learn.model["generator"](torch.randn(len(learn.xb), N_NOISE))
+        learn.preds = learn.model["generator"](torch.randn(len(learn.xb), N_NOISE, device=learn.xb.device))
 
     def get_loss(self, learn):
         critic = learn.model["critic"]

@@ -27,7 +27,7 @@ class GradientNoiseCallback(Callback):
         std = (self.eta / (1 + learn.n_steps) ** self.gamma) ** 0.5
         for p in learn.model.parameters():
             if p.grad is not None:
-                p.grad += std * torch.randn(p.shape, generator=self.generator)
+                p.grad += std * torch.randn(p.shape, generator=self.generator).to(p.device)
 
 
 def make_learner(cbs=(), *, eta=0.1) -> Learner:

@@ -24,11 +24,11 @@ class WGANCallback(Callback):
     """Train the critic to tell how far apart data and generated data are, and the generator to bring them together."""
 
     def predict(self, learn):
-        learn.preds = learn.model["generator"](torch.randn(len(learn.xb), N_NOISE))
+        learn.preds = learn.model["generator"](torch.randn(len(learn.xb), N_NOISE, device=learn.xb.device))
 
     def get_loss(self, learn):
         critic, real, fake = learn.model["critic"], learn.xb, learn.preds.detach()
-        between = torch.lerp(real, fake, torch.rand(len(real), 1)).requires_grad_()
+        between = torch.lerp(real, fake, torch.rand(len(real), 1, device=real.device)).requires_grad_()
         (slope,) = torch.autograd.grad(critic(between).sum(), between, create_graph=True)
         distance = critic(real).mean() - critic(fake).mean()
         learn.loss = PENALTY * (slope.norm(dim=1) - 1).square().mean() - distance

@@ -94,7 +94,7 @@ def test_what_a_name_from_elsewhere_is_here_is_here():
     assert [name for name in names if not hasattr(callbacks, name) and not hasattr(learner, name)] == []
 
 
-@pytest.mark.parametrize("document", ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", COMING_FROM])
+@pytest.mark.parametrize("document", ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", COMING_FROM, OPTIMIZER_STEP])
 def test_links_lead_somewhere(document):
     text = re.sub(r"^```.*?^```", "", (ROOT / document).read_text(), flags=re.DOTALL | re.MULTILINE)  # no code
     for target in re.findall(r"\]\((?!https?:|#)([^)#\s]+)", text):
