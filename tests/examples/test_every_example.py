@@ -78,9 +78,10 @@ def test_it_is_killed_at_any_batch_and_goes_on_bit_for_bit(name, tmp_path):
 
     torch.set_num_threads(1)
     n_epochs = N_EPOCHS.get(name, 2)
-    whole = uninterrupted(make, n_epochs, tmp_path / "whole", every=5)
-    stop_at = random.Random(name).randrange(1, whole.cbs[-1].n_seen)
-    assert_equal_runs(stopped_and_resumed(make, n_epochs, stop_at, tmp_path / "stopped", every=5), whole)
+    whole = uninterrupted(make, n_epochs, tmp_path / "whole", every=3)
+    n = whole.cbs[-1].n_seen
+    stop_at = random.Random(name).randrange(2 * n // 3, n)  # in the last epochs, so that it goes on in the middle
+    assert_equal_runs(stopped_and_resumed(make, n_epochs, stop_at, tmp_path / "stopped", every=3), whole)
 
 
 @pytest.mark.parametrize("name", NAMES)
