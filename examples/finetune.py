@@ -1,6 +1,6 @@
 """Fine-tuning: a network that knows the ten digits learns odd from even by 16 images.
 
-Start it by `python examples/finetune.py`; it needs scikit-learn.
+Start it by `python examples/finetune.py`; it needs `pip install scikit-learn`.
 
 Source: Howard & Ruder (2018), "Universal language model fine-tuning for text classification": a new head first, then
 all of the model at rates that fall towards the input.

@@ -1,6 +1,6 @@
 """A GAN that draws digits: two models and two optimizers in one learner.
 
-Start it by `python examples/gan.py`; it needs scikit-learn.
+Start it by `python examples/gan.py`; it needs `pip install scikit-learn`.
 
 Source: Goodfellow et al. (2014), "Generative adversarial nets", with the generator's loss that does not saturate.
 """

@@ -1,6 +1,6 @@
 """Noise on gradients: a network that begins with all weights at 0 learns nothing without it.
 
-Start it by `python examples/gradient_noise.py`; it needs scikit-learn.
+Start it by `python examples/gradient_noise.py`; it needs `pip install scikit-learn`.
 
 Source: Neelakantan et al. (2015), "Adding gradient noise improves learning for very deep networks", equation 1.
 """
