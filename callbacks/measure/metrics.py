@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from callbacks.measure.batch_buffer import BatchBuffer
 from callbacks.measure.metric_functions import Metric
 from callbacks.measure.metric_objects import is_object, put_back, state_of
 from learner import Callback, Learner
@@ -137,7 +138,7 @@ class _Pass:
         self._is_updated = self._is_placed = False
         self._kind: Any = None  # what batches must have in common to be joined
         self._room = 0  # for so many
-        self._waiting: _Waiting | None = None
+        self._waiting: BatchBuffer | None = None
 
     def add(self, preds: Any, target: Any, size: int, weight: Tensor | float | None = None) -> None:
         if self._means:
@@ -154,7 +155,7 @@ class _Pass:
         kind = preds.shape, target.shape, preds.dtype, target.dtype, size
         if kind == self._kind and self._room > 1:
             if self._waiting is None:
-                self._waiting = _Waiting(preds, target, self._room)
+                self._waiting = BatchBuffer(preds, target, self._room)
             self._waiting.add(preds, target)
             if self._waiting.n == self._room:
                 self._flush()
@@ -238,38 +239,11 @@ class _Pass:
             self._kind = preds.shape[1:], targets.shape[1:], preds.dtype, targets.dtype, state["joinable"]["size"]
             for row in zip(preds, targets, strict=True):
                 if self._waiting is None:
-                    self._waiting = _Waiting(*row, self._room)
+                    self._waiting = BatchBuffer(*row, self._room)
                 self._waiting.add(*row)
         self._is_updated, self._is_placed = state["objects"] is not None, False
         for name, metric in self._objects.items() if self._is_updated else ():
             put_back(metric, state["objects"][name])
-
-
-class _Waiting:
-    """Room for batches of one kind, to be evaluated as one.
-
-    They are copied: a loader that fills one buffer again and again would change what waits. Into one place: small
-    tensors that live on cost the allocator more than the copy.
-    """
-
-    def __init__(self, preds: Tensor, target: Tensor, room: int) -> None:
-        self.n = 0
-        self._preds = preds.new_empty((room, *preds.shape))
-        self._targets = target.new_empty((room, *target.shape))
-        self._slots = list(zip(self._preds.unbind(), self._targets.unbind(), strict=True))
-
-    def add(self, preds: Tensor, target: Tensor) -> None:
-        preds_slot, target_slot = self._slots[self.n]
-        preds_slot.copy_(preds.detach())
-        target_slot.copy_(target)
-        self.n += 1
-
-    def rows(self) -> tuple[Tensor, Tensor]:
-        return self._preds[: self.n], self._targets[: self.n]
-
-    def joined(self) -> tuple[Tensor, Tensor]:
-        preds, targets = self.rows()
-        return preds.flatten(0, 1), targets.flatten(0, 1)
 
 
 def _share(name: str) -> str:

@@ -103,7 +103,7 @@ BAD_VALUES = [
     "",
     "often",
     "10",
-    "2 steps",
+    "2 rounds",
     "1.5 epochs",
     "1 S",
     "1\n s",
