@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from itertools import count
 from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
 
@@ -58,6 +58,8 @@ from learner.loop.steps import StepWatch, check_steps, require_progress
 from learner.loop.summary import Summary, summarize
 from learner.loop.surroundings import alone_in_its_thread
 from learner.loop.tell import tell
+from learner.loop.timed import time_callbacks
+from learner.loop.timings import Timings
 from learner.loop.types import Handler
 
 OptFunc = Callable[..., torch.optim.Optimizer]
@@ -342,7 +344,9 @@ class Learner:
             try:
                 self._dispatch.enter(self, "epoch", owed)
                 settle_pass(self)
-                for self.i, self.batch in start.enter_pass(self) if start else enumerate(self.dl):
+                for self.i, self.batch in (
+                    start.enter_pass(self) if start else enumerate(self._dispatch.batches_of(self))
+                ):
                     self._batch()
                     if self.interrupt is not None:
                         stop_if_interrupted(self)
@@ -509,7 +513,7 @@ class Learner:
 
     def _set_callbacks(self, cbs: list[Any]) -> None:
         """Resolve who listens to what and who takes over which action; nothing changes if that fails."""
-        self._dispatch = Dispatch(checked_callbacks(cbs, known=self.cbs), self.signals, self._dispatch)
+        self._dispatch = self._dispatch.renewed(checked_callbacks(cbs, known=self.cbs), self.signals)
         self.cbs = tuple(cbs)
         bind_actions(self)
 
@@ -629,6 +633,32 @@ class Learner:
         """Run one batch in a sandbox; return a table of layers, output shapes and parameters."""
         with self.sandbox():
             return summarize(self)
+
+    def timed(self) -> AbstractContextManager[Timings]:
+        """Time a block of code: what each callback costs at each signal, and which attributes it replaces here.
+
+        It answers which callback makes training slow, and who changed the batch. The actions and the wait for the
+        next batch are rows as well, and so is the loop itself; they add up to the whole. A wrapper (`around_predict`)
+        is net of what it wraps; a pass that a handler runs, as `ValidateCallback` does, is a part of that handler. It
+        is time of the host: see `Timings` for what that means beside an accelerator. Without it nothing is paid.
+
+        Raises:
+            LearnerError: within another `timed`, or while this learner runs.
+
+        Example:
+            >>> data = [(torch.ones(2, 1), torch.ones(2, 1))]
+            >>> learn = Learner(nn.Linear(1, 1), {"train": data}, nn.functional.mse_loss)
+            >>> with learn.timed() as timings:
+            ...     learn.fit(2)
+            >>> [row.replaced for row in timings.rows if row.at == "predict"]
+            [('output', 'preds')]
+            >>> timings
+            2 batches, ... µs each: actions ...%, waiting for the loader ...%, callbacks 0%, the loop itself ...%
+            who             at  ...µs a batch  share  calls  replaced
+            ...
+        """
+        self._refuse_while_running("timed")
+        return time_callbacks(self)
 
     def lr_find(
         self, start: float = 1e-6, end: float = 10.0, n: int = 100, stop_at: float = 4.0, *, plot: bool = True

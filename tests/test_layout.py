@@ -144,7 +144,7 @@ FLOORS = {
     "interrogate": ("data", "drawing", "errors"),
     "optim": ("interrogate", "data", "errors"),
     "callback": ("loop.naming", "loop.types"),
-    "loop": ("callback", "interrogate", "optim", "data", "history", "errors"),
+    "loop": ("callback", "interrogate", "optim", "data", "drawing", "history", "errors"),
     "checkpoint": ("loop", "callback", "interrogate", "optim", "data", "history", "errors"),
     "records": ("checkpoint.atomic", "checkpoint.lock", "data", "history", "drawing", "errors"),
     "learner": ("checkpoint", "loop", "callback", "interrogate", "optim", "data", "history", "errors"),

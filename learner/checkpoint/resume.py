@@ -201,7 +201,7 @@ class Resumption:
         """Put back what belongs to the pass, for the last time; return its batches that are left, numbered."""
         if not self._at.i:
             self._forget()
-            return enumerate(learn.dl)
+            return enumerate(learn._dispatch.batches_of(learn))
         with trained_weights(learn), ExitStack() as undoing:
             self._put_back(learn, undoing)
         if learn.training and learn.n_steps >= learn._last_step:
@@ -209,7 +209,7 @@ class Resumption:
             return ()
         learn._averages.load_state_dict(self._fit["averages"], _device(learn))
         learn.pass_state = to_device(plain(self._fit["pass_state"], copy=True), _device(learn) or torch.device("cpu"))
-        batches = iter(learn.dl)  # which may draw, or read again what is done
+        batches = iter(learn._dispatch.batches_of(learn))  # which may draw, or read again what is done
         put_back_rng(learn, self._state["rng"])
         self._forget()
         return enumerate(batches, self._at.i)

@@ -70,6 +70,28 @@ class Dispatch:
             if owner is not None or wrappers:
                 self.actions[action] = (owner, wrappers)
 
+    def renewed(self, cbs: Iterable[Any], extra_signals: Iterable[str]) -> Dispatch:
+        """Return what takes the place of this one when the callbacks change."""
+        return Dispatch(cbs, extra_signals, self)
+
+    def bare(self) -> Dispatch:
+        """Return one that puts nothing around what it calls: this one."""
+        return self
+
+    def prepared(self, function: Callable[..., Any], owner: Any, at: str) -> Callable[..., Any]:
+        """Return what to call for a function: here itself; a dispatch that watches puts something around it.
+
+        Args:
+            function: a handler, a wrapper or an action.
+            owner: the callback, or the learner, that it belongs to.
+            at: the signal or action, or `around_` and the action.
+        """
+        return function
+
+    def batches_of(self, learn: Learner) -> Iterable[Any]:
+        """Return what the batches of a pass are taken from."""
+        return learn.dl  # type: ignore[no-any-return]
+
     def _owner_of(self, action: str) -> Any:
         """Return the callback that has an action, or None if it is the learner's own."""
         owners = [cb for cb in self.cbs if method_of(cb, action)]
@@ -94,7 +116,10 @@ class Dispatch:
     def _handler(self, cb: Any, signal: str) -> Handler | None:
         """Return what to call for a signal: a method, guarded where the callback asked for it."""
         method, gate = method_of(cb, signal), self.gates.get(id(cb))
-        if method is None or gate is None or signal.endswith("_fit") or signal not in SIGNALS:
+        if method is None:
+            return None
+        method = self.prepared(method, cb, signal)
+        if gate is None or signal.endswith("_fit") or signal not in SIGNALS:
             return method
         return gate.guard(method, is_of_epoch=signal.endswith("_epoch"))
 
@@ -155,9 +180,12 @@ class Dispatch:
                     f"`{action}` must have one owner, got {type(owner).__name__} and what was set as "
                     f"`learn.{action} = ...`; take one out."
                 )
-            who = type(learn if owner is None else owner).__name__
-            method = getattr(type(learn), action) if owner is None else getattr(owner, action)
-            act = _named(learn, action, f"{who}.{action}", method) if by_hand is None else by_hand
+            if by_hand is not None:
+                act = self.prepared(by_hand, learn, action)
+            else:
+                who = learn if owner is None else owner
+                method = getattr(type(learn), action) if owner is None else getattr(owner, action)
+                act = _named(learn, action, f"{type(who).__name__}.{action}", self.prepared(method, who, action))
             for cb in reversed(wrappers):
                 act = _named(learn, action, f"{type(cb).__name__}.around_{action}", self.wrapper(cb, action), act)
             bound[action] = act
@@ -165,7 +193,8 @@ class Dispatch:
 
     def wrapper(self, cb: Any, action: str) -> Callable[[Learner, Callable[[], object]], object]:
         """Return what to call around an action, with the learner and the action."""
-        method: Any = getattr(cb, f"around_{action}")
+        name = f"around_{action}"
+        method: Any = self.prepared(getattr(cb, name), cb, name)
         guarded = self.gates[id(cb)].guard(method) if id(cb) in self.gates else method
         return guarded.around if isinstance(guarded, Guard) else guarded
 
@@ -215,6 +244,7 @@ def unbound_state(learn: Learner) -> dict[str, Any]:
     return {
         **{name: value for name, value in vars(learn).items() if name not in learn._bound},
         **learn._by_hand,
+        "_dispatch": learn._dispatch.bare(),
         "_bound": {},
     }
 

@@ -35,6 +35,8 @@ learn = Learner(model, dls, nn.functional.cross_entropy, cbs=[stats, gradients, 
 learn.fit(2)
 train = collect.samples.where(split="train")
 found = dynamics(train)
+with learn.timed() as timings:
+    learn.validate()
 """
 
 # What to ask of the notebook above; each method that returns a figure is here.
@@ -56,6 +58,7 @@ CALLS = {
     "Samples.plot_map": 'train.plot_map("embeddings_1")',
     "Samples.plot_worst": "train.plot_worst(2)",
     "Samples.show": "train.show(2)",
+    "Timings.plot": "timings.plot()",
     "ValidateCallback.plot": "validate.plot()",
 }
 
