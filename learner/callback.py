@@ -58,6 +58,7 @@ class Callback:
     | order | what |
     |--:|---|
     | -1000 | writes checkpoints: first in a pass, last in a batch |
+    | -999 | profiles: around all that others do to a step |
     | -100 | sets up: device, what is trained |
     | -50 | weighs the loss and accumulates: what comes later hears of whole windows alone |
     | -45 | half precision: scales the loss, unscales gradients, skips steps that overflow |

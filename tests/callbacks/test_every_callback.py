@@ -55,6 +55,7 @@ MAKE: dict[str, Callable[[Path], Any]] = {
     "MixedPrecisionCallback": lambda folder: callbacks.MixedPrecisionCallback("fp16", init_scale=2.0**20),
     "NaNReportCallback": lambda folder: callbacks.NaNReportCallback(folder / "nan_report.pt"),
     "OverfitCallback": lambda folder: callbacks.OverfitCallback(train=2, valid=2),
+    "ProfilerCallback": lambda folder: callbacks.ProfilerCallback(folder / "trace.json"),
     "ProgressCallback": lambda folder: callbacks.ProgressCallback(),
     "RecorderCallback": lambda folder: callbacks.RecorderCallback(lr=lambda learn: learn.opt.param_groups[0]["lr"]),
     "RunCallback": lambda folder: callbacks.RunCallback(Run.create(tempfile.mkdtemp(dir=folder.parent))),
@@ -79,6 +80,7 @@ OBSERVERS = [
     "LambdaCallback",
     "MetricsCallback",
     "NaNReportCallback",
+    "ProfilerCallback",
     "ProgressCallback",
     "RecorderCallback",
     "RunCallback",
@@ -115,6 +117,7 @@ NOTHING_TO_READ = [
     "LossWeightCallback",
     "MetricsCallback",  # but what is in the history
     "OverfitCallback",
+    "ProfilerCallback",  # but its files
     "ProgressCallback",  # but what it shows, see there
     "SAMCallback",
     "SchedulerCallback",  # but the learning rate, which the optimizer has
