@@ -134,6 +134,13 @@ class History:
     A pass that a Cancel ended is there with the means of the batches that it saw, and `cut_short` says why.
     `epoch` counts on from fit to fit. A metric that an epoch lacks is None in `to_dict` and NaN in `to_pandas`.
 
+    Attributes:
+        rows: a dict for each epoch.
+        throughput: for each pass that is in the rows its `epoch`, `loader`, `samples_per_s` and `waiting`, the share of
+            its time that was waiting for the loader [0-1]. It is apart from the rows and not in checkpoints: no two
+            runs take the same time, and a run that goes on has the rows of one that was not stopped. Of a pass that was
+            gone on with, it is the part since then.
+
     Example:
         >>> history = History()
         >>> history.record(0, "train", {"loss": 0.5})
@@ -144,6 +151,7 @@ class History:
 
     def __init__(self) -> None:
         self.rows: list[dict[str, Any]] = []
+        self.throughput: list[dict[str, Any]] = []
         self._start = 0
 
     def begin_fit(self) -> None:
@@ -166,6 +174,12 @@ class History:
             before = self.rows[-1].get("cut_short")
             self.rows[-1]["cut_short"] = f"{before}; {name}: {cut_short}" if before else f"{name}: {cut_short}"
 
+    def record_throughput(self, epoch: int, name: str, samples_per_s: float | None, waiting: float | None) -> None:
+        """Put down how fast a pass over loader `name` was; as for `record`, `epoch` counts from this fit's start."""
+        self.throughput.append(
+            {"epoch": self._start + epoch, "loader": name, "samples_per_s": samples_per_s, "waiting": waiting}
+        )
+
     def __len__(self) -> int:
         return len(self.rows)
 
@@ -182,6 +196,8 @@ class History:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take over what `state_dict` gave."""
         self.rows, self._start = [dict(row) for row in state["rows"]], state["start"]
+        there = {row["epoch"] for row in self.rows}
+        self.throughput = [one for one in self.throughput if one["epoch"] in there]  # the others are undone
 
     def to_dict(self) -> dict[str, list[Any]]:
         """Return columns by name, in order of appearance."""

@@ -49,7 +49,16 @@ from learner.loop.frequency import Decision, Gate
 from learner.loop.gather import Gather
 from learner.loop.interrupts import Pending, deferred_interrupts, stop_if_interrupted
 from learner.loop.naming import declare_signals
-from learner.loop.passes import PASS_STATE, close_pass, count_batch, end_early, log_values, one_batch_each, open_pass
+from learner.loop.passes import (
+    PASS_STATE,
+    close_pass,
+    count_batch,
+    end_early,
+    log_values,
+    one_batch_each,
+    open_pass,
+    record_pass,
+)
 from learner.loop.plan import plan_html, plan_text
 from learner.loop.prepare import drop_batch, end_training, prepare_training, settle_pass, skip_step
 from learner.loop.rates import BaseRates
@@ -58,6 +67,7 @@ from learner.loop.steps import StepWatch, check_steps, require_progress
 from learner.loop.summary import Summary, summarize
 from learner.loop.surroundings import alone_in_its_thread
 from learner.loop.tell import tell
+from learner.loop.throughput import Throughput
 from learner.loop.timed import time_callbacks
 from learner.loop.timings import Timings
 from learner.loop.types import Handler
@@ -119,6 +129,7 @@ class Learner:
     | `loss` | 0-d tensor or None | of this batch |
     | `metrics` | `dict` | `metrics[dl_name][metric]` of the last pass over that loader |
     | `history` | `History` | a row per epoch |
+    | `throughput` | `Throughput` | samples a second, and the share of waiting, of this pass or the last one |
     | `best` | any | the best epoch of the fit and its value, where a callback keeps it; else None |
     | `in_sandbox` | `bool` | whether all of this will be undone: write no files |
     | `is_resumed` | `bool` | whether this fit goes on from a checkpoint: keep what is on record |
@@ -170,6 +181,7 @@ class Learner:
     is_in_batch: bool
     metrics: dict[str, dict[str, float]]
     history: History
+    throughput: Throughput
     best: Any
     resume: bool | str | os.PathLike[str]
     ended_by: BaseException | None
@@ -198,6 +210,7 @@ class Learner:
     _last_step: float  # at which it ends; infinite where epochs were asked for
     _n_done: int  # epochs of this fit that are whole
     _lr_of_fit: float
+    _is_waiting_told: bool  # whether it was said that much of a pass was waiting for the loader
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         """Make the subclass's own signals known to callbacks."""
@@ -229,6 +242,7 @@ class Learner:
         self.first_step, self._last_step, self._n_skipped_at_step = 0, math.inf, 0
         self.n_steps, self.n_skipped, self.n_samples, self.batches_per_step = 0, 0, 0, 1
         self.metrics, self.history, self.best = {}, History(), None
+        self.throughput, self._is_waiting_told = Throughput(), False
         self.resume, self.is_resumed = False, False
         self.ended_by, self.interrupt, self._pending = None, None, Pending()
         self.in_sandbox, self._is_fitting, self._n_passes, self._n_done = False, False, 0, 0
@@ -297,8 +311,7 @@ class Learner:
                         try:
                             self._epoch(name, dl, role_of(name), start=begin)
                         finally:  # what was measured is on record, also if a callback has ended the pass or the fit
-                            if self._has_means:
-                                self.history.record(self.epoch, name, self.metrics[name], self._cut_short)
+                            record_pass(self, name)
                 self.callback("after_fit")
             except CancelFitException as cancel:
                 self._dispatch.leave(self, "fit", owed, cancel)
@@ -335,6 +348,7 @@ class Learner:
     ) -> None:
         """Run one pass over one loader, or what is left of one."""
         open_pass(self, name, dl, role, is_side_pass)
+        outer, self.throughput = self.throughput, Throughput()
         self.i = start.i if start else 0
         self.metrics.pop(name, None)
         self._tell_predictor()
@@ -344,7 +358,7 @@ class Learner:
             try:
                 self._dispatch.enter(self, "epoch", owed)
                 settle_pass(self)
-                for self.i, self.batch in (
+                for self.i, self.batch in self.throughput.measure(
                     start.enter_pass(self) if start else enumerate(self._dispatch.batches_of(self))
                 ):
                     self._batch()
@@ -369,6 +383,9 @@ class Learner:
                 self._dispatch.leave(self, "epoch", owed)
             finally:
                 self._n_passes -= 1
+                if self._n_passes:
+                    outer.leave_out(self.throughput)
+                    self.throughput = outer
 
     def _batch(self) -> None:
         """Run one batch: the whole of a training step, from top to bottom."""

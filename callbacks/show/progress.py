@@ -27,7 +27,7 @@ class ProgressCallback(Callback):
     """Show a bar for each pass, with the loss of the batch, and a table of the metrics with a row for each epoch.
 
     A bar says how far the fit is and how long it will still take, where its loaders have a length:
-    `epoch 3/30 train ... 14/80 ... 0:41 left`; epochs are numbered as in the history, from 0.
+    `epoch 3/30 train ... 14/80 ... 1,523 samples/s, 0:41 left`; epochs are numbered as in the history, from 0.
 
     In a terminal the bar goes to stderr and vanishes, the rows go to stdout and stay. What is no terminal gets a plain
     line instead, once a minute in a pass that takes as long. In Jupyter all of it is one output, of which the table
@@ -42,7 +42,7 @@ class ProgressCallback(Callback):
     Args:
         plot: in Jupyter, draw a live curve of the training loss of each batch, and of the other loaders' mean losses.
 
-    Reads: i, n_batches, loss, epoch, dls, dl_name, role, training, metrics, history, in_sandbox.
+    Reads: i, n_batches, loss, epoch, dls, dl_name, role, training, metrics, history, throughput, in_sandbox.
 
     Example:
         >>> import torch
@@ -180,6 +180,7 @@ class ProgressCallback(Callback):
         left = self._remaining.left(learn.epoch, n, start) if is_outer and self._remaining is not None else None
         notes = [] if learn.steps is None else [f"step {learn.n_steps - learn.first_step} of {learn.steps}"]
         notes += [] if learn.loss is None else [f"loss {format_value(learn.loss.item())}"]
+        notes += [rate] if (rate := str(learn.throughput)) else []
         notes += [] if left is None else [f"{in_words(left)} left"]
         self._screen.move(n, learn.n_batches, ", ".join(notes))
         end = perf_counter()

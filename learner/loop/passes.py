@@ -15,6 +15,7 @@ from learner.errors import CancelException, LearnerError
 from learner.history import Averages
 from learner.loop.checks import checked_scalar, no_batches, no_weight, warn_of_length
 from learner.loop.tell import tell
+from learner.loop.throughput import tell_of_waiting
 from learner.loop.types import Learner
 from learner.loop.weight import batch_weight
 
@@ -57,6 +58,7 @@ def close_pass(learn: Learner) -> None:
         raise no_weight(learn)
     learn.metrics[learn.dl_name] = means
     learn._has_means = True
+    tell_of_waiting(learn)
 
 
 def end_early(learn: Learner, cancel: CancelException) -> None:
@@ -66,6 +68,13 @@ def end_early(learn: Learner, cancel: CancelException) -> None:
     if means:
         learn.metrics[learn.dl_name] = means
         learn._has_means, learn._cut_short = True, str(cancel) or type(cancel).__name__
+
+
+def record_pass(learn: Learner, name: str) -> None:
+    """Put the means of a pass of a fit on record, if it has any, and how fast it was."""
+    if learn._has_means:
+        learn.history.record(learn.epoch, name, learn.metrics[name], learn._cut_short)
+        learn.history.record_throughput(learn.epoch, name, learn.throughput.samples_per_s, learn.throughput.waiting)
 
 
 def count_batch(learn: Learner) -> None:
@@ -82,6 +91,7 @@ def count_batch(learn: Learner) -> None:
     for name, value in learn._logged:
         learn._averages.add(name, value, weight)
     learn._is_counting = False
+    learn.throughput.n_samples += learn.batch_size
     if learn.training:
         learn.n_samples += learn.batch_size
 

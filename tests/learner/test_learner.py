@@ -237,7 +237,7 @@ def one_batch():
 
 STATE = ("model", "dls", "loss_f", "lr", "opt_func", "opt", "cbs", "predictor", "n_epochs", "epochs", "epoch", "dl")
 STATE += ("dl_name", "training", "i", "n_batches", "n_steps", "n_samples", "batch", "xb", "yb", "preds", "loss")
-STATE += ("batch_size", "metrics", "history")
+STATE += ("batch_size", "metrics", "history", "throughput")
 
 
 @pytest.mark.parametrize("name", STATE)

@@ -23,6 +23,7 @@ from callbacks import CheckpointCallback, ProgressCallback
 from callbacks.show import progress, progress_notebook
 from learner import Callback, CancelEpochException, CancelFitException
 from learner.errors import CancelException
+from learner.loop import throughput
 from tests.resuming import StopAt, resumed, seed_all, stopped, tiny_learner, uninterrupted
 
 HEADER = "epoch  train/loss  valid/loss      time"
@@ -46,7 +47,7 @@ class Clock(Callback):
 @pytest.fixture(autouse=True)
 def clock(monkeypatch):
     clock = Clock()
-    for module in (progress, progress_notebook):
+    for module in (progress, progress_notebook, throughput):
         monkeypatch.setattr(module, "perf_counter", clock)
     return clock
 
@@ -312,7 +313,7 @@ def terminal():
 def test_a_bar_for_each_pass_vanishes_and_the_table_stays(make_learner, clock):
     with terminal() as screen:
         make_learner(cbs=[clock, CountingLoss(), ProgressCallback()]).fit(2)
-    bar = re.compile(r"(.+?):.*\| (\d)/(\d) \[.*?(?:, loss ([^,]+)(?:, \d:\d\d left)?)?\]")
+    bar = re.compile(r"(.+?):.*\| (\d)/(\d) \[.*?(?:, loss ([^,]+)(?:, [\d.]+ samples/s)?(?:, \d:\d\d left)?)?\]")
     bars = [bar.fullmatch(frame[-1]) for frame in screen.frames if frame]
     assert [bar for bar, _ in groupby(bar.groups() for bar in bars if bar)] == [
         (f"epoch {epoch}/2 {loader}", str(n), str(total), f"{epoch + 1}.0000" if n else None)
@@ -787,8 +788,8 @@ def test_into_a_pipe_a_long_pass_writes_a_line_a_minute(make_learner, printed, c
     clock.tick = 25
     make_learner(dls=n_batches(7), cbs=[clock, CountingLoss(), ProgressCallback()]).fit(1)
     assert printed() == [
-        "epoch 0/1 train · 3/7 · loss 1.0000, 1:40 left",
-        "epoch 0/1 train · 6/7 · loss 1.0000, 0:25 left",
+        "epoch 0/1 train · 3/7 · loss 1.0000, 0.08 samples/s, 1:40 left",
+        "epoch 0/1 train · 6/7 · loss 1.0000, 0.08 samples/s, 0:25 left",
         "epoch  train/loss      time",
         "    0      1.0000     02:55",
     ]
@@ -811,7 +812,7 @@ def test_into_a_pipe_a_short_pass_writes_no_line(make_learner, printed, clock):
 def test_a_pass_outside_a_fit_says_how_far_it_is_as_well(make_learner, printed, clock):
     clock.tick = 61
     make_learner(cbs=[clock, CountingLoss(), ProgressCallback()]).validate()
-    assert printed() == ["valid · 1/2 · loss 1.0000", "valid · 2/2 · loss 1.0000"]
+    assert printed() == ["valid · 1/2 · loss 1.0000", "valid · 2/2 · loss 1.0000, 0.262 samples/s"]
 
 
 def test_the_bar_does_not_wait_for_a_curve_that_takes_long(monkeypatch):
