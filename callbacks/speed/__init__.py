@@ -1,1 +1,1 @@
-"""How fast training is, and where its time goes."""
+"""What makes a training fast, and where its time goes."""
