@@ -22,6 +22,7 @@ from .show.csv_logger import CSVLoggerCallback as CSVLoggerCallback
 from .show.progress import ProgressCallback as ProgressCallback
 from .train.accumulate import AccumulateCallback as AccumulateCallback
 from .train.batch_norm import update_batch_norm as update_batch_norm
+from .train.batch_transform import BatchTransformCallback as BatchTransformCallback
 from .train.clip import ClipGradientCallback as ClipGradientCallback
 from .train.device import DeviceCallback as DeviceCallback
 from .train.ema import EMACallback as EMACallback

@@ -36,6 +36,7 @@ from tests.resuming import assert_equal_runs, differing, stopped_and_resumed, un
 MAKE: dict[str, Callable[[Path], Any]] = {
     "AccumulateCallback": lambda folder: callbacks.AccumulateCallback(2),
     "ActivationStats": lambda folder: callbacks.ActivationStats(),
+    "BatchTransformCallback": lambda folder: callbacks.BatchTransformCallback(add_noise),
     "BestModelCallback": lambda folder: callbacks.BestModelCallback(),
     "CSVLoggerCallback": lambda folder: callbacks.CSVLoggerCallback(folder / "log.csv"),
     "CheckpointCallback": lambda folder: callbacks.CheckpointCallback(folder / "checkpoints"),
@@ -106,6 +107,7 @@ READ: dict[str, Callable[[Any], Any]] = {
 }
 NOTHING_TO_READ = [
     "AccumulateCallback",
+    "BatchTransformCallback",
     "CheckpointCallback",  # its files, which is what each of these tests is about
     "ClipGradientCallback",
     "DeviceCallback",
@@ -157,6 +159,10 @@ ENDS = [
     *((KeyError, place) for place in FIT_PLACES),
     *((KeyboardInterrupt, place) for place in STEP_PLACES),
 ]
+
+
+def add_noise(batch, generator):
+    return batch[0] + torch.randn(batch[0].shape, generator=generator), batch[1]
 
 
 def look_at_output(hook, module, inputs, output):
