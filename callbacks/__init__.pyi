@@ -30,6 +30,8 @@ from .train.epoch_length import EpochLengthCallback as EpochLengthCallback
 from .train.freeze import FreezeCallback as FreezeCallback
 from .train.loss_weight import LossWeightCallback as LossWeightCallback
 from .train.lr_find import LRFinderCallback as LRFinderCallback
+from .train.mixing import CutMix as CutMix
+from .train.mixing import MixUp as MixUp
 from .train.overfit import OverfitCallback as OverfitCallback
 from .train.precision import MixedPrecisionCallback as MixedPrecisionCallback
 from .train.sam import SAMCallback as SAMCallback

@@ -18,7 +18,49 @@ from learner.data.moving import tensors_of
 from learner.data.seeding import PositionGenerators, position_seed, whole_number
 
 
-class BatchTransformCallback(Callback):
+class PositionTransform(Callback):
+    """Base of callbacks that replace batches at random: it gives each batch a generator that follows from its position.
+
+    A subclass has a method `transform(learn, generator)` that returns what takes the place of `learn.batch`.
+    """
+
+    order = -95  # the batch is on its device, and nobody has looked at it
+
+    def __init__(self, on: tuple[str, ...], seed: int) -> None:
+        self.on, self.seed = on, whole_number(seed, "seed")
+        self._generators = PositionGenerators()
+        self._pass: tuple[Any, ...] = ()  # which one `_is_on` and `_seed_of_pass` are of
+        self._is_on, self._seed_of_pass = False, 0
+
+    def before_epoch(self, learn: Learner) -> None:
+        """Begin anew: another fit, or a pass within a pass, may have the same name and number."""
+        self._pass = ()
+
+    def before_batch(self, learn: Learner) -> None:
+        """Replace the batch."""
+        if (learn.epoch, learn.dl_name, learn.training) != self._pass:
+            self._look_at_pass(learn)
+        if self._is_on:
+            learn.batch = self.transform(learn, self._generators.at(self._seed_of_pass, learn.i, _device_of(learn)))
+
+    def transform(self, learn: Learner, generator: torch.Generator) -> Any:
+        """Return what takes the place of `learn.batch`."""
+        raise NotImplementedError
+
+    def wants(self, name: str) -> bool:
+        """Tell whether `on` names a loader, or its role."""
+        return name in self.on or role_of(name) in self.on
+
+    def _look_at_pass(self, learn: Learner) -> None:
+        self._pass = learn.epoch, learn.dl_name, learn.training
+        self._is_on = self.wants(learn.dl_name) and (learn.training or role_of(learn.dl_name) != "train")
+        before = takewhile(lambda cb: cb is not self, learn.cbs)
+        n_alike = sum(type(cb) is type(self) and cb.seed == self.seed for cb in before)
+        epoch = learn.history.state_dict()["start"] + learn.epoch
+        self._seed_of_pass = position_seed(self.seed, type(self).__name__, n_alike, epoch, learn.dl_name)
+
+
+class BatchTransformCallback(PositionTransform):
     """Replace each batch by `fn(batch, generator)`, where it is: after `DeviceCallback` has moved it.
 
     The generator is on the device of the batch's tensors and is seeded anew for each batch, from `seed`, the epoch as
@@ -59,58 +101,25 @@ class BatchTransformCallback(Callback):
         True
     """
 
-    order = -95  # the batch is on its device, and nobody has looked at it
-
     def __init__(
         self, fn: Callable[[Any, torch.Generator], Any], on: str | tuple[str, ...] = "train", seed: int = 0
     ) -> None:
         self.fn = _checked_function(fn)
-        self.on = (on,) if isinstance(on, str) else tuple(on) if isinstance(on, tuple | list) else ()
-        if not self.on or not all(isinstance(name, str) for name in self.on):
+        names = (on,) if isinstance(on, str) else tuple(on) if isinstance(on, tuple | list) else ()
+        if not names or not all(isinstance(name, str) for name in names):
             raise TypeError(f"`on` must be names or roles of loaders, got {on!r}; do 'train' or ('train', 'valid').")
-        self.seed = whole_number(seed, "seed")
-        self._generators = PositionGenerators()
-        self._pass: tuple[Any, ...] = ()  # which one `_is_on` and `_seed_of_pass` are of
-        self._is_on, self._seed_of_pass = False, 0
+        super().__init__(names, seed)
 
     def before_fit(self, learn: Learner) -> None:
         """Refuse what would never happen."""
-        if not any(self._wants(name) for name in learn.dls):
+        if not any(self.wants(name) for name in learn.dls):
             raise ValueError(f"`on` must name loaders that there are, {list(learn.dls)} or their roles, got {self.on}.")
 
-    def before_epoch(self, learn: Learner) -> None:
-        """Begin anew: another fit, or a pass within a pass, may have the same name and number."""
-        self._pass = ()
-
-    def before_batch(self, learn: Learner) -> None:
-        """Replace the batch."""
-        if (learn.epoch, learn.dl_name, learn.training) != self._pass:
-            self._look_at_pass(learn)
-        if self._is_on:
-            generator = self._generators.at(self._seed_of_pass, learn.i, _device_of(learn))
-            learn.batch = self._checked(learn, self.transform(learn, generator))
-
     def transform(self, learn: Learner, generator: torch.Generator) -> Any:
-        """Return what takes the place of `learn.batch`; a subclass may do it in a way of its own."""
-        return self.fn(learn.batch, generator)
-
-    def _look_at_pass(self, learn: Learner) -> None:
-        self._pass = learn.epoch, learn.dl_name, learn.training
-        self._is_on = self._wants(learn.dl_name) and (learn.training or role_of(learn.dl_name) != "train")
-        before = takewhile(lambda cb: cb is not self, learn.cbs)
-        n_alike = sum(type(cb) is type(self) and cb.seed == self.seed for cb in before)
-        epoch = learn.history.state_dict()["start"] + learn.epoch
-        self._seed_of_pass = position_seed(self.seed, type(self).__name__, n_alike, epoch, learn.dl_name)
-
-    def _wants(self, name: str) -> bool:
-        return name in self.on or role_of(name) in self.on
-
-    def _checked(self, learn: Learner, new: Any) -> Any:
-        """Return what `fn` has returned, if it can take the place of the batch."""
+        """Return what `fn` returns, if it can take the place of the batch."""
         old = learn.batch
-        if _is_alike(old, new):
-            return new
-        if problem := _problem(old, new, learn.predictor.target_key):
+        new = self.fn(old, generator)
+        if not _is_alike(old, new) and (problem := _problem(old, new, learn.predictor.target_key)):
             name = getattr(self.fn, "__qualname__", type(self.fn).__name__)
             raise LearnerError(
                 f"`fn` of {type(self).__name__}, {name}, must return {problem}; "
