@@ -34,6 +34,7 @@ from .train.mixing import CutMix as CutMix
 from .train.mixing import MixUp as MixUp
 from .train.overfit import OverfitCallback as OverfitCallback
 from .train.precision import MixedPrecisionCallback as MixedPrecisionCallback
+from .train.resize import ProgressiveResize as ProgressiveResize
 from .train.sam import SAMCallback as SAMCallback
 from .train.schedule import SchedulerCallback as SchedulerCallback
 from .train.schedules import one_cycle as one_cycle

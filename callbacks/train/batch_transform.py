@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from itertools import takewhile
 from typing import Any
 
@@ -14,7 +14,7 @@ from learner import Callback, Learner, LearnerError
 from learner.data.batch import batch_size_of, describe, fields_of, has_places
 from learner.data.fields import TARGET_NAMES
 from learner.data.loaders import role_of
-from learner.data.moving import tensors_of
+from learner.data.moving import mapped, tensors_of
 from learner.data.seeding import PositionGenerators, position_seed, whole_number
 
 
@@ -126,6 +126,45 @@ class BatchTransformCallback(PositionTransform):
                 f"it got {describe(old)} and returned {describe(new)}."
             )
         return new
+
+
+def inputs_of(batch: Any, xb: Any, who: str) -> dict[Any, Any]:
+    """Return those parts of a batch that go into the model, by their names or places.
+
+    Args:
+        batch: what the loader gave.
+        xb: what goes into the model, as the predictor takes it from the batch.
+        who: the name of the callback that wants to change them.
+
+    Raises:
+        LearnerError: if the predictor makes the inputs anew, so that none of them is a part of the batch.
+    """
+    fields = _parts_of(batch)
+    if isinstance(xb, dict):
+        inputs = xb
+    elif has_places(batch):
+        inputs = dict(zip(fields, xb if isinstance(xb, tuple) else (xb,), strict=False))
+    else:
+        inputs = {name: xb for name, value in fields.items() if value is xb}
+    if not inputs or any(fields.get(name) is not value for name, value in inputs.items()):
+        raise LearnerError(
+            f"the inputs of the model must be parts of the batch for {who} to change them, got {describe(batch)}, of "
+            f"which the predictor makes others; prepare them in the dataset."
+        )
+    return dict(inputs)
+
+
+def with_parts(batch: Any, parts: Mapping[Any, Any]) -> Any:
+    """Return a batch with other parts in the place of some, by their names or places."""
+    items = iter([parts.get(name, value) for name, value in _parts_of(batch).items()])
+    return mapped(batch, lambda _: next(items))
+
+
+def _parts_of(batch: Any) -> dict[Any, Any]:
+    fields = fields_of(batch)
+    if fields is not None:
+        return dict(fields)
+    return dict(enumerate(batch)) if has_places(batch) else {}
 
 
 def _is_alike(old: Any, new: Any) -> bool:

@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from callbacks.train.batch_transform import PositionTransform
+from callbacks.train.batch_transform import PositionTransform, inputs_of, with_parts
 from learner import Learner, LearnerError
-from learner.data.batch import describe, fields_of, has_places
+from learner.data.batch import describe
 from learner.data.moving import mapped
 from learner.loop.closure import first_forward_kept, forget_loss
 
@@ -83,20 +83,13 @@ class MixUp(PositionTransform):
             raise LearnerError(
                 f"a batch must have a target for {type(self).__name__} to mix it, got {describe(batch)}."
             )
-        fields = _fields(batch)
-        inputs = {name: fields[name] for name in _names_of_inputs(batch, fields, xb)}
-        if not inputs:
-            raise LearnerError(
-                f"the inputs of the model must be parts of the batch for {type(self).__name__} to mix them, got "
-                f"{describe(batch)}, of which the predictor makes others; prepare them in the dataset."
-            )
+        inputs = inputs_of(batch, xb, type(self).__name__)
         self._check_inputs(inputs, n_samples, batch)
         partners = torch.randperm(n_samples, generator=generator, device=generator.device)  # type: ignore[arg-type]  # a number where all inputs have as many
         _permuted(yb, partners)  # says now what cannot be mixed
         mixed, self._share = self._mix(inputs, partners, generator)
         self._partners, learn.is_mixed = partners, True
-        items = iter([mixed.get(name, value) for name, value in fields.items()])
-        return mapped(batch, lambda _: next(items))
+        return with_parts(batch, mixed)
 
     def around_get_loss(self, learn: Learner, action: Callable[[], None]) -> None:
         """Take the loss for the second target as well; weight and logged values are those of the first."""
@@ -207,25 +200,6 @@ class CutMix(MixUp):
 
     def _takes(self, x: Tensor) -> bool:
         return x.ndim > 2
-
-
-def _fields(batch: Any) -> dict[Any, Any]:
-    """Return the parts of a batch by their names, or by their places."""
-    fields = fields_of(batch)
-    if fields is not None:
-        return dict(fields)
-    return dict(enumerate(batch)) if has_places(batch) else {}
-
-
-def _names_of_inputs(batch: Any, fields: Mapping[Any, Any], xb: Any) -> list[Any]:
-    """Return the names of those parts that go into the model as they are; empty if others do."""
-    if isinstance(xb, dict):
-        parts = xb
-    elif has_places(batch):
-        parts = dict(zip(fields, xb if isinstance(xb, tuple) else (xb,), strict=False))
-    else:
-        parts = {name: xb for name, value in fields.items() if value is xb}
-    return list(parts) if all(fields.get(name) is value for name, value in parts.items()) else []
 
 
 def _permuted(target: Any, partners: Tensor) -> Any:

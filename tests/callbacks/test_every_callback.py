@@ -60,6 +60,7 @@ MAKE: dict[str, Callable[[Path], Any]] = {
     "NaNReportCallback": lambda folder: callbacks.NaNReportCallback(folder / "nan_report.pt"),
     "OverfitCallback": lambda folder: callbacks.OverfitCallback(train=2, valid=2),
     "ProgressCallback": lambda folder: callbacks.ProgressCallback(),
+    "ProgressiveResize": lambda folder: callbacks.ProgressiveResize(multiple=1),
     "RecorderCallback": lambda folder: callbacks.RecorderCallback(lr=lambda learn: learn.opt.param_groups[0]["lr"]),
     "RunCallback": lambda folder: callbacks.RunCallback(Run.create(tempfile.mkdtemp(dir=folder.parent))),
     "SAMCallback": lambda folder: callbacks.SAMCallback(0.05),
@@ -123,13 +124,14 @@ NOTHING_TO_READ = [
     "MixUp",
     "OverfitCallback",
     "ProgressCallback",  # but what it shows, see there
+    "ProgressiveResize",
     "SAMCallback",
     "SchedulerCallback",  # but the learning rate, which the optimizer has
     "SeedCallback",
 ]
 # How much of a prediction a callback may change, relative to it; 0 for those that are not here.
 ROUNDING = {"MixedPrecisionCallback": 1e-2}
-OF_PICTURES = ["CutMix"]
+OF_PICTURES = ["CutMix", "ProgressiveResize"]
 MAKE_FOR_A_STOP = {
     **MAKE,
     "CollectCallback": lambda folder: callbacks.CollectCallback(
