@@ -23,6 +23,7 @@ from .show.progress import ProgressCallback as ProgressCallback
 from .speed.profiler import ProfilerCallback as ProfilerCallback
 from .train.accumulate import AccumulateCallback as AccumulateCallback
 from .train.batch_norm import update_batch_norm as update_batch_norm
+from .train.batch_transform import BatchTransformCallback as BatchTransformCallback
 from .train.clip import ClipGradientCallback as ClipGradientCallback
 from .train.device import DeviceCallback as DeviceCallback
 from .train.ema import EMACallback as EMACallback
@@ -30,8 +31,11 @@ from .train.epoch_length import EpochLengthCallback as EpochLengthCallback
 from .train.freeze import FreezeCallback as FreezeCallback
 from .train.loss_weight import LossWeightCallback as LossWeightCallback
 from .train.lr_find import LRFinderCallback as LRFinderCallback
+from .train.mixing import CutMix as CutMix
+from .train.mixing import MixUp as MixUp
 from .train.overfit import OverfitCallback as OverfitCallback
 from .train.precision import MixedPrecisionCallback as MixedPrecisionCallback
+from .train.resize import ProgressiveResize as ProgressiveResize
 from .train.sam import SAMCallback as SAMCallback
 from .train.schedule import SchedulerCallback as SchedulerCallback
 from .train.schedules import one_cycle as one_cycle

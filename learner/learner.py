@@ -78,6 +78,7 @@ OptFunc = Callable[..., torch.optim.Optimizer]
 _NEW_BATCH = {
     **dict.fromkeys(("weight", "xb", "yb", "output", "preds", "loss")),
     "batch_size": 0,
+    "is_mixed": False,
     "is_in_batch": True,
     "_is_counting": True,
     "_has_stepped": False,
@@ -124,6 +125,7 @@ class Learner:
     | `is_in_batch` | `bool` | whether a batch is worked on, not fetched |
     | `batch`, `xb`, `yb` | any | what the loader gave; what goes into the model; the target or None |
     | `batch_size` | `int` or None | samples in this batch; None where `predict` has to set it |
+    | `is_mixed` | `bool` | whether a callback has mixed the samples of this batch: they are none of the dataset |
     | `weight` | number, 0-d tensor or None | what the loss of this batch is a mean over; None: `batch_size` |
     | `output`, `preds` | any | what the model returned; its predictions (the logits, where it returns more) |
     | `loss` | 0-d tensor or None | of this batch |
@@ -172,6 +174,7 @@ class Learner:
     pass_state: dict[str, Any]
     batch: Any
     batch_size: int | None
+    is_mixed: bool
     weight: Tensor | float | None
     xb: Any
     yb: Any

@@ -11,7 +11,7 @@ from callbacks.samples.collection import Collection, checked_collectors, layers_
 from callbacks.samples.in_order import in_order
 from callbacks.samples.recording import Recording
 from callbacks.samples.sample_files import SampleFiles
-from learner import Callback, CancelFitException, Learner
+from learner import Callback, CancelFitException, Learner, LearnerError
 from learner.data.loaders import role_of
 from learner.interrogate.layers import places_by_name
 from learner.records import Run, Samples, Table
@@ -53,14 +53,15 @@ class CollectCallback(Callback):
         samples: what was collected, as `Samples`.
 
     Reads:
-        `batch output yb batch_size i training n_steps epoch n_epochs dl dl_name is_side_pass dls model cbs history
-        metrics in_sandbox is_resumed resume ended_by`.
+        `batch output yb batch_size i training n_steps epoch n_epochs dl dl_name is_side_pass is_mixed dls model cbs
+        history metrics in_sandbox is_resumed resume ended_by`.
 
     Raises:
         TypeError, ValueError: if an argument is wrong; before training, if `on` or `at` never happen in this fit, there
             is no layer that a collector needs, "best" has no `BestModelCallback`, "pass" no numbered samples, or the
             run holds samples of another training by this name.
-        LearnerError: at the first batch, if nobody can tell which samples it holds.
+        LearnerError: at the first batch, if nobody can tell which samples it holds, or if `learn.is_mixed`: mixtures,
+            as of `MixUp`, are not samples of the dataset, and what a model says of one is true of neither part.
 
     Example:
         >>> import torch
@@ -166,8 +167,13 @@ class CollectCallback(Callback):
         self._n_done = now + 1
 
     def after_predict(self, learn: Learner) -> None:
-        """Take what layers gave."""
+        """Take what layers gave; refuse a batch of mixtures, before a step is made."""
         if self._recording and not learn.is_side_pass:
+            if learn.is_mixed:
+                raise LearnerError(
+                    f"samples must be those of the dataset to be recorded, got mixtures of two in loader "
+                    f"{learn.dl_name!r}; collect them as they are by `source='pass'`, or leave that loader out of `on`."
+                )
             self._recording.after_predict(learn)
 
     def after_batch(self, learn: Learner) -> None:

@@ -69,6 +69,25 @@ def in_float32(value: Any) -> Any:
     return mapped(value, in_float32)
 
 
+def tensors_of(value: Any) -> list[Tensor]:
+    """Return the tensors of a nest of containers, as `to_device` finds them; none of what has a `.to` of its own.
+
+    Example:
+        >>> tensors_of({"x": (torch.ones(2), "a"), "y": torch.zeros(1)})
+        [tensor([1., 1.]), tensor([0.])]
+    """
+    found: list[Tensor] = []
+
+    def look(item: Any) -> Any:
+        if isinstance(item, Tensor):
+            found.append(item)
+            return item
+        return mapped(item, look)
+
+    look(value)
+    return found
+
+
 def mapped(value: Any, f: Callable[..., Any], *args: Any) -> Any:
     """Return a container with `f(item, *args)` in the place of each item; the same object if all stay the same."""
     if isinstance(value, tuple | list):

@@ -35,6 +35,9 @@ class ResumableLoader:
         loader: as given.
         seed: as given, or found.
         stateful: what goes on from a state of its own: the loader, or the one that it takes its batches from; or None.
+        epoch, start: of the pass that `at` was asked for last.
+        handed_out: where batches are fetched before they are asked for (`learner.data.read_ahead`), the state of
+            `stateful` when it gave the batch that was handed out last; else None.
         why_read_again: why batches that are done have to be read again; None if not.
 
     Example:
@@ -54,6 +57,8 @@ class ResumableLoader:
         parts = loader.loaders if isinstance(loader, ZippedLoader) else {}
         self._parts = {part: ResumableLoader(f"{name}/{part}", one, seed) for part, one in parts.items()}
         self.stateful: Any = _stateful(self._inner, self._parts, loader)
+        self.epoch = self.start = 0
+        self.handed_out: Any = None
         self.why_read_again = why_read_again(read)
         # An order that a person has asked for stays that.
         self._seed = self.seed if isinstance(loader, OrderedLoader) else position_seed(self.seed, name)
@@ -71,11 +76,12 @@ class ResumableLoader:
             epoch: which pass over the data, from 0; datasets and samplers that have a `set_epoch` are told.
             start: its first batch, from 0.
         """
+        self.epoch, self.start, self.handed_out = epoch, start, None
         if self._inner is not None:
             self.loader.follow(self._inner, epoch, start)
             return self.loader
         if self._parts:
-            return _Rest(self.loader, self._parts, epoch, start)
+            return _Rest(self.loader, self._parts, self)
         for place in _parts_of(self.loader):
             if callable(getattr(place, "set_epoch", None)):
                 place.set_epoch(epoch)
@@ -84,13 +90,21 @@ class ResumableLoader:
             return self._ordered
         seed = position_seed(self._seed, epoch, "read")
         if self.stateful is not None:
-            return StatefulLoader(self.loader, seed)
+            return StatefulLoader(self.loader, seed, self)
         if isinstance(self.loader, Iterator) and not start:
             return self.loader  # as it is: one that is used up has to be seen to be one
         is_there = isinstance(self.loader, BatchLimit) or type(self.loader) in _AS_THEY_ARE
         if is_there and not start:
             return self.loader
         return SkipLoader(self.loader, start, None if is_there else seed)
+
+    def state_dict(self) -> Any:
+        """Return the state of `stateful` when it gave the batch that was handed out last; None where there is none."""
+        if self._inner is not None:
+            return self._inner.state_dict()
+        if self.handed_out is not None:
+            return self.handed_out
+        return None if self.stateful is None else self.stateful.state_dict()
 
 
 class _LoaderWrapper:
@@ -112,12 +126,12 @@ class _LoaderWrapper:
 class _Rest(_LoaderWrapper):
     """The rest of a pass over several loaders side by side."""
 
-    def __init__(self, loader: ZippedLoader, parts: dict[str, ResumableLoader], epoch: int, start: int) -> None:
+    def __init__(self, loader: ZippedLoader, parts: dict[str, ResumableLoader], resumable: ResumableLoader) -> None:
         super().__init__(loader, None)
-        self._place = parts, epoch, start
+        self._parts, self.resumable = parts, resumable
 
     def __iter__(self) -> Iterator[Any]:
-        return self.loader.at(*self._place)  # type: ignore[no-any-return]
+        return self.loader.at(self._parts, self.resumable.epoch, self.resumable.start)  # type: ignore[no-any-return]
 
 
 class _States:
@@ -152,9 +166,14 @@ class StatefulLoader(_LoaderWrapper):
     Args:
         loader: any iterable of batches.
         seed: of what it draws to begin.
+        resumable: whose pass this is, if one has made it.
     """
 
     seed: int
+
+    def __init__(self, loader: Any, seed: int, resumable: ResumableLoader | None = None) -> None:
+        super().__init__(loader, seed)
+        self.resumable = resumable
 
     def __iter__(self) -> Iterator[Any]:
         with guarded_generators():

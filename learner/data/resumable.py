@@ -44,6 +44,5 @@ class ResumableLoaders:
 
     def state_dict(self) -> dict[str, Any]:
         """Return the seeds, and the states of loaders that have one, as arguments of a new object."""
-        stateful = {name: one.stateful for name, one in self._resumable.items()}
-        states = {name: loader.state_dict() for name, loader in stateful.items() if loader is not None}
+        states = {name: one.state_dict() for name, one in self._resumable.items() if one.stateful is not None}
         return {"seeds": dict(self._seeds), "states": {**self.states, **states}}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import islice
 from typing import Any, Protocol
 
@@ -61,6 +61,7 @@ class RoundsLoader:
     Attributes:
         n_passes: passes over the loader that are done.
         n_read: batches of the pass now that were given out.
+        read: what makes an iterable of a pass over the loader that reads it in a way of its own; None for its own way.
 
     Example:
         >>> rounds = RoundsLoader(["a", "b", "c"], 2)
@@ -76,6 +77,7 @@ class RoundsLoader:
         self.n_passes = self.n_read = 0
         self._start = 0  # batches of the coming round that are done
         self._epoch = 0
+        self.read: Callable[[Any], Any] | None = None
         self._source: Source | None = None
         self._batches: Iterator[Any] | None = None  # of the pass now
 
@@ -87,6 +89,11 @@ class RoundsLoader:
         if self._source is None:  # a pass that has begun has another order
             self._batches = None
         self._source, self._epoch, self._start = source, epoch, start
+
+    @property
+    def resumable(self) -> Source | None:
+        """What gives the batches, if there is one that can begin anywhere."""
+        return self._source
 
     def set_position(self, n_passes: int, n_read: int) -> None:
         """Begin the coming round after so many passes, and batches of the next one."""
@@ -117,8 +124,10 @@ class RoundsLoader:
 
     def _begin_pass(self) -> Iterator[Any]:
         if self._source is not None:
-            return iter(self._source.at(self.n_passes, self.n_read))
-        return islice(self.loader, self.n_read, None)
+            rest = self._source.at(self.n_passes, self.n_read)
+        else:
+            rest = islice(self.loader, self.n_read, None) if self.n_read else self.loader
+        return iter(rest if self.read is None else self.read(rest))
 
     def _go_on(self, n: int) -> Iterator[Any]:
         for _ in range(n):

@@ -14,6 +14,8 @@ import torch
 
 from learner.data.generators import generators_of, preserved_rng, remember_rng
 
+_64_BITS = 2**64 - 1
+
 
 def position_seed(*position: int | str) -> int:
     """Return a seed for a position: 64 bits that share no pattern with those of its neighbours.
@@ -44,6 +46,39 @@ def guarded_generators() -> Iterator[None]:
         random.setstate(python)
         np.random.set_state(numpy)
         torch.default_generator.set_state(cpu)
+
+
+class PositionGenerators:
+    """Random generators, one for each device, that are seeded anew for each batch of a pass.
+
+    What a batch draws then follows from its position alone: no state has to be kept for a pass to go on.
+
+    Example:
+        >>> generators = PositionGenerators()
+        >>> first = torch.rand(2, generator=generators.at(7, 0, torch.device("cpu")))
+        >>> _ = torch.rand(9, generator=generators.at(7, 1, torch.device("cpu")))
+        >>> torch.equal(first, torch.rand(2, generator=generators.at(7, 0, torch.device("cpu"))))
+        True
+    """
+
+    def __init__(self) -> None:
+        self._generators: dict[torch.device, torch.Generator] = {}
+
+    def at(self, seed: int, i: int, device: torch.device) -> torch.Generator:
+        """Return the generator of a device, seeded for a batch.
+
+        Args:
+            seed: of the pass, as `position_seed` gives it.
+            i: which batch of the pass.
+            device: where numbers are to be drawn.
+        """
+        generator = self._generators.get(device)
+        if generator is None:
+            generator = self._generators[device] = torch.Generator(device)
+        return generator.manual_seed((seed + i) & _64_BITS)
+
+    def __reduce__(self) -> tuple[type[PositionGenerators], tuple[()]]:
+        return PositionGenerators, ()  # there is no state to be copied
 
 
 def iterate_isolated(source: Any, seed: int) -> Iterator[Any]:

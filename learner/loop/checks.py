@@ -14,6 +14,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from learner.data.batch import describe
+from learner.data.read_ahead import ReadAhead
 from learner.data.signature import ForwardSignature
 from learner.errors import LearnerError
 from learner.loop.broadcast import loss_without_broadcast
@@ -200,13 +201,14 @@ def bad_loss(loss: Any) -> LearnerError:
 
 def no_batches(learn: Learner) -> LearnerError:
     """Return the error that says why a loader may have given nothing."""
-    dataset: Any = getattr(learn.dl, "dataset", None)
-    if iter(learn.dl) is learn.dl:
+    loader = learn.dl.loader if isinstance(learn.dl, ReadAhead) else learn.dl
+    dataset: Any = getattr(loader, "dataset", None)
+    if iter(loader) is loader:
         reason = "it is an iterator that is used up; pass something that can be looped over again, a list or a loader"
     elif hasattr(dataset, "__len__"):
         reason = (
-            f"its dataset has {len(dataset)} samples, its batch size is {getattr(learn.dl, 'batch_size', None)} and "
-            f"`drop_last` {getattr(learn.dl, 'drop_last', None)}"
+            f"its dataset has {len(dataset)} samples, its batch size is {getattr(loader, 'batch_size', None)} and "
+            f"`drop_last` {getattr(loader, 'drop_last', None)}"
         )
     else:
         reason = "it is empty; leave it out, or fill it"

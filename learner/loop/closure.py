@@ -75,13 +75,18 @@ def first_forward_kept(learn: Learner) -> Iterator[None]:
         vars(learn).update(before)
 
 
+def forget_loss(learn: Learner) -> None:
+    """Drop what the loss of this batch has left besides itself: its weight, and what was logged with it."""
+    vars(learn).update(weight=None, _logged=[])
+
+
 def evaluate_again(learn: Learner) -> None:
     """Predict, take the loss and add its gradients, as the loop has done for this batch, callbacks included.
 
     `after_predict` and `after_loss` are emitted, since a callback may change the loss there; what is logged is not
     counted twice.
     """
-    vars(learn).update(weight=None, _logged=[])
+    forget_loss(learn)
     with torch.enable_grad():
         learn.predict()
         learn.callback("after_predict")

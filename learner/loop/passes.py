@@ -24,7 +24,7 @@ PASS_STATE = (
     *("dl", "dl_name", "role", "training", "is_side_pass", "i", "n_batches"),
     *("_needs_target", "_averages", "_has_means", "_cut_short", "_modes", "pass_state"),
     *("_n_steps_before", "_n_skipped_before", "_has_dropped", "_has_loss"),
-    *("is_in_batch", "batch", "batch_size", "weight", "xb", "yb", "output", "preds", "loss"),
+    *("is_in_batch", "batch", "batch_size", "is_mixed", "weight", "xb", "yb", "output", "preds", "loss"),
     *("_is_counting", "_has_stepped", "_logged", "_decisions"),
 )
 
@@ -41,7 +41,7 @@ def open_pass(learn: Learner, name: str, dl: Any, role: str, is_side_pass: bool 
     learn._has_dropped = learn._has_loss = False
     learn._logged = []  # not cleared: the pass around this one may hold it
     learn.xb = learn.yb = learn.output = learn.preds = learn.loss = None
-    learn.batch_size, learn.weight = 0, None
+    learn.batch_size, learn.is_mixed, learn.weight = 0, False, None
     learn.is_in_batch = learn._is_counting = learn._has_stepped = False
 
 

@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from learner.data.limit import BatchLimit
 from learner.data.position import SkipLoader, StatefulLoader
+from learner.data.read_ahead import ReadAhead
 from learner.data.sampler import PositionSampler
 from learner.errors import LearnerError
 
@@ -38,6 +39,7 @@ class SampleIds:
     """
 
     def __init__(self, loader: Any, start: int = 0) -> None:
+        loader = loader.loader if isinstance(loader, ReadAhead) else loader
         is_read_again = isinstance(loader, SkipLoader)  # so its sampler hands out the whole pass
         loader = loader.loader if is_read_again else loader
         if reason := _why_not(loader, goes_on=start > 0 and not is_read_again):

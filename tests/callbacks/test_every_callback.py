@@ -19,6 +19,7 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
+from torch.utils.data import default_collate
 
 import callbacks
 from learner import (
@@ -36,11 +37,13 @@ from tests.resuming import assert_equal_runs, differing, stopped_and_resumed, un
 MAKE: dict[str, Callable[[Path], Any]] = {
     "AccumulateCallback": lambda folder: callbacks.AccumulateCallback(2),
     "ActivationStats": lambda folder: callbacks.ActivationStats(),
+    "BatchTransformCallback": lambda folder: callbacks.BatchTransformCallback(add_noise),
     "BestModelCallback": lambda folder: callbacks.BestModelCallback(),
     "CSVLoggerCallback": lambda folder: callbacks.CSVLoggerCallback(folder / "log.csv"),
     "CheckpointCallback": lambda folder: callbacks.CheckpointCallback(folder / "checkpoints"),
     "ClipGradientCallback": lambda folder: callbacks.ClipGradientCallback(1.0),
     "CollectCallback": lambda folder: callbacks.CollectCallback(callbacks.ClassificationMetricsCollector()),
+    "CutMix": lambda folder: callbacks.CutMix(1.0),
     "DeviceCallback": lambda folder: callbacks.DeviceCallback("cpu"),
     "EMACallback": lambda folder: callbacks.EMACallback(0.9),
     "EarlyStoppingCallback": lambda folder: callbacks.EarlyStoppingCallback(patience=1),
@@ -53,10 +56,12 @@ MAKE: dict[str, Callable[[Path], Any]] = {
     "LossWeightCallback": lambda folder: callbacks.LossWeightCallback(weight_of=lambda learn: learn.batch_size),
     "MetricsCallback": lambda folder: callbacks.MetricsCallback(accuracy=callbacks.accuracy),
     "MixedPrecisionCallback": lambda folder: callbacks.MixedPrecisionCallback("fp16", init_scale=2.0**20),
+    "MixUp": lambda folder: callbacks.MixUp(0.4),
     "NaNReportCallback": lambda folder: callbacks.NaNReportCallback(folder / "nan_report.pt"),
     "OverfitCallback": lambda folder: callbacks.OverfitCallback(train=2, valid=2),
     "ProfilerCallback": lambda folder: callbacks.ProfilerCallback(folder / "trace.json"),
     "ProgressCallback": lambda folder: callbacks.ProgressCallback(),
+    "ProgressiveResize": lambda folder: callbacks.ProgressiveResize(multiple=1),
     "RecorderCallback": lambda folder: callbacks.RecorderCallback(lr=lambda learn: learn.opt.param_groups[0]["lr"]),
     "RunCallback": lambda folder: callbacks.RunCallback(Run.create(tempfile.mkdtemp(dir=folder.parent))),
     "SAMCallback": lambda folder: callbacks.SAMCallback(0.05),
@@ -108,23 +113,28 @@ READ: dict[str, Callable[[Any], Any]] = {
 }
 NOTHING_TO_READ = [
     "AccumulateCallback",
+    "BatchTransformCallback",
     "CheckpointCallback",  # its files, which is what each of these tests is about
     "ClipGradientCallback",
+    "CutMix",
     "DeviceCallback",
     "EpochLengthCallback",  # but which batches come, which is compared
     "FreezeCallback",  # but what trains, which is compared
     "LambdaCallback",
     "LossWeightCallback",
     "MetricsCallback",  # but what is in the history
+    "MixUp",
     "OverfitCallback",
     "ProfilerCallback",  # but its files
     "ProgressCallback",  # but what it shows, see there
+    "ProgressiveResize",
     "SAMCallback",
     "SchedulerCallback",  # but the learning rate, which the optimizer has
     "SeedCallback",
 ]
 # How much of a prediction a callback may change, relative to it; 0 for those that are not here.
 ROUNDING = {"MixedPrecisionCallback": 1e-2}
+OF_PICTURES = ["CutMix", "ProgressiveResize"]
 MAKE_FOR_A_STOP = {
     **MAKE,
     "CollectCallback": lambda folder: callbacks.CollectCallback(
@@ -162,6 +172,10 @@ ENDS = [
 ]
 
 
+def add_noise(batch, generator):
+    return batch[0] + torch.randn(batch[0].shape, generator=generator), batch[1]
+
+
 def look_at_output(hook, module, inputs, output):
     hook.total = getattr(hook, "total", 0) + output.detach().sum()
 
@@ -196,6 +210,15 @@ def make(name, tmp_path, monkeypatch):
 
 
 @pytest.fixture
+def dls(dls: Loaders, name: str) -> Loaders:
+    """Return rows of numbers, or pictures of these for a callback that takes nothing else."""
+    if name not in OF_PICTURES:
+        return dls
+    parts = {key: default_collate(list(loader.dataset)) for key, loader in dls.items()}
+    return Loaders.from_arrays(**{key: (x.view(-1, 1, 2, 2), y) for key, (x, y) in parts.items()}, batch_size=16)
+
+
+@pytest.fixture
 def learn(dls: Loaders) -> Learner:
     return new_learner(dls)
 
@@ -203,7 +226,9 @@ def learn(dls: Loaders) -> Learner:
 def new_learner(dls: Loaders, cbs: Any = None) -> Learner:
     """Return a learner whose training draws random numbers, and whose modes are not all alike."""
     torch.manual_seed(0)
-    model = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.Dropout(0.2), nn.ReLU(), nn.Linear(8, 3))
+    rows, pictures = nn.Linear(4, 8), nn.Sequential(nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(4, 8))
+    first = rows if dls["train"].dataset[0][0].ndim == 1 else pictures
+    model = nn.Sequential(first, nn.BatchNorm1d(8), nn.Dropout(0.2), nn.ReLU(), nn.Linear(8, 3))
     model[1].eval()
     return Learner(model, dls, nn.functional.cross_entropy, lr=0.05, cbs=cbs)
 
@@ -357,7 +382,7 @@ def test_a_sandbox_holds(dls, make, tmp_path, capsys):
 
 def test_the_model_can_be_copied_and_pickled_after_a_fit(learn, make):
     learn.fit(1, cbs=make())
-    x = torch.ones(2, 4)
+    x = next(iter(learn.dls["valid"]))[0]
     learn.model.eval()
     for model in (copy.deepcopy(learn.model), pickle.loads(pickle.dumps(learn.model))):
         assert torch.equal(model(x), learn.model(x))

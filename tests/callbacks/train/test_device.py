@@ -4,8 +4,11 @@ import pytest
 import torch
 from torch import nn
 
-from callbacks import DeviceCallback
-from learner import Callback, Learner
+from callbacks import CollectCallback, DeviceCallback, EpochLengthCallback, LambdaCallback
+from learner import Callback, Learner, LearnerError, Loaders
+from learner.data.moving import mapped, tensors_of
+from tests.loaders import BeginsTwice, WithState, loader
+from tests.resuming import assert_equal_runs, resumed_from_each, seed_all, uninterrupted
 
 META = torch.device("meta")
 
@@ -185,3 +188,185 @@ def test_the_cpu_trains_bit_for_bit_as_a_loop_by_hand(make_learner, dls):
             opt.step()
             opt.zero_grad()
     assert all(torch.equal(a, b) for a, b in zip(learn.model.parameters(), by_hand.parameters(), strict=True))
+
+
+# -- copied ahead ------------------------------------------------------------------------------------------------------
+
+
+def empty(value):
+    return torch.zeros_like(value) if isinstance(value, torch.Tensor) else mapped(value, empty)
+
+
+class Copies:
+    """Copies that hold nothing before they are waited for."""
+
+    def __init__(self, device, move):
+        self.move, self.events = move, []
+
+    def begin(self, batch):
+        self.events.append("begin")
+        whole = self.move(batch)
+        return whole, mapped(whole, empty)
+
+    def finish(self, begun):
+        whole, copy = begun
+        self.events.append("finish")
+        for part, value in zip(tensors_of(copy), tensors_of(whole), strict=True):
+            part.copy_(value)
+        return copy
+
+
+@pytest.fixture
+def copies(monkeypatch):
+    """Have copies beside the computation on the CPU; return those that were made."""
+    made = []
+
+    def copies_to(device, move):
+        made.append(Copies(device, move))
+        return made[-1]
+
+    monkeypatch.setattr("callbacks.train.device.copies_to", copies_to)
+    return made
+
+
+LOADERS = {
+    "shuffled": lambda: loader(shuffle=True),
+    "a list": lambda: list(loader()),
+    "with a state": WithState,
+    "one that begins twice": BeginsTwice,
+}
+
+
+def prefetching(cbs, make=WithState, prefetch=1):
+    seed_all(0)
+    model = nn.Sequential(nn.Linear(4, 8), nn.Dropout(), nn.Linear(8, 2))
+    device = DeviceCallback("cpu", prefetch=prefetch)
+    return Learner(model, {"train": make(), "valid": WithState()}, nn.functional.cross_entropy, cbs=[*cbs, device])
+
+
+@pytest.mark.parametrize("make", LOADERS.values(), ids=LOADERS)
+def test_a_fit_that_copies_ahead_goes_on_from_each_of_its_batches(copies, make, tmp_path):
+    whole, gone_on = resumed_from_each(lambda cbs: prefetching(cbs, make), 2, tmp_path)
+    assert len(gone_on) >= 6
+    for learn in gone_on:
+        assert_equal_runs(learn, whole)
+    assert copies[0].events[:4] == ["begin", "begin", "finish", "begin"]
+
+
+def test_several_loaders_side_by_side_go_on_from_each_batch(copies, tmp_path):
+    def make(cbs):
+        seed_all(0)
+        dls = {"train": Loaders.zipped(a=WithState(), b=loader(shuffle=True))}
+        flat = LambdaCallback(before_batch=lambda learn: setattr(learn, "batch", joined(learn.batch)))
+        return Learner(
+            nn.Linear(4, 2), dls, nn.functional.cross_entropy, cbs=[*cbs, DeviceCallback("cpu", prefetch=1), flat]
+        )
+
+    def joined(batch):
+        return tuple(torch.cat(parts) for parts in zip(batch["a"], batch["b"], strict=True))
+
+    whole, gone_on = resumed_from_each(make, 2, tmp_path)
+    for learn in gone_on:
+        assert_equal_runs(learn, whole)
+
+
+def test_rounds_of_a_loader_go_on_with_the_batch_that_was_fetched_before_they_ended(copies, tmp_path):
+    def make(cbs, prefetch=1, train=WithState):
+        return prefetching([*cbs, EpochLengthCallback(train=2)], train, prefetch)
+
+    whole, gone_on = resumed_from_each(make, 3, tmp_path / "stateful")
+    for learn in gone_on:
+        assert_equal_runs(learn, whole)
+    shuffled = LOADERS["shuffled"]
+    one = uninterrupted(lambda cbs: make(cbs, 2, shuffled), 3, tmp_path / "ahead")
+    copies.clear()
+    other = uninterrupted(lambda cbs: make(cbs, None, shuffled), 3, tmp_path / "plain")
+    assert not copies
+    assert torch.equal(one.model[0].weight, other.model[0].weight)
+
+
+def test_batches_of_a_position_are_those_that_come_without(copies, tmp_path):
+    ahead = uninterrupted(lambda cbs: prefetching(cbs, LOADERS["shuffled"], 2), 2, tmp_path / "ahead")
+    plain = uninterrupted(lambda cbs: prefetching(cbs, LOADERS["shuffled"], None), 2, tmp_path / "plain")
+    assert torch.equal(ahead.model[0].weight, plain.model[0].weight)
+
+
+def test_an_error_of_the_loader_comes_at_its_own_batch(copies, make_learner):
+    class Fails:
+        def __iter__(self):
+            yield from [(torch.ones(2, 4), torch.zeros(2, dtype=torch.int64))] * 2
+            raise OSError("on purpose")
+
+    learn = make_learner(dls={"train": Fails()}, cbs=DeviceCallback("cpu", prefetch=1))
+    with pytest.raises(OSError, match="on purpose") as caught:
+        learn.fit(1)
+    assert learn.n_steps == 2
+    assert "batch 2" in caught.value.__notes__[0]
+
+
+def test_an_empty_loader_is_told_as_without(copies, make_learner):
+    for batches, reason in (([], "it is empty"), (iter([]), "it is an iterator that is used up")):
+        with pytest.raises(LearnerError, match=f"loader 'train' must give at least one batch, got none .*: {reason}"):
+            make_learner(dls={"train": batches}, cbs=DeviceCallback("cpu", prefetch=1)).fit(1)
+
+
+def test_samples_are_known_while_their_batches_are_copied_ahead(copies):
+    x, y = torch.arange(10.0)[:, None].expand(10, 4).clone(), torch.arange(10) % 3
+    dls = Loaders.from_arrays(train=(x, y), batch_size=4)
+    collect = CollectCallback(lambda batch, output: {"number": batch[0][:, 0]})
+    Learner(nn.Linear(4, 3), dls, nn.functional.cross_entropy, cbs=[collect, DeviceCallback("cpu", prefetch=2)]).fit(2)
+    assert collect.samples.numpy("number").tolist() == collect.samples.numpy("example_id").tolist()
+    assert len(collect.samples) == 20
+
+
+def test_without_an_accelerator_nothing_is_copied_ahead(make_learner):
+    loaders = []
+    look = LambdaCallback(after_epoch=lambda learn: loaders.append(learn.dl is learn.dls[learn.dl_name]))
+    make_learner(cbs=[DeviceCallback("cpu", prefetch=1), look]).fit(1)
+    assert loaders == [True, True]
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"prefetch": 0}, ValueError, "`prefetch` must be a whole number of batches, at least 1, got 0"),
+        ({"prefetch": -1}, ValueError, "`prefetch` must be a whole number of batches, at least 1, got -1"),
+        ({"prefetch": True}, ValueError, "`prefetch` must be a whole number of batches, at least 1, got True"),
+        ({"prefetch": 1.0}, TypeError, "`prefetch` must be a whole number of batches, at least 1, got 1.0"),
+        ({"channels_last": 1}, TypeError, "`channels_last` must be True or False, got 1"),
+    ],
+)
+def test_options_of_the_wrong_kind(options, error, message):
+    with pytest.raises(error, match=message):
+        DeviceCallback("cpu", **options)
+
+
+# -- memory format -----------------------------------------------------------------------------------------------------
+
+
+def test_channels_last_is_the_format_of_weights_and_pictures_and_changes_no_value(copies):
+    generator = torch.Generator().manual_seed(0)
+    x, y = torch.randn(4, 3, 8, 8, generator=generator), torch.tensor([0, 1, 1, 0])
+    learners = []
+    for options in ({}, {"channels_last": True}, {"channels_last": True, "prefetch": 1}):
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2))
+        seen = []
+        look = LambdaCallback(
+            after_loss=lambda learn, seen=seen: seen.append(
+                [t.is_contiguous(memory_format=torch.channels_last) for t in (learn.xb, learn.model[0].weight)]
+            )
+        )
+        cbs = [DeviceCallback("cpu", **options), look]
+        learners.append(
+            Learner(model, {"train": [(x, y)] * 2, "valid": [(x, y)]}, nn.functional.cross_entropy, cbs=cbs)
+        )
+        learners[-1].fit(2)
+        assert seen == [[bool(options)] * 2] * 6
+    for learn in learners[1:]:
+        torch.testing.assert_close(learn.model[0].weight, learners[0].model[0].weight, rtol=0, atol=1e-6)  # float32
+
+
+def test_channels_last_of_a_model_without_pictures_is_refused(make_learner):
+    with pytest.raises(LearnerError, match="`channels_last` must be asked for a model of pictures"):
+        make_learner(cbs=DeviceCallback("cpu", channels_last=True)).fit(1)

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch.nn.utils.rnn import pack_sequence
 
-from learner.data.moving import HALF, cloned, copied, detached, in_float32, mapped, to_device
+from learner.data.moving import HALF, cloned, copied, detached, in_float32, mapped, tensors_of, to_device
 
 CPU, META = torch.device("cpu"), torch.device("meta")
 X = torch.ones(2, 3)
@@ -253,3 +253,13 @@ def test_what_is_in_half_precision_comes_in_float32_and_the_rest_is_the_same_obj
     assert kinds([in_float32(half)]) == {torch.float32}
     assert type(in_float32(half)) is type(nest)
     assert kinds([half]) == {dtype}  # what was given stays as it is
+
+
+def test_tensors_of_any_nest():
+    y = torch.zeros(2)
+    batch = {"x": [X, "a", Pair(y, 3)], "packed": pack_sequence([X]), "own": Batch(X, Movable())}
+    found = tensors_of(batch)
+    assert found[0] is found[-1] is X
+    assert found[1] is y
+    assert len(found) == 5  # the data of the packed sequence, and its sizes
+    assert tensors_of("text") == []

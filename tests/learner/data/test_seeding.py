@@ -5,7 +5,7 @@ import random
 import numpy as np
 import torch
 
-from learner.data.seeding import iterate_isolated, position_seed
+from learner.data.seeding import PositionGenerators, iterate_isolated, position_seed
 from tests.noise import noise
 
 
@@ -34,3 +34,13 @@ def test_what_draws_apart_neither_disturbs_nor_is_disturbed():
         assert torch.equal(source.generator.get_state(), own)
     assert torch.equal(torch.stack(drawn), whole)
     assert torch.cat([whole, torch.stack(list(iterate_isolated(source, other)))]).unique().numel() == 2 * whole.numel()
+
+
+def test_a_generator_of_a_position_is_that_of_the_seed_and_the_batch_whatever_was_drawn_before():
+    generators, cpu = PositionGenerators(), torch.device("cpu")
+    last = 2**64 - 1  # of all seeds: the next batch begins with the first again
+    drawn = [
+        torch.rand(1, generator=generators.at(seed, i, cpu)).item() for seed, i in ((5, 0), (5, 1), (5, 0), (last, 1))
+    ]
+    by_hand = [torch.rand(1, generator=torch.Generator().manual_seed(seed)).item() for seed in (5, 6, 5, 0)]
+    assert drawn == by_hand
