@@ -20,6 +20,7 @@ from .samples.regression import RegressionMetricsCollector as RegressionMetricsC
 from .samples.run import RunCallback as RunCallback
 from .show.csv_logger import CSVLoggerCallback as CSVLoggerCallback
 from .show.progress import ProgressCallback as ProgressCallback
+from .speed.compile import CompileCallback as CompileCallback
 from .speed.profiler import ProfilerCallback as ProfilerCallback
 from .train.accumulate import AccumulateCallback as AccumulateCallback
 from .train.batch_norm import update_batch_norm as update_batch_norm

@@ -1,0 +1,150 @@
+"""Compile the model while it trains."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from learner import Callback, Learner, LearnerError
+from learner.data.batch import describe
+from learner.interrogate.layers import inside
+
+_N_USUAL = 2  # times that a training compiles: for its batches, and for a shorter last one
+
+
+class CompileCallback(Callback):
+    """Compile the model by `torch.compile` for the time of a fit.
+
+    The module stays the same object with the same names, so checkpoints, averages, `learn.summary()` and what is saved
+    are as without it; and it works for any module, also an `nn.Sequential` or `nn.Linear`, of which `Module.compile`
+    compiles nothing. While hooks are on the model, as those of `ActivationStats`, it runs as it is, not compiled.
+    Results differ in the last bits from those of the model as it is.
+
+    A training compiles once, once more for a last batch that is shorter, and once for validation. Where it compiles
+    again and again, since each batch has another shape, that is said once, with what to do.
+
+    Args:
+        mode: of `torch.compile`: None, "default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs".
+        dynamic: whether to compile for all shapes; None lets torch find out.
+        fullgraph: whether it is an error, which names the place, if the model cannot be compiled as a whole.
+
+    Attributes:
+        n_graphs: graphs that were compiled in this fit or the last one.
+
+    Reads: model, training, xb.
+
+    Raises:
+        TypeError, ValueError: if torch has no such mode, or an argument is of the wrong kind.
+        LearnerError: when a fit begins, if the machine has no compiler, the model was compiled by hand, or there is
+            another callback of this kind.
+
+    Source:
+        https://docs.pytorch.org/docs/stable/generated/torch.compile.html
+
+    Example:
+        >>> CompileCallback(dynamic=True).n_graphs
+        0
+    """
+
+    order = -98  # when the model is on its device
+
+    def __init__(self, mode: str | None = None, dynamic: bool | None = None, fullgraph: bool = False) -> None:
+        for name, value in (("dynamic", dynamic), ("fullgraph", fullgraph)):
+            if not isinstance(value, bool) and (name == "fullgraph" or value is not None):
+                raise TypeError(f"`{name}` must be True or False, got {value!r}.")
+        modes = torch._inductor.list_mode_options()
+        if mode is not None and mode not in modes:
+            raise ValueError(f"`mode` must be one of {', '.join(map(repr, modes))}, or None, got {mode!r}.")
+        self.mode, self.dynamic, self.fullgraph = mode, dynamic, fullgraph
+        self.n_graphs = 0
+        self._n_known = 0  # graphs, when the last batch was done
+        self._shapes: list[str] = []  # of the training batches that were compiled for
+        self._module: Any = None  # that is compiled
+
+    def before_fit(self, learn: Learner) -> None:
+        """Compile the model, as soon as it is called."""
+        if sum(isinstance(cb, CompileCallback) for cb in learn.cbs) > 1:
+            raise LearnerError("`cbs` must hold one CompileCallback, got several; leave all but one out.")
+        module: Any = inside(learn.model)
+        if module._compiled_call_impl is not None or module is not learn.model:
+            raise LearnerError(
+                "`model` must not be compiled already for CompileCallback to compile it, and it is; leave one of the "
+                "two out."
+            )
+        _require_compiler(next((p.device.type for p in module.parameters()), "cpu"))
+        self.n_graphs = self._n_known = 0
+        self._shapes = []
+        self._module = module
+        module._compiled_call_impl = torch.compile(
+            _caller(module), backend=self._backend, dynamic=self.dynamic, fullgraph=self.fullgraph
+        )
+
+    def after_predict(self, learn: Learner) -> None:
+        """Say when a training compiles again and again."""
+        if self.n_graphs == self._n_known:
+            return
+        self._n_known = self.n_graphs
+        if not learn.training or self._module is None:
+            return
+        self._shapes.append(describe(learn.xb))
+        if len(self._shapes) == _N_USUAL + 1:
+            warnings.warn(
+                f"the model was compiled for the {len(self._shapes)}rd time in one training, for inputs "
+                f"{'; '.join(dict.fromkeys(self._shapes))}. Each time takes longer than many batches: let a loader "
+                f"drop a shorter last batch (`drop_last=True`), pad to a few lengths, or do "
+                f"`CompileCallback(dynamic=True)`.",
+                RuntimeWarning,
+                stacklevel=2,
+            )
+
+    def cleanup_fit(self, learn: Learner) -> None:
+        """Have the model as it is again."""
+        if self._module is not None:
+            self._module._compiled_call_impl, self._module = None, None
+
+    def _backend(self, graph: Any, inputs: Any) -> Any:
+        self.n_graphs += 1
+        return compile_graph(graph, inputs, self.mode, self.dynamic)
+
+
+def _caller(module: Any) -> Callable[..., Any]:
+    # What is compiled is the frame that is called: this one, since dynamo passes over those of torch's own modules.
+    def call(*args: Any, **kwargs: Any) -> Any:
+        return module._call_impl(*args, **kwargs)
+
+    return call
+
+
+def compile_graph(graph: Any, inputs: Any, mode: str | None, dynamic: bool | None) -> Any:
+    """Compile a graph as `torch.compile(mode=mode)` does."""
+    from torch._inductor.compile_fx import compile_fx
+
+    return compile_fx(graph, inputs, config_patches=torch._inductor.list_mode_options(mode or "default", dynamic))
+
+
+def _require_compiler(device: str) -> None:
+    """Refuse a machine without a compiler now, not in the first batch.
+
+    Raises:
+        LearnerError: saying what to install.
+    """
+    if device == "cuda":
+        from torch.utils._triton import has_triton
+
+        if not has_triton():
+            raise LearnerError(
+                "CompileCallback must have Triton to compile for a GPU, and finds none; install `triton`."
+            )
+        return
+    from torch._inductor.cpp_builder import get_cpp_compiler
+
+    try:
+        get_cpp_compiler()
+    except Exception as error:
+        raise LearnerError(
+            f"CompileCallback must have a C++ compiler to compile for the {device}, and finds none; install g++ or "
+            f"clang, or say which in the environment variable CXX."
+        ) from error
