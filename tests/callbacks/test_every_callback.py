@@ -44,6 +44,7 @@ MAKE: dict[str, Callable[[Path], Any]] = {
     "ClipGradientCallback": lambda folder: callbacks.ClipGradientCallback(1.0),
     "CollectCallback": lambda folder: callbacks.CollectCallback(callbacks.ClassificationMetricsCollector()),
     "CutMix": lambda folder: callbacks.CutMix(1.0),
+    "CompileCallback": lambda folder: callbacks.CompileCallback(),
     "DeviceCallback": lambda folder: callbacks.DeviceCallback("cpu"),
     "EMACallback": lambda folder: callbacks.EMACallback(0.9),
     "EarlyStoppingCallback": lambda folder: callbacks.EarlyStoppingCallback(patience=1),
@@ -116,6 +117,7 @@ NOTHING_TO_READ = [
     "BatchTransformCallback",
     "CheckpointCallback",  # its files, which is what each of these tests is about
     "ClipGradientCallback",
+    "CompileCallback",
     "CutMix",
     "DeviceCallback",
     "EpochLengthCallback",  # but which batches come, which is compared
@@ -206,6 +208,7 @@ def name(request):
 def make(name, tmp_path, monkeypatch):
     """Return a function that makes the callback; what it may write goes to an empty folder."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("callbacks.speed.compile.compile_graph", lambda graph, *_: graph.forward)  # takes seconds
     return partial(MAKE[name], tmp_path)
 
 

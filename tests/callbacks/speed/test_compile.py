@@ -89,6 +89,11 @@ def test_it_compiles_once_in_half_precision_too():
     assert cb.n_graphs == 2
 
 
+def test_it_compiles_once_in_half_precision_too():
+    trained([cb := CompileCallback(), MixedPrecisionCallback("bf16")], valid=(8,))
+    assert cb.n_graphs == 2
+
+
 @pytest.mark.filterwarnings("ignore:.*recompile.*")
 def test_a_training_that_compiles_again_and_again_is_said_once():
     class Statics(Net):
