@@ -71,10 +71,10 @@ def test_it_counts_from_its_last_look(every):
     looks = []
 
     class Counts(TerminateOnNaNCallback):
-        def _check(self):
+        def _check(self, learn):
             if self._losses:
                 looks.append(len(self._losses))
-            super()._check()
+            super()._check(learn)
 
     Learner(nn.Linear(2, 1), {"train": [GOOD] * 3}, nn.functional.mse_loss, lr=1e-3, cbs=Counts(every)).fit(3)
     assert looks == [3, 3, 3]
