@@ -283,7 +283,7 @@ def test_refuses_to_watch_nothing(make_learner):
         ({"modules": True}, TypeError, "`modules` must hold modules, names, globs or positions, got True"),
         ({"mod_filter": "relu"}, TypeError, "`mod_filter` must be a function of a module, got 'relu'"),
         ({"every": 0}, ValueError, "`every` must be a number of batches, or as .* got 0"),
-        ({"every": "2 rounds"}, ValueError, "`every` must be a number of batches, or as .* got '2 steps'"),
+        ({"every": "2 rounds"}, ValueError, "`every` must be a number of batches, or as .* got '2 rounds'"),
         ({"every": 1.5}, TypeError, r"`every` must be a number of batches, or as .* got 1\.5"),
     ],
 )
