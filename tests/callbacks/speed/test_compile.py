@@ -85,11 +85,6 @@ def test_how_often_it_compiles(train, valid, n_graphs, n):
 
 
 def test_it_compiles_once_in_half_precision_too():
-    trained([cb := CompileCallback()("bf16")], valid=(8,))
-    assert cb.n_graphs == 2
-
-
-def test_it_compiles_once_in_half_precision_too():
     trained([cb := CompileCallback(), MixedPrecisionCallback("bf16")], valid=(8,))
     assert cb.n_graphs == 2
 
