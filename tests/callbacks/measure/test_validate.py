@@ -151,9 +151,9 @@ def test_a_loader_that_is_not_there_is_missed_when_the_fit_begins():
 @pytest.mark.parametrize(
     ("every", "error", "message"),
     [
-        ("2 epochs", ValueError, "`every` must be in batches or time, got '2 epochs'"),
-        ("epoch", ValueError, "`every` must be in batches or time, got 'epoch'"),
-        (None, ValueError, "`every` must be in batches or time, got None"),
+        ("2 epochs", ValueError, "`every` must be in batches, steps or time, got '2 epochs'"),
+        ("epoch", ValueError, "`every` must be in batches, steps or time, got 'epoch'"),
+        (None, ValueError, "`every` must be in batches, steps or time, got None"),
         (0, ValueError, "`every` must be a number of batches, .* got 0"),
         (2.5, TypeError, r"`every` must be a number of batches, .* got 2\.5"),
     ],
