@@ -168,7 +168,7 @@ def test_an_error_of_a_dataset_in_a_worker_keeps_its_type_and_says_where(is_orde
     assert_workers_go(caught)
 
 
-# The worker may be killed while torch receives a tensor from it, over a socket that then nobody closes but the collector.
+# It may be killed while torch receives a tensor from it, over a socket that then nobody closes but the collector.
 @pytest.mark.filterwarnings("ignore:.*socket.socket:pytest.PytestUnraisableExceptionWarning")
 def test_a_worker_that_is_killed_ends_the_fit_and_it_can_go_on(tmp_path):
     """As the kernel does when memory runs out."""
