@@ -6,4 +6,6 @@ from learner.loop.extensions import announce
 
 __getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
 
-announce("lr_find", "callbacks.train.lr_find")  # `learn.lr_find()` is there once `callbacks` is imported
+# Methods of a learner that are there once `callbacks` is imported.
+announce("lr_find", "callbacks.train.lr_find")
+announce("batch_size_find", "callbacks.speed.batch_size")

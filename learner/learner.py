@@ -690,6 +690,14 @@ class Learner:
         """
         return extension("lr_find")(self, start, end, n, stop_at, plot=plot)
 
+    def batch_size_find(self, max_gb: float | None = None) -> int:
+        """Return the largest batch that a training step has memory for; `callbacks.speed.batch_size` says more.
+
+        Raises:
+            LearnerError: if `callbacks` was not imported, or the model is not on a CUDA device.
+        """
+        return extension("batch_size_find")(self, max_gb)  # type: ignore[no-any-return]
+
     # -- files ---------------------------------------------------------------------------------------------------
 
     def save(self, path: str | os.PathLike[str]) -> None:
