@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from learner import Callback, CancelBatchException, CancelStepException, Learner, PostponeStepException
+from learner import Callback, CancelBatchException, CancelStepException, Learner, LearnerError, PostponeStepException
 from learner.loop.checks import sums_over_batch
 from learner.loop.closure import refuse_closure
 from learner.loop.prepare import clear_gradients, skip_step
@@ -84,6 +84,8 @@ class AccumulateCallback(Callback):
     def before_fit(self, learn: Learner) -> None:
         """Start clean, and say how many batches make a step."""
         refuse_closure(learn, type(self).__name__, ", while gradients of earlier batches would be lost")
+        if sum(isinstance(cb, AccumulateCallback) for cb in learn.cbs) > 1:
+            raise LearnerError("`cbs` must hold one AccumulateCallback, got several; leave all but one out.")
         self._begin_window()
         learn.batches_per_step = self.n
 

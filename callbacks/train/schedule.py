@@ -10,17 +10,28 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor
-from torch.optim import Optimizer
+from torch.optim import Optimizer, lr_scheduler
 
 from callbacks.train.accumulate import AccumulateCallback
 from callbacks.train.optimizer_options import OptimizerOptions, optimizers_in
 from callbacks.train.schedule_length import count_steps, open_count
+from callbacks.train.schedules import FactorSchedule
 from learner import Callback, Learner, LearnerError
 from learner.checkpoint.plain import plain
 from learner.data.loaders import role_of
 from learner.loop.steps import require_own_optimizer
+from learner.optim.several import parts_of
 
 _RATES = ("base_lrs", "_last_lr")  # which follow from the rate of the fit, and are compared as that
+
+# Schedules that compute a rate from the step alone, and so replace what another one has set.
+_FROM_SCRATCH = (
+    FactorSchedule,
+    lr_scheduler.LambdaLR,
+    lr_scheduler.OneCycleLR,
+    lr_scheduler.CyclicLR,
+    lr_scheduler.CosineAnnealingWarmRestarts,
+)
 
 
 class SchedulerCallback(Callback):
@@ -120,11 +131,26 @@ class SchedulerCallback(Callback):
             self.scheduler = self.make(opt, **self._counts)
             _check_scheduler(self.scheduler, self.metric)
             _check_optimizer(self._scheduled(opt), opt)
+            self._refuse_another(learn)
             _warn_of_equal_rates(rates, opt)
             self._made = copy.deepcopy(self._settings(self._former))
         except BaseException:
             self.cleanup_fit(learn)
             raise
+
+    def _refuse_another(self, learn: Learner) -> None:
+        """Refuse two schedules of one optimizer of which one sets its rates from scratch: the last one would win."""
+        mine = parts_of(self._scheduled(learn.opt))
+        for cb in learn.cbs:
+            if isinstance(cb, SchedulerCallback) and cb is not self and cb._former is not None:
+                is_shared = any(part in mine for part in parts_of(cb._scheduled(learn.opt)))
+                replaces = isinstance(self.scheduler, _FROM_SCRATCH) or isinstance(cb.scheduler, _FROM_SCRATCH)
+                if is_shared and replaces:
+                    raise LearnerError(
+                        f"`cbs` must hold one schedule for an optimizer, got {type(cb.scheduler).__name__} and "
+                        f"{type(self.scheduler).__name__}, of which one sets rates from scratch; leave one out, or "
+                        f"join them by `torch.optim.lr_scheduler.SequentialLR`."
+                    )
 
     def before_epoch(self, learn: Learner) -> None:
         """Refuse another optimizer or other epochs; give a group that was added since a base rate."""

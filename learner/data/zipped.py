@@ -28,17 +28,23 @@ class ZippedLoader:
         loaders: by name, each an iterable of batches.
 
     Raises:
+        TypeError: if one is no loader.
         ValueError: if there are less than two, or more than one has no length.
         LearnerError: in a pass, if a loader gives nothing when it begins again.
 
     Example:
-        >>> loader = ZippedLoader({"labelled": [1, 2], "unlabelled": "abc"})
+        >>> loader = ZippedLoader({"labelled": [1, 2], "unlabelled": ["a", "b", "c"]})
         >>> len(loader), list(loader)[-1]
         (3, {'labelled': 1, 'unlabelled': 'c'})
     """
 
     def __init__(self, loaders: Mapping[str, Any]) -> None:
         self.loaders = dict(loaders)
+        for name, loader in self.loaders.items():
+            if isinstance(loader, str | type) or not (hasattr(loader, "__iter__") or hasattr(loader, "__getitem__")):
+                raise TypeError(
+                    f"`{name}` must be a loader to be zipped, got {loader!r}; each keyword is the name of one."
+                )
         if len(self.loaders) < 2:
             raise ValueError(
                 f"`zipped` must get two loaders or more, got {list(loaders)}; a single one goes in as it is."

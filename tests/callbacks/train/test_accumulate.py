@@ -341,3 +341,9 @@ def test_between_two_fits_it_is_saved_and_loaded(tmp_path):
         seed_all(0)
         learn.fit(1)
     assert_equal_runs(saved, other)
+
+
+def test_two_of_them_are_refused():
+    learn = make(make_batches([4, 4]), [AccumulateCallback(2), AccumulateCallback(4)])
+    with pytest.raises(LearnerError, match="must hold one AccumulateCallback, got several"):
+        learn.fit(1)

@@ -1,6 +1,7 @@
 """One-cycle and warm-up with a cosine, against torch's own and arithmetic, with groups that keep their proportions."""
 
 import math
+from functools import partial
 
 import pytest
 import torch
@@ -227,3 +228,23 @@ def test_it_trains():
     learn = Learner(model, {"train": data}, cross_entropy, 0.03, AdamW, SchedulerCallback(one_cycle()))
     learn.fit(20)
     assert learn.metrics["train"]["loss"] < 0.2
+
+
+@pytest.mark.parametrize("is_reversed", [False, True])
+def test_two_schedules_of_one_optimizer_of_which_one_would_win_are_refused(is_reversed):
+    data = [(torch.ones(2, 1), torch.ones(2, 1))] * 4
+    cbs = [SchedulerCallback(warmup_cosine()), SchedulerCallback(one_cycle())]
+    learn = Learner(torch.nn.Linear(1, 1), {"train": data}, torch.nn.functional.mse_loss)
+    with pytest.raises(LearnerError, match=r"`cbs` must hold one schedule for an optimizer, got \w+ and \w+, of which"):
+        learn.fit(1, cbs=cbs[::-1] if is_reversed else cbs)
+
+
+def test_schedules_that_chain_go_together():
+    data = [(torch.ones(2, 1), torch.ones(2, 1))] * 4
+    makes = [
+        partial(torch.optim.lr_scheduler.ExponentialLR, gamma=0.5),
+        partial(torch.optim.lr_scheduler.StepLR, step_size=2),
+    ]
+    learn = Learner(torch.nn.Linear(1, 1), {"train": data}, torch.nn.functional.mse_loss, lr=1.0)
+    learn.fit(1, cbs=[SchedulerCallback(make) for make in makes])
+    assert learn.opt.param_groups[0]["lr"] == pytest.approx(0.5**4 * 0.1**2)

@@ -36,6 +36,8 @@ def test_the_one_without_a_length_ends_a_pass():
 
 
 def test_what_cannot_be_zipped():
+    with pytest.raises(TypeError, match="`longest` must be a loader to be zipped, got True"):
+        Loaders.zipped(a=[1], b=[2], longest=True)
     with pytest.raises(ValueError, match=r"must get two loaders or more, got \['a'\]"):
         Loaders.zipped(a=[1])
     with pytest.raises(ValueError, match=r"at most one loader without a length, got \['a', 'b'\]"):
