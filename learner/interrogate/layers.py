@@ -172,6 +172,8 @@ def _regex(glob: str) -> str:
 
 
 def _hint(want: Any, listed: list[str]) -> str:
+    if isinstance(want, list | tuple):
+        return " (pass them one by one)"
     if not isinstance(want, str):
         return ""
     if want.count(":") > 1 + (":in" in want):

@@ -183,3 +183,8 @@ def test_a_model_that_is_frozen_as_a_whole_cannot_be_fit():
     freeze(learn.model)
     with pytest.raises(LearnerError, match=r"`model` must have a parameter that can be trained.*all are frozen"):
         learn.fit(1)
+
+
+def test_a_list_of_layers_is_told_to_be_given_one_by_one():
+    with pytest.raises(ValueError, match=r"got \['0', '1'\] \(pass them one by one\)"):
+        freeze(network(), ["0", "1"])
