@@ -23,6 +23,7 @@ from torch.optim.lr_scheduler import CosineAnnealingLR
 from callbacks import (
     AccumulateCallback,
     ClipGradientCallback,
+    EMACallback,
     LossWeightCallback,
     MixedPrecisionCallback,
     SAMCallback,
@@ -45,6 +46,7 @@ class Parts(NamedTuple):
     is_cosine: bool = False
     is_weighted: bool = False  # by labels; else by samples
     rho: float | None = None  # of sharpness-aware minimization
+    decay: float | None = None  # of a moving average of the weights
     optimizer: str = "momentum"
 
 
@@ -72,6 +74,7 @@ class Training:
     Attributes:
         means: of the loss, for each epoch.
         scale: of the loss.
+        average: of the weights.
     """
 
     def __init__(self, parts: Parts) -> None:
@@ -82,6 +85,7 @@ class Training:
         self.scaler = torch.amp.GradScaler("cpu", init_scale=parts.init_scale, enabled=is_scaled)
         self.scheduler: Any = None
         self.n_steps, self.n_skipped, self.means = 0, 0, list[float]()
+        self.average = [p.detach().clone() for p in self.parameters]
 
     def run(self, n_epochs: int) -> None:
         """Train for so many epochs."""
@@ -137,6 +141,10 @@ class Training:
             self.n_skipped += 1
             return
         self.n_steps += 1
+        if self.parts.decay is not None:
+            kept = min(self.parts.decay, (1 + self.n_steps) / (10 + self.n_steps))
+            for mean, p in zip(self.average, self.parameters, strict=True):
+                mean.lerp_(p.detach(), 1 - kept)
         if self.scheduler is not None:
             self.scheduler.step()
 
@@ -180,6 +188,8 @@ def callbacks_of(parts: Parts) -> dict[str, Any]:
         cbs.append(LossWeightCallback(ignore_index=-100))
     if parts.rho is not None:
         cbs.append(SAMCallback(parts.rho))
+    if parts.decay is not None:
+        cbs.append(EMACallback(parts.decay))
     return {type(cb).__name__: cb for cb in cbs}
 
 

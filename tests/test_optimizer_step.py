@@ -17,6 +17,7 @@ PARTS = st.builds(
     is_cosine=st.booleans(),
     is_weighted=st.booleans(),
     rho=st.none() | st.sampled_from([0.05, 1.0]),
+    decay=st.none() | st.sampled_from([0.0, 0.5, 0.999]),
     optimizer=st.sampled_from(list(OPTIMIZERS)),
 )
 
@@ -52,6 +53,8 @@ def test_any_set_of_callbacks_in_any_order_equals_the_loop_by_hand_or_names_the_
     assert learn.history.to_dict()["train/loss"] == pytest.approx(done.means, rel=1e-6)
     if parts.is_cosine:
         assert cbs["SchedulerCallback"].scheduler.state_dict() == done.scheduler.state_dict()
+    if parts.decay is not None:
+        assert all(map(torch.equal, cbs["EMACallback"].average.values(), done.average)) or not done.n_steps
     if parts.precision:
         assert cbs["MixedPrecisionCallback"].scale == done.scale
 
