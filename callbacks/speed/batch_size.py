@@ -51,7 +51,7 @@ def batch_size_find(learn: Learner, max_gb: float | None = None) -> int:
             return False
         return limit is None or memory.peak() <= limit
 
-    return _largest(fits, n_samples)
+    return largest_size(fits, n_samples)
 
 
 class CUDAMemory:
@@ -99,7 +99,7 @@ def resized(value: Any, n: int, size: int) -> Any:
     return mapped(value, partial(resized, n=n, size=size))
 
 
-def _largest(fits: Callable[[int], bool], first: int) -> int:
+def largest_size(fits: Callable[[int], bool], first: int) -> int:
     """Return the largest size that fits, to a sixteenth; `first` is tried first."""
     size, too_large = first, 0  # not known yet
     while not fits(size):

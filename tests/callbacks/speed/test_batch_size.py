@@ -59,7 +59,7 @@ def test_it_finds_what_fits_to_a_sixteenth(room, n):
         tried.append(size)
         return size <= room
 
-    found = batch_size._largest(fits, n)
+    found = batch_size.largest_size(fits, n)
     assert found <= room <= found + max(1, found // 16)
     assert len(tried) < 24
 
