@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
+from types import FunctionType
 from typing import Any
 
 import torch
@@ -32,7 +33,7 @@ class CompileCallback(Callback):
         fullgraph: whether it is an error, which names the place, if the model cannot be compiled as a whole.
 
     Attributes:
-        n_graphs: graphs that were compiled in this fit or the last one.
+        n_graphs: graphs that were compiled in this fit or the last one; a later fit of the same model needs none.
 
     Reads: model, training, xb.
 
@@ -63,6 +64,7 @@ class CompileCallback(Callback):
         self._n_known = 0  # graphs, when the last batch was done
         self._shapes: list[str] = []  # of the training batches that were compiled for
         self._module: Any = None  # that is compiled
+        self._compiled: tuple[Any, Any] = (None, None)  # a module, and what was made of it; kept for later fits
 
     def before_fit(self, learn: Learner) -> None:
         """Compile the model, as soon as it is called."""
@@ -78,9 +80,10 @@ class CompileCallback(Callback):
         self.n_graphs = self._n_known = 0
         self._shapes = []
         self._module = module
-        module._compiled_call_impl = torch.compile(
-            _caller(module), backend=self._backend, dynamic=self.dynamic, fullgraph=self.fullgraph
-        )
+        if self._compiled[0] is not module:
+            call = torch.compile(_caller(module), backend=self._backend, dynamic=self.dynamic, fullgraph=self.fullgraph)
+            self._compiled = module, call
+        module._compiled_call_impl = self._compiled[1]
 
     def after_predict(self, learn: Learner) -> None:
         """Say when a training compiles again and again."""
@@ -105,6 +108,9 @@ class CompileCallback(Callback):
         if self._module is not None:
             self._module._compiled_call_impl, self._module = None, None
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "_module": None, "_compiled": (None, None)}  # what is compiled cannot be pickled
+
     def _backend(self, graph: Any, inputs: Any) -> Any:
         self.n_graphs += 1
         return compile_graph(graph, inputs, self.mode, self.dynamic)
@@ -115,7 +121,8 @@ def _caller(module: Any) -> Callable[..., Any]:
     def call(*args: Any, **kwargs: Any) -> Any:
         return module._call_impl(*args, **kwargs)
 
-    return call
+    # Code of its own: dynamo counts for each code how often it was compiled, and gives up after a few modules.
+    return FunctionType(call.__code__.replace(), call.__globals__, closure=call.__closure__)
 
 
 def compile_graph(graph: Any, inputs: Any, mode: str | None, dynamic: bool | None) -> Any:

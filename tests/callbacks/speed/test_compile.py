@@ -1,5 +1,6 @@
 """The model is compiled while it trains, whatever it is, and is as it was afterwards."""
 
+import pickle
 import warnings
 
 import pytest
@@ -171,3 +172,25 @@ def test_the_compiler_of_torch_gives_the_same_within_rounding(monkeypatch):
     monkeypatch.undo()
     compiled, plain = trained(CompileCallback()), trained(None)
     torch.testing.assert_close(compiled.model.state_dict(), plain.model.state_dict())
+
+
+def test_many_models_in_one_program_are_each_compiled():
+    n_graphs = []
+    for _ in range(torch._dynamo.config.recompile_limit + 3):
+        trained(cb := CompileCallback(), n=1)
+        n_graphs.append(cb.n_graphs)
+    assert set(n_graphs) == {1}
+
+
+def test_a_later_fit_of_the_same_model_compiles_nothing_anew():
+    learn = trained(cb := CompileCallback(), n=1)
+    assert cb.n_graphs == 1
+    for _ in range(3):
+        learn.fit(1)
+        assert cb.n_graphs == 0
+        assert learn.model._compiled_call_impl is None
+    learn.remove_cb(cb)
+    other = Learner(Net(), {"train": batches(8)}, mse_loss, cbs=cb)
+    other.fit(1)
+    assert cb.n_graphs == 1
+    pickle.loads(pickle.dumps(cb))
