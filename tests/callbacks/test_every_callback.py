@@ -199,6 +199,12 @@ class EndAt(Callback):
             raise self.error("on purpose")
 
 
+@pytest.fixture(autouse=True)
+def uncompiled(monkeypatch):
+    """Run graphs as they are: to compile one takes seconds."""
+    monkeypatch.setattr("callbacks.speed.compile.compile_graph", lambda graph, *_: graph.forward)
+
+
 @pytest.fixture(params=MAKE)
 def name(request):
     return request.param
@@ -208,7 +214,6 @@ def name(request):
 def make(name, tmp_path, monkeypatch):
     """Return a function that makes the callback; what it may write goes to an empty folder."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("callbacks.speed.compile.compile_graph", lambda graph, *_: graph.forward)  # takes seconds
     return partial(MAKE[name], tmp_path)
 
 
