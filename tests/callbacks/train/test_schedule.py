@@ -480,9 +480,9 @@ def test_a_schedule_that_watches_a_metric_goes_on_from_every_batch(tmp_path, met
 
 def test_two_schedules_go_on_and_put_the_optimizer_back(tmp_path):
     def make(cbs):
-        cyclic = partial(CyclicLR, base_lr=0.01, max_lr=0.1)
+        rising = partial(LinearLR, total_iters=20)
         decay = SchedulerCallback(partial(StepLR, step_size=1), each="epoch")
-        return tiny_learner([SchedulerCallback(cyclic), decay, *cbs], opt_func=sgd, lr=0.02)
+        return tiny_learner([SchedulerCallback(rising), decay, *cbs], opt_func=sgd, lr=0.02)
 
     whole, gone_on = resumed_from_each(make, 2, tmp_path)
     for learn in gone_on:
