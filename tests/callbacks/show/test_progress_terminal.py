@@ -52,6 +52,7 @@ def test_a_header_is_written_when_the_columns_change(capsys):
     ]
 
 
-def test_a_bar_starts_no_thread():
+def test_a_bar_starts_no_thread(monkeypatch):
+    monkeypatch.setattr(Bar, "monitor", None)  # another bar of this process may have started one
     with redirect_stderr(Screen()), Bar(total=3):
         assert Bar.monitor is None
