@@ -39,6 +39,10 @@ CASES = {
     "a closure": Case(Setting(optimizer="lbfgs", accumulate=1), (Kill("stepped", 7), Kill("fetched", 20))),
     "two optimizers": Case(Setting(optimizer="two"), (Kill("backward", 8), Kill("during the save", 23))),
     "so many steps": Case(Setting(length="steps"), (Kill("fetched", 6), Kill("stepped", 19), Kill("after a pass", 30))),
+    "means over labels": Case(Setting(weight="labels"), (Kill("backward", 8), Kill("fetched", 25))),
+    "a language model by parts": Case(Setting(example="bptt"), (Kill("fetched", 3), Kill("stepped", 9))),
+    "a penalty on gradients": Case(Setting(example="wgan_gp"), (Kill("fetched", 4), Kill("stepped", 11))),
+    "a GAN": Case(Setting(example="gan"), (Kill("backward", 5), Kill("during the save", 10))),
     "a new Python": Case(Setting(workers=2, every=7), (Kill("fetched", 23),), is_fresh=True),
 }
 

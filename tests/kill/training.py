@@ -7,6 +7,7 @@ import json
 import os
 import random
 import re
+import runpy
 import signal
 import sys
 import threading
@@ -34,6 +35,7 @@ from callbacks import (
     CollectCallback,
     EMACallback,
     EpochLengthCallback,
+    LossWeightCallback,
     MetricsCallback,
     MixedPrecisionCallback,
     RunCallback,
@@ -51,6 +53,7 @@ N_TRAIN, N_VALID = 13, 4  # batches of an epoch; the last of each is shorter
 N_BATCHES = N_TRAIN + N_VALID
 BATCH_SIZE = 4
 DIGEST = "digest.json"
+EXAMPLES = Path(__file__).parents[2] / "examples"
 
 # Where a process is killed, each the first such place from batch `at` on: of all batches,
 LOOP_POINTS = ("fetched", "backward", "stepped", "before the save", "during the save", "after a pass")
@@ -71,6 +74,8 @@ class Setting(NamedTuple):
     average: str = "none"  # of the weights; or "ema", "swa"
     precision: str = "float32"  # or "fp16", with a scale that falls for more than an epoch
     length: str = "epochs"  # or "steps", in rounds of 9 batches
+    weight: str = "samples"  # or "labels": what a loss is a mean over
+    example: str = ""  # or the name of a file in examples/, which is trained in place of all that
 
 
 class Kill(NamedTuple):
@@ -169,6 +174,9 @@ def train(setting: Setting, folder: Path, kill: Kill | None = None) -> None:
     random.seed(0)
     np.random.seed(0)
     torch.manual_seed(0)
+    if setting.example:
+        train_example(setting, folder, kill)
+        return
     n_operations = hook_files(folder, kill)
     where = folder / "run"
     run = Run.open(where) if (where / "run.json").exists() else Run.create(where)
@@ -183,6 +191,7 @@ def train(setting: Setting, folder: Path, kill: Kill | None = None) -> None:
         best,
         *([AccumulateCallback(setting.accumulate)] if setting.accumulate > 1 else []),
         *([SAMCallback(0.1)] if setting.optimizer == "sam" else []),
+        *([LossWeightCallback(weight_of=count_labels)] if setting.weight == "labels" else []),
         *([EpochLengthCallback(train=9, valid=3)] if setting.length == "steps" else []),
         *([schedule] if schedule else []),
         *([average] if average else []),
@@ -215,9 +224,35 @@ def train(setting: Setting, folder: Path, kill: Kill | None = None) -> None:
     }
     best.put_back(learn)
     parts["best weights"] = learn.model.state_dict()
+    put_down(parts, folder, n_operations())
+
+
+def count_labels(learn: Learner) -> Tensor:
+    return (learn.yb > 0).sum()
+
+
+def train_example(setting: Setting, folder: Path, kill: Kill | None) -> None:
+    """Train a file of examples/ for two epochs, as `train` does."""
+    n_operations = hook_files(folder, kill)
+    make_learner = runpy.run_path(str(EXAMPLES / f"{setting.example}.py"))["make_learner"]
+    checkpoint = CheckpointCallback(folder / "checkpoints", every=setting.every)
+    learn = make_learner(cbs=[checkpoint, BeforeSave(kill), AfterSave(kill)])
+    learn.fit(2, resume=True)
+    parts = {
+        "weights and buffers": learn.model.state_dict(),
+        "optimizer": learn.opt.state_dict(),
+        "counters": (learn.n_steps, learn.n_skipped, learn.n_samples),
+        "history": learn.history.to_dict(),
+        "random generators": (random.getstate(), np.random.get_state(), torch.get_rng_state()),
+    }
+    put_down(parts, folder, n_operations())
+
+
+def put_down(parts: dict[str, Any], folder: Path, n_operations: int) -> None:
+    """Write the digest of what came out, and what was left over."""
     digest = {name: sha256(canonical(part)).hexdigest() for name, part in parts.items()}
     left = [str(path.relative_to(folder)) for path in folder.rglob("*.tmp")]
-    told = {"digest": digest, "left over": left, "operations": n_operations()}
+    told = {"digest": digest, "left over": left, "operations": n_operations}
     (folder / DIGEST).write_text(json.dumps(told), encoding="utf-8")
 
 
