@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from callbacks.keep.monitor import Best, Monitor
 from learner import CancelFitException, Learner
+from learner.data.numbers import real_number
 from learner.history import format_value
 from learner.loop.tell import tell
 
@@ -73,8 +74,7 @@ class EarlyStoppingCallback(Monitor):
             raise TypeError(f"`patience` must be a whole number of epochs, got {patience!r}.") from None
         if self.patience < 1 or isinstance(patience, bool):
             raise ValueError(f"`patience` must be at least 1 epoch, got {patience}.")
-        if isinstance(min_delta, str | bool) or not hasattr(min_delta, "__float__"):
-            raise TypeError(f"`min_delta` must be a number, got {min_delta!r}.")
+        real_number(min_delta, "min_delta")
         if not 0 <= min_delta < math.inf:
             raise ValueError(f"`min_delta` must be a finite number of at least 0, got {min_delta}.")
         self.min_delta = float(min_delta)

@@ -15,8 +15,8 @@ from callbacks.samples.collection import Collection, checked_collectors, layers_
 from callbacks.samples.recording import Folder
 from callbacks.show.progress_terminal import Bar
 from learner import Predictor, PredictorOutput
-from learner.data.loaders import length_of
 from learner.data.moving import to_device
+from learner.data.wrapper import length_of
 from learner.loop.state import pass_mode
 from learner.records import Run, Samples, Table
 from learner.records.files import file_name

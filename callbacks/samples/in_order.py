@@ -18,8 +18,8 @@ from torch.utils.data import (
 )
 
 from learner.data.generators import preserved_rng
-from learner.data.loaders import length_of
 from learner.data.sampler import PositionSampler
+from learner.data.wrapper import length_of
 from learner.records import Table
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from learner import Callback, CancelFitException, Learner
-from learner.data.loaders import length_of
+from learner.data.wrapper import length_of
 from learner.optim.several import kind_of
 from learner.records.run import Run
 from learner.records.scalars import axis_of

@@ -14,7 +14,7 @@ from callbacks.show.progress_notebook import Curve, Notebook
 from callbacks.show.progress_terminal import Terminal
 from callbacks.show.remaining import Remaining, in_words
 from learner import Callback, Learner
-from learner.data.loaders import length_of
+from learner.data.wrapper import length_of
 from learner.errors import CancelException
 from learner.history import format_value
 from learner.loop.tell import tell

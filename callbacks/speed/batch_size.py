@@ -13,6 +13,7 @@ from learner import Learner, LearnerError
 from learner.data.batch import describe
 from learner.data.loaders import Loaders, role_of
 from learner.data.moving import mapped
+from learner.data.numbers import real_number
 
 _MOST = 2**20  # samples: who needs more does not need to be told
 
@@ -120,8 +121,6 @@ def largest_size(fits: Callable[[int], bool], first: int) -> int:
 def _checked_limit(max_gb: Any) -> float | None:
     if max_gb is None:
         return None
-    if isinstance(max_gb, bool | str) or not hasattr(max_gb, "__float__"):
-        raise TypeError(f"`max_gb` must be a number, got {max_gb!r}; do 20 for 20 GB.")
-    if not float(max_gb) > 0:
+    if not real_number(max_gb, "max_gb", "; do 20 for 20 GB") > 0:
         raise ValueError(f"`max_gb` must be above 0, got {max_gb}; do 20 for 20 GB.")
     return float(max_gb) * 1e9

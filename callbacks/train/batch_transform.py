@@ -15,7 +15,8 @@ from learner.data.batch import batch_size_of, describe, fields_of, has_places
 from learner.data.fields import TARGET_NAMES
 from learner.data.loaders import role_of
 from learner.data.moving import mapped, tensors_of
-from learner.data.seeding import PositionGenerators, position_seed, whole_number
+from learner.data.numbers import whole_number
+from learner.data.seeding import PositionGenerators, position_seed
 
 
 class PositionTransform(Callback):

@@ -8,6 +8,7 @@ from torch.nn.utils import clip_grad_norm_
 
 from callbacks.train.accumulate import AccumulateCallback
 from learner import Callback, Learner, LearnerError
+from learner.data.numbers import real_number
 from learner.loop.closure import refuse_closure
 from learner.loop.steps import require_own_optimizer
 
@@ -45,9 +46,7 @@ class ClipGradientCallback(Callback):
     after = (AccumulateCallback,)
 
     def __init__(self, max_norm: float) -> None:
-        if isinstance(max_norm, bool | str) or not hasattr(max_norm, "__float__"):
-            raise TypeError(f"`max_norm` must be a number, got {max_norm!r}.")
-        self.max_norm = float(max_norm)
+        self.max_norm = real_number(max_norm, "max_norm")
         if not self.max_norm > 0:
             raise ValueError(f"`max_norm` must be above 0, got {self.max_norm}.")
         self.norm: Tensor | None = None

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from callbacks.train.average import WeightAverage, in_full
 from learner import Learner
+from learner.data.numbers import real_number
 
 _DECAY = 0.999
 
@@ -140,14 +141,14 @@ class EMACallback(WeightAverage):
 
 
 def _checked_decay(decay: object) -> float:
-    number = _checked_number("decay", decay)
+    number = real_number(decay, "decay")
     if not 0 <= number < 1:
         raise ValueError(f"`decay` must be at least 0 and below 1, got {decay}; do 0.999.")
     return number
 
 
 def _checked_half_life(half_life: object) -> float:
-    number = _checked_number("half_life", half_life)
+    number = real_number(half_life, "half_life")
     if not 0 < number < math.inf:
         raise ValueError(f"`half_life` must be a finite number of steps above 0, got {half_life}; do 700.")
     return number
@@ -161,9 +162,3 @@ def _checked_every(every: object) -> int:
     if number < 1 or isinstance(every, bool):
         raise ValueError(f"`every` must be at least 1 step, got {every}.")
     return number
-
-
-def _checked_number(name: str, value: Any) -> float:
-    if isinstance(value, bool | str) or not hasattr(value, "__float__"):
-        raise TypeError(f"`{name}` must be a number, got {value!r}.")
-    return float(value)

@@ -14,6 +14,7 @@ from callbacks.train.accumulate import AccumulateCallback
 from callbacks.train.clip import ClipGradientCallback
 from learner import Callback, CancelStepException, Learner, LearnerError
 from learner.data.moving import HALF, in_float32
+from learner.data.numbers import real_number
 from learner.loop.closure import refuse_closure
 from learner.loop.trainable import named_parameters
 
@@ -242,8 +243,6 @@ def _device_of(model: nn.Module) -> torch.device:
 
 
 def _checked_scale(scale: float) -> float:
-    if isinstance(scale, bool | str) or not hasattr(scale, "__float__"):
-        raise TypeError(f"`init_scale` must be a number, got {scale!r}.")
-    if not 0 < float(scale) <= torch.finfo(torch.float32).max:
+    if not 0 < real_number(scale, "init_scale") <= torch.finfo(torch.float32).max:
         raise ValueError(f"`init_scale` must be above 0 and finite in float32, got {scale!r}; do 2**16.")
     return float(scale)

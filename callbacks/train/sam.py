@@ -14,6 +14,7 @@ from callbacks.train.accumulate import AccumulateCallback
 from callbacks.train.clip import ClipGradientCallback
 from callbacks.train.precision import MixedPrecisionCallback
 from learner import Callback, Learner, LearnerError
+from learner.data.numbers import real_number
 from learner.loop.closure import evaluate_again, first_forward_kept, refuse_closure
 
 
@@ -110,8 +111,6 @@ def _statistics_kept(model: nn.Module) -> Iterator[None]:
 
 
 def _positive(value: float, name: str) -> float:
-    if isinstance(value, bool | str) or not hasattr(value, "__float__"):
-        raise TypeError(f"`{name}` must be a number, got {value!r}.")
-    if not 0 < float(value) < math.inf:
+    if not 0 < real_number(value, name) < math.inf:
         raise ValueError(f"`{name}` must be a finite number above 0, got {value!r}; do 0.05.")
     return float(value)

@@ -8,7 +8,8 @@ from collections.abc import Callable
 from typing import Any, Literal
 
 from learner import Learner, LearnerError
-from learner.data.loaders import length_of, role_of
+from learner.data.loaders import role_of
+from learner.data.wrapper import length_of
 
 _COUNTS = ("total_steps", "T_max", "num_training_steps")  # what schedules call their number of steps
 _OTHER_COUNTS = ("epochs", "steps_per_epoch")  # from which OneCycleLR works it out

@@ -10,6 +10,8 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
+from learner.data.numbers import real_number
+
 
 def one_cycle(
     pct_start: float = 0.25,
@@ -48,9 +50,7 @@ def one_cycle(
     """
     _check_share("pct_start", pct_start)
     for name, value in (("div", div), ("div_final", div_final)):
-        if isinstance(value, str | bool) or not hasattr(value, "__float__"):
-            raise TypeError(f"`{name}` must be a number, got {value!r}.")
-        if not 1 <= value < math.inf:
+        if not 1 <= real_number(value, name) < math.inf:
             raise ValueError(f"`{name}` must be a finite number of at least 1, got {float(value)}.")
     if moms is not None and (len(moms) != 3 or not all(0 < mom < 1 for mom in moms)):
         raise ValueError(f"`moms` must be three numbers above 0 and below 1, or None, got {moms!r}.")
@@ -93,9 +93,7 @@ def warmup_cosine(warmup: float = 0.1, floor: float = 0.0) -> Callable[[Optimize
             raise ValueError(f"`warmup` must be at least 0 steps, got {warmup}.")
     else:
         _check_share("warmup", warmup)
-    if isinstance(floor, str | bool) or not hasattr(floor, "__float__"):
-        raise TypeError(f"`floor` must be a number, got {floor!r}.")
-    if not 0 <= floor <= 1:
+    if not 0 <= real_number(floor, "floor") <= 1:
         raise ValueError(f"`floor` must be a share of the rate, from 0 to 1, got {float(floor)}.")
 
     def make(opt: Optimizer, total_steps: int) -> LRScheduler:
@@ -207,7 +205,5 @@ def _set_momentum(group: dict[str, Any], momentum: float) -> None:
 
 
 def _check_share(name: str, share: Any) -> None:
-    if isinstance(share, str | bool) or not hasattr(share, "__float__"):
-        raise TypeError(f"`{name}` must be a number, got {share!r}.")
-    if not 0 <= share < 1:
+    if not 0 <= real_number(share, name) < 1:
         raise ValueError(f"`{name}` must be a share of the steps, at least 0 and below 1, got {float(share)}.")

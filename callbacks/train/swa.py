@@ -11,6 +11,7 @@ from callbacks.train.average import WeightAverage, in_full
 from callbacks.train.batch_norm import renew, trained_norms
 from learner import Learner
 from learner.data.loaders import role_of
+from learner.data.numbers import real_number
 from learner.interrogate.layers import inside
 from learner.loop.tell import tell
 
@@ -67,9 +68,7 @@ class SWACallback(WeightAverage):
 
     def __init__(self, start: float = 0.75) -> None:
         super().__init__()
-        if isinstance(start, bool | str) or not hasattr(start, "__float__"):
-            raise TypeError(f"`start` must be a number, got {start!r}; it is a part of the epochs, do 0.75.")
-        self.start = float(start)
+        self.start = real_number(start, "start", "; it is a part of the epochs, do 0.75")
         if not 0 <= self.start < 1:
             raise ValueError(
                 f"`start` must be at least 0 and below 1, got {start}; it is a part of the epochs, do 0.75."

@@ -44,8 +44,9 @@ from learner.checkpoint.snapshot import (
     snapshot,
     trained_weights,
 )
-from learner.data.loaders import Loaders, length_of
+from learner.data.loaders import Loaders
 from learner.data.moving import to_device
+from learner.data.wrapper import length_of
 from learner.data.zipped import ZippedLoader
 from learner.errors import CancelFitException, LearnerError
 from learner.history import Averages

@@ -9,14 +9,12 @@ from numbers import Integral, Real
 from typing import Any
 
 from learner.data.batch import describe
-from learner.data.loaders import Loaders, length_of
+from learner.data.loaders import Loaders
+from learner.data.wrapper import LoaderPart, length_of
 from learner.errors import LearnerError
 
-# What others read off a loader: its generators, and what to say of it when it gives nothing.
-_OF_THE_LOADER = ("dataset", "batch_size", "drop_last", "sampler", "batch_sampler", "generator")
 
-
-class BatchLimit:
+class BatchLimit(LoaderPart):
     """The first batches of a loader, the same ones in every pass, also if the loader shuffles and augments.
 
     The first pass fetches them all and keeps them in memory; it draws the random numbers that `n` batches of the loader
@@ -53,8 +51,7 @@ class BatchLimit:
         if not has_batches or isinstance(loader, str | type | Mapping):
             hint = "pass one of its loaders" if isinstance(loader, Mapping) else "pass a loader or a list of batches"
             raise TypeError(f"`loader` must be an iterable of batches, got {loader!r}; {hint}.")
-        self.loader = loader
-        self.n = _whole(n, "n", loader)
+        super().__init__(loader, _whole(n, "n", loader))
         self.is_kept_by_position: bool | None = None
         self._kept: list[Any] | None = None
 
@@ -74,14 +71,6 @@ class BatchLimit:
         if (length := length_of(self.loader)) is None:
             raise TypeError(f"the length of {self!r} is not known before its first pass.")
         return min(self.n, length)
-
-    def __getattr__(self, name: str) -> Any:
-        if name in _OF_THE_LOADER:
-            return getattr(self.loader, name)
-        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
-
-    def __repr__(self) -> str:
-        return f"{type(self).__name__}({type(self.loader).__name__}, {self.n})"
 
     def _fetch(self, batches: Iterable[Any]) -> list[Any]:
         kept = []

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,9 +11,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from learner.data.batch import describe
-
-if TYPE_CHECKING:
-    from learner.data.zipped import ZippedLoader
+from learner.data.wrapper import length_of
+from learner.data.zipped import ZippedLoader
 
 ROLES = ("train", "valid", "infer", "test")
 
@@ -41,14 +40,6 @@ def role_of(name: str) -> str:
         f"a loader's name must start with 'train' (forward and backward), 'valid', 'val' or 'eval' (forward and loss), "
         f"'infer' (forward alone) or 'test' (left out of fits), got {name!r}; rename it."
     )
-
-
-def length_of(loader: Any) -> int | None:
-    """Return the number of batches of a loader, or None where it has no length."""
-    try:
-        return len(loader)
-    except TypeError:
-        return None
 
 
 class Loaders(Mapping[str, Iterable[Any]]):
@@ -169,8 +160,6 @@ class Loaders(Mapping[str, Iterable[Any]]):
             >>> [batch for batch in Loaders.zipped(labelled=[1, 2, 3], unlabelled=["a", "b"])]
             [{'labelled': 1, 'unlabelled': 'a'}, {'labelled': 2, 'unlabelled': 'b'}, {'labelled': 3, 'unlabelled': 'a'}]
         """
-        from learner.data.zipped import ZippedLoader
-
         return ZippedLoader(loaders)
 
     def __getitem__(self, name: str) -> Iterable[Any]:

@@ -24,8 +24,9 @@ from torch.utils.data import (
 )
 
 from learner.data.loaders import ArrayDataset, as_it_is
+from learner.data.numbers import whole_number
 from learner.data.sampler import BatchIndices, PositionSampler
-from learner.data.seeding import guarded_generators, position_seed, seed_generators, whole_number
+from learner.data.seeding import guarded_generators, position_seed, seed_generators
 
 # How a DataLoader reads. A class derived from it that has another of these may do as it likes.
 _READING = ("__iter__", "__len__", "_get_iterator", "_auto_collation", "_index_sampler")

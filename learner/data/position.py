@@ -13,6 +13,7 @@ from learner.data.limit import BatchLimit
 from learner.data.order import OrderedLoader, ordered, why_not_ordered
 from learner.data.rounds import RoundsLoader
 from learner.data.seeding import guarded_generators, iterate_isolated, position_seed, seed_generators
+from learner.data.wrapper import LoaderWrapper
 from learner.data.zipped import ZippedLoader
 
 _AS_THEY_ARE = (list, tuple, range)  # of batches: they draw nothing, and anything of them can be had at once
@@ -107,27 +108,11 @@ class ResumableLoader:
         return None if self.stateful is None else self.stateful.state_dict()
 
 
-class _LoaderWrapper:
-    """What takes a loader's place. Attributes that are not this object's own are the loader's."""
-
-    def __init__(self, loader: Any, seed: int | None) -> None:
-        self.loader = loader
-        self.seed = seed
-
-    def __len__(self) -> int:
-        return len(self.loader)
-
-    def __getattr__(self, name: str) -> Any:
-        if name == "loader":  # not there yet: a copy is being made
-            raise AttributeError(name)
-        return getattr(self.loader, name)
-
-
-class _Rest(_LoaderWrapper):
+class _Rest(LoaderWrapper):
     """The rest of a pass over several loaders side by side."""
 
     def __init__(self, loader: ZippedLoader, parts: dict[str, ResumableLoader], resumable: ResumableLoader) -> None:
-        super().__init__(loader, None)
+        super().__init__(loader)
         self._parts, self.resumable = parts, resumable
 
     def __iter__(self) -> Iterator[Any]:
@@ -157,7 +142,7 @@ def _stateful(inner: ResumableLoader | None, parts: dict[str, ResumableLoader], 
     return loader if has_state(loader) else None
 
 
-class StatefulLoader(_LoaderWrapper):
+class StatefulLoader(LoaderWrapper):
     """A loader with a state of its own, which draws from a seed to begin a pass.
 
     How much it draws for that depends on whether it goes on from a state; what the training draws then must not. What
@@ -169,11 +154,9 @@ class StatefulLoader(_LoaderWrapper):
         resumable: whose pass this is, if one has made it.
     """
 
-    seed: int
-
     def __init__(self, loader: Any, seed: int, resumable: ResumableLoader | None = None) -> None:
-        super().__init__(loader, seed)
-        self.resumable = resumable
+        super().__init__(loader)
+        self.seed, self.resumable = seed, resumable
 
     def __iter__(self) -> Iterator[Any]:
         with guarded_generators():
@@ -181,7 +164,7 @@ class StatefulLoader(_LoaderWrapper):
             return iter(self.loader)
 
 
-class SkipLoader(_LoaderWrapper):
+class SkipLoader(LoaderWrapper):
     """The rest of a pass over a loader: what is before it is read and dropped, when the pass begins.
 
     Args:
@@ -191,8 +174,8 @@ class SkipLoader(_LoaderWrapper):
     """
 
     def __init__(self, loader: Any, start: int, seed: int | None = None) -> None:
-        super().__init__(loader, seed)
-        self.start = start
+        super().__init__(loader)
+        self.start, self.seed = start, seed
 
     def __iter__(self) -> Iterator[Any]:
         batches = iter(self.loader) if self.seed is None else iterate_isolated(self.loader, self.seed)

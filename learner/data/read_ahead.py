@@ -10,9 +10,10 @@ from typing import Any
 
 from learner.data.position import ResumableLoader
 from learner.data.seeding import guarded_generators, position_seed, seed_generators
+from learner.data.wrapper import LoaderWrapper
 
 
-class ReadAhead:
+class ReadAhead(LoaderWrapper):
     """A loader whose next batches are fetched, and begun to be moved, before they are asked for.
 
     All else is as without: batches come in order, an error of the loader comes in the place of its own batch, and a
@@ -41,16 +42,9 @@ class ReadAhead:
     """
 
     def __init__(self, loader: Any, begin: Callable[[Any], Any], finish: Callable[[Any], Any], n: int = 1) -> None:
-        self.loader, self.n = loader, n
+        super().__init__(loader)
+        self.n = n
         self._begin, self._finish = begin, finish
-
-    def __len__(self) -> int:
-        return len(self.loader)
-
-    def __getattr__(self, name: str) -> Any:
-        if name == "loader":  # not there yet: a copy is being made
-            raise AttributeError(name)
-        return getattr(self.loader, name)
 
     def __iter__(self) -> Iterator[Any]:
         # The pass begins now, as it does without this; the body of a generator would begin with the first batch.

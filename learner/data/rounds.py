@@ -5,11 +5,11 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator
 from itertools import islice
-from typing import Any, Protocol
+from typing import Any
 
 from torch.utils.data import DataLoader
 
-from learner.data.loaders import length_of
+from learner.data.wrapper import LoaderPart, Source, length_of
 from learner.errors import LearnerError
 
 
@@ -35,18 +35,7 @@ def beside_training(loader: Any) -> Any:
     return RoundsLoader(whole, loader.n, goes_on=False)
 
 
-# What others read off a loader.
-_OF_THE_LOADER = ("dataset", "batch_size", "drop_last", "sampler", "batch_sampler", "generator")
-
-
-class Source(Protocol):
-    """What gives the batches of a loader from any place on, as `learner.data.position.ResumableLoader` does."""
-
-    def at(self, epoch: int, start: int = 0) -> Any:
-        """Return an iterable over the rest of a pass."""
-
-
-class RoundsLoader:
+class RoundsLoader(LoaderPart):
     """`n` batches of a loader in each round, however many it has.
 
     A round begins where the last one stopped, in the same pass over the loader, and one pass follows the other; so each
@@ -73,7 +62,8 @@ class RoundsLoader:
     """
 
     def __init__(self, loader: Any, n: int, *, goes_on: bool = True) -> None:
-        self.loader, self.n, self.goes_on = loader, n, goes_on
+        super().__init__(loader, n)
+        self.goes_on = goes_on
         self.n_passes = self.n_read = 0
         self._start = 0  # batches of the coming round that are done
         self._epoch = 0
@@ -113,14 +103,6 @@ class RoundsLoader:
             return self._go_on(self.n - start)
         batches = self.loader if self._source is None else self._source.at(self._epoch, start)
         return islice(batches, self.n - start)
-
-    def __getattr__(self, name: str) -> Any:
-        if name in _OF_THE_LOADER:
-            return getattr(self.loader, name)
-        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
-
-    def __repr__(self) -> str:
-        return f"{type(self).__name__}({type(self.loader).__name__}, {self.n})"
 
     def _begin_pass(self) -> Iterator[Any]:
         if self._source is not None:

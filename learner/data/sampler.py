@@ -17,8 +17,9 @@ from torch.utils.data import (
     WeightedRandomSampler,
 )
 
-from learner.data.loaders import length_of
-from learner.data.seeding import iterate_isolated, position_seed, whole_number
+from learner.data.numbers import whole_number
+from learner.data.seeding import iterate_isolated, position_seed
+from learner.data.wrapper import length_of
 
 # What each of these hands out depends on its generator alone. A class derived from one may do as it likes.
 _SAMPLERS = (RandomSampler, SequentialSampler, SubsetRandomSampler, WeightedRandomSampler)

@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch.utils.data import Dataset, IterableDataset
 
-from learner.data.seeding import guarded_generators, position_seed, seed_generators, whole_number
+from learner.data.numbers import whole_number
+from learner.data.seeding import guarded_generators, position_seed, seed_generators
 
 
 def seeded(dataset: Any, seed: int) -> SeededDataset:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import operator
 import random
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -104,11 +103,3 @@ def iterate_isolated(source: Any, seed: int) -> Iterator[Any]:
                 return
             put_back = remember_rng([source])
         yield step
-
-
-def whole_number(value: Any, name: str) -> int:
-    """Return a whole number of any kind as an int."""
-    try:
-        return int(operator.index(value))
-    except TypeError:
-        raise TypeError(f"`{name}` must be a whole number, got {value!r}; do 0, for instance.") from None

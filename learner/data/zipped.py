@@ -4,18 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from typing import Any, Protocol
+from typing import Any
 
+from learner.data.wrapper import Source, length_of
 from learner.errors import LearnerError
 
 _MANY = 2**20  # passes over a loader beside one of unknown length, so that no two have one number
-
-
-class Source(Protocol):
-    """What gives the batches of a loader from any place on, as `learner.data.position.ResumableLoader` does."""
-
-    def at(self, epoch: int, start: int = 0) -> Any:
-        """Return an iterable over the rest of a pass."""
 
 
 class ZippedLoader:
@@ -49,7 +43,7 @@ class ZippedLoader:
             raise ValueError(
                 f"`zipped` must get two loaders or more, got {list(loaders)}; a single one goes in as it is."
             )
-        endless = [name for name, loader in self.loaders.items() if _length(loader) is None]
+        endless = [name for name, loader in self.loaders.items() if length_of(loader) is None]
         if len(endless) > 1:
             raise ValueError(f"`zipped` must get at most one loader without a length, got {endless}; cut the others.")
         self._leader = endless[0] if endless else max(self.loaders, key=lambda name: len(self.loaders[name]))
@@ -75,7 +69,7 @@ class ZippedLoader:
 
     def _cycle(self, name: str, source: Source, epoch: int, start: int) -> Iterator[Any]:
         length = max(1, len(self.loaders[name]))
-        longest = _length(self.loaders[self._leader])
+        longest = length_of(self.loaders[self._leader])
         n_passes = _MANY if longest is None else math.ceil(longest / length)
         i, start = divmod(start, length)
         while True:
@@ -89,13 +83,6 @@ class ZippedLoader:
                     f"iterator, which is used up by one pass?"
                 )
             i, start = i + 1, 0
-
-
-def _length(loader: Any) -> int | None:
-    try:
-        return len(loader)
-    except TypeError:
-        return None
 
 
 class _FromTheBeginning:

@@ -14,6 +14,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from learner.data.batch import describe
+from learner.data.numbers import real_number
 from learner.data.read_ahead import ReadAhead
 from learner.data.signature import ForwardSignature
 from learner.errors import LearnerError
@@ -47,8 +48,7 @@ def _checked_count(n: Any, name: str, least: int) -> int | None:
 
 def checked_lr(lr: Any) -> float:
     """Return a learning rate as a float, or say why it is none."""
-    if isinstance(lr, str | bool) or not hasattr(lr, "__float__"):
-        raise TypeError(f"`lr` must be a number, got {lr!r}.")
+    real_number(lr, "lr")
     if not math.isfinite(lr) or lr < 0:
         raise ValueError(f"`lr` must be a finite number of at least 0, got {float(lr)}.")
     return float(lr)

@@ -8,7 +8,8 @@ from typing import Any
 from torch import nn
 from torch.nn.parameter import is_lazy
 
-from learner.data.loaders import Loaders, length_of
+from learner.data.loaders import Loaders
+from learner.data.wrapper import length_of
 from learner.loop.types import Learner
 from learner.optim.several import kind_of
 

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from learner.data.batch import describe
 from learner.data.limit import describe_limits, limited
-from learner.data.loaders import Loaders, length_of
+from learner.data.loaders import Loaders
+from learner.data.wrapper import length_of
 from learner.errors import CancelException, LearnerError
 from learner.history import Averages
 from learner.loop.checks import checked_scalar, no_batches, no_weight, warn_of_length

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from torch import nn
 
-from learner.data.loaders import length_of, role_of
+from learner.data.loaders import role_of
+from learner.data.wrapper import length_of
 from learner.errors import CancelStepException, LearnerError, PostponeStepException
 from learner.loop.checks import warn_of_sum
 from learner.loop.dispatch import bind_actions

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 from torch.optim import Optimizer
 
+from learner.data.numbers import real_number
 from learner.optim.blocks import blocks_of
 from learner.optim.names import NORMS, all_names, first_names, meant_by
 from learner.optim.table import showing
@@ -199,8 +200,7 @@ def _checked_factors(lr: Any) -> dict[str, float]:
             f"rate itself goes to `Learner(..., lr=...)`."
         )
     for glob, factor in lr.items():
-        if isinstance(factor, str | bool) or not hasattr(factor, "__float__"):
-            raise TypeError(f"`lr[{glob!r}]` must be a number, got {factor!r}.")
+        real_number(factor, f"lr[{glob!r}]")
         if not math.isfinite(factor) or factor < 0:
             raise ValueError(f"`lr[{glob!r}]` must be a finite factor of at least 0, got {float(factor)}.")
     return {glob: float(factor) for glob, factor in lr.items()}
@@ -209,8 +209,7 @@ def _checked_factors(lr: Any) -> dict[str, float]:
 def _checked_decay(layer_decay: Any) -> float | None:
     if layer_decay is None:
         return None
-    if isinstance(layer_decay, str | bool) or not hasattr(layer_decay, "__float__"):
-        raise TypeError(f"`layer_decay` must be a number, got {layer_decay!r}.")
+    real_number(layer_decay, "layer_decay")
     if not 0 < layer_decay <= 1:
         raise ValueError(f"`layer_decay` must be above 0 and at most 1, got {float(layer_decay)}.")
     return float(layer_decay)

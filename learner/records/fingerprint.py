@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from learner.data.batch import fields_of
-from learner.data.loaders import length_of
+from learner.data.wrapper import length_of
 
 WHOLE = 2**30  # [bytes] of one array that are read; of a larger one, blocks spread evenly over it
 BLOCK = 2**24  # [bytes]

@@ -11,7 +11,8 @@ import torch
 from torch.utils.data import DataLoader, IterableDataset, RandomSampler, TensorDataset
 
 from learner import Loaders
-from learner.data.loaders import length_of, role_of
+from learner.data.loaders import role_of
+from learner.data.wrapper import length_of
 
 TRAIN, VALID = [1, 2], [3]
 

@@ -7,9 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.utils.data import DataLoader
 
-from learner.data.loaders import length_of
 from learner.data.position import ResumableLoader
 from learner.data.rounds import RoundsLoader, beside_training
+from learner.data.wrapper import length_of
 from learner.errors import LearnerError
 
 
