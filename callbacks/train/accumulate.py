@@ -65,6 +65,7 @@ class AccumulateCallback(Callback):
             raise TypeError(f"`n` must be a whole number of batches, got {n!r}.") from None
         if self.n < 1 or isinstance(n, bool):
             raise ValueError(f"`n` must be at least 1 batch, got {n}.")
+        self._adds_up = False  # whether the loss is a sum, of which large batches have a larger one
         self._begin_window()
 
     def _begin_window(self) -> None:
@@ -87,12 +88,12 @@ class AccumulateCallback(Callback):
         if sum(isinstance(cb, AccumulateCallback) for cb in learn.cbs) > 1:
             raise LearnerError("`cbs` must hold one AccumulateCallback, got several; leave all but one out.")
         self._begin_window()
+        self._adds_up = sums_over_batch(learn.loss_f)
         learn.batches_per_step = self.n
 
     def around_backward(self, learn: Learner, action: Callable[[], None]) -> None:
         """Add the batch's gradient, weighted by what its loss is a mean over."""
-        is_sum = learn.weight is None and sums_over_batch(learn.loss_f)
-        weight = 1.0 if is_sum else batch_weight(learn)
+        weight = 1.0 if self._adds_up and learn.weight is None else batch_weight(learn)
         if not self._is_open(learn):
             self._begin_window()
             self._unit = _one_for_zero(weight)
@@ -109,8 +110,7 @@ class AccumulateCallback(Callback):
         """Put the step off until the window is full; then make the sum of gradients their mean."""
         if self._n_batches < self.n:
             raise PostponeStepException
-        is_sum = learn.weight is None and sums_over_batch(learn.loss_f)
-        weight = 1.0 if is_sum else _one_for_zero(self._weight)
+        weight = 1.0 if self._adds_up and learn.weight is None else _one_for_zero(self._weight)
         for group in _groups(learn):
             for p in group["params"]:
                 if p.grad is not None:
