@@ -22,8 +22,7 @@ def fine_tuner(body: nn.Module, n_classes: int, dls: Loaders, cbs=()) -> Learner
     """Return a learner that trains a new head for 10 epochs, then all of the model."""
     model = nn.Sequential(OrderedDict(body=body, head=nn.Linear(64, n_classes)))
     adamw = param_groups(torch.optim.AdamW, layer_decay=0.3, no_decay="auto")
-    cbs = [FreezeCallback("body", until=10), *helpers(), *cbs]
-    return Learner(model, dls, cross_entropy, lr=3e-2, opt_func=adamw, cbs=cbs)
+    return Learner(model, dls, cross_entropy, 3e-2, adamw, [FreezeCallback("body", until=10), *helpers(), *cbs])
 
 
 def from_scratch(n_classes: int, dls: Loaders) -> Learner:

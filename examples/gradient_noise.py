@@ -17,17 +17,14 @@ from learner import Callback, Learner, Loaders
 class GradientNoiseCallback(Callback):
     """Add normal noise to the gradients, the less the more steps were made."""
 
-    state = ("generator",)
-
-    def __init__(self, eta=0.1, gamma=0.55, seed=0):
+    def __init__(self, eta=0.1, gamma=0.55):
         self.eta, self.gamma = eta, gamma
-        self.generator = torch.Generator().manual_seed(seed)
 
     def after_backward(self, learn):
         std = (self.eta / (1 + learn.n_steps) ** self.gamma) ** 0.5
         for p in learn.model.parameters():
             if p.grad is not None:
-                p.grad += std * torch.randn(p.shape, generator=self.generator).to(p.device)
+                p.grad += std * torch.randn_like(p)
 
 
 def make_learner(cbs=(), *, eta=0.1) -> Learner:

@@ -9,14 +9,13 @@ from examples.gradient_noise import make_learner
 def by_hand(n_epochs):
     learn = make_learner()
     model, opt = learn.model, torch.optim.SGD(learn.model.parameters(), lr=0.2)
-    noise = torch.Generator().manual_seed(0)
     torch.manual_seed(1)
     n_steps = 0
     for _ in range(n_epochs):
         for x, y in learn.dls.train:
             cross_entropy(model(x), y).backward()
             for p in model.parameters():
-                p.grad += (0.1 / (1 + n_steps) ** 0.55) ** 0.5 * torch.randn(p.shape, generator=noise)
+                p.grad += (0.1 / (1 + n_steps) ** 0.55) ** 0.5 * torch.randn_like(p)
             opt.step()
             opt.zero_grad()
             n_steps += 1
