@@ -18,6 +18,7 @@ from .samples.collectors import MetricsCollector as MetricsCollector
 from .samples.embeddings import EmbeddingsMetricsCollector as EmbeddingsMetricsCollector
 from .samples.regression import RegressionMetricsCollector as RegressionMetricsCollector
 from .samples.run import RunCallback as RunCallback
+from .scale.distributed import DistributedCallback as DistributedCallback
 from .show.csv_logger import CSVLoggerCallback as CSVLoggerCallback
 from .show.progress import ProgressCallback as ProgressCallback
 from .speed.compile import CompileCallback as CompileCallback

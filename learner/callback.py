@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import difflib
 import inspect
-from typing import Any
+from typing import Any, Literal
 
 from learner.loop.naming import check_handler, declare_signals
 from learner.loop.types import Learner
 
-_OPTIONS = ("order", "after", "before", "every", "loaders", "state")
+_OPTIONS = ("order", "after", "before", "every", "loaders", "ranks", "state")
 
 
 class Callback:
@@ -37,12 +37,14 @@ class Callback:
             other weights into the model for a while, such as an average for a validation, has a method
             `trained_weights(learn)`: a context manager that has the trained ones there while a checkpoint is taken.
         loaders: the passes that it is called in, by the names of their loaders: "valid", "valid*", ("train", "valid2").
+        ranks: in which processes it is called, where several train together: in "all", or in the "first" alone, as what
+            shows and writes. What the first does alone must not ask the others: no pass, no `learn.log` after a pass.
 
     A handler ends a stage of the loop by an exception: `CancelBatchException`, `CancelEpochException` or
     `CancelFitException`. `CancelStepException` leaves out the optimizer's step and drops the gradients of the batch;
     `PostponeStepException` puts the step off and keeps them, as accumulation does.
 
-    `every` and `loaders` mean the same for each callback. Signals of a fit always come. `loaders` leaves out all other
+    `every`, `loaders` and `ranks` mean the same for each callback. Signals of a fit always come. `loaders` leaves out all other
     signals, and the wrapping of actions, in passes over other loaders. `every` in batches leaves out signals and
     wrapping for all but the n-th, 2n-th, … batch that this callback would hear, counted over passes and epochs from the
     beginning of the fit; in steps, for all but the training batch that makes the n-th optimizer step since it was last
@@ -93,6 +95,7 @@ class Callback:
     state: tuple[str, ...] = ()
     every: int | str | None = None
     loaders: str | tuple[str, ...] | None = None
+    ranks: Literal["all", "first"] = "all"
 
     def before_fit(self, learn: Learner) -> None:
         """Come first in a fit: the model, the optimizer and `learn.epochs` are there."""
@@ -139,7 +142,7 @@ class Callback:
         for name, value in vars(cls).items():
             if inspect.isfunction(value):
                 check_handler(cls.__name__, name, value.__get__(object()))
-            elif not name.startswith("_") and name not in _OPTIONS:
+            elif not name.startswith("_") and name not in _OPTIONS and not isinstance(value, property):
                 for option in difflib.get_close_matches(name, _OPTIONS, n=1, cutoff=0.85):
                     raise ValueError(f"`{cls.__name__}.{name}` must be named otherwise, or did you mean `{option}`?")
 

@@ -71,12 +71,13 @@ from learner.loop.throughput import Throughput
 from learner.loop.timed import time_callbacks
 from learner.loop.timings import Timings
 from learner.loop.types import Handler
+from learner.ranks.job import ALONE, Job
 
 OptFunc = Callable[..., torch.optim.Optimizer]
 
 # What the batch before leaves is forgotten when one begins, so that nothing stale is ever read.
 _NEW_BATCH = {
-    **dict.fromkeys(("weight", "xb", "yb", "output", "preds", "loss")),
+    **dict.fromkeys(("weight", "global_batch_size", "global_weight", "xb", "yb", "output", "preds", "loss")),
     "batch_size": 0,
     "is_mixed": False,
     "is_in_batch": True,
@@ -126,11 +127,13 @@ class Learner:
     | `batch`, `xb`, `yb` | any | what the loader gave; what goes into the model; the target or None |
     | `batch_size` | `int` or None | samples in this batch; None where `predict` has to set it |
     | `is_mixed` | `bool` | whether a callback has mixed the samples of this batch: they are none of the dataset |
+    | `global_batch_size` | `int` or None | samples of this batch in all processes of the job; None: `batch_size` |
     | `weight` | number, 0-d tensor or None | what the loss of this batch is a mean over; None: `batch_size` |
     | `output`, `preds` | any | what the model returned; its predictions (the logits, where it returns more) |
     | `loss` | 0-d tensor or None | of this batch |
     | `metrics` | `dict` | `metrics[dl_name][metric]` of the last pass over that loader |
     | `history` | `History` | a row per epoch |
+    | `job` | `Job` | the processes that train together: `rank`, `world`, `is_first` |
     | `throughput` | `Throughput` | samples a second, and the share of waiting, of this pass or the last one |
     | `best` | any | the best epoch of the fit and its value, where a callback keeps it; else None |
     | `in_sandbox` | `bool` | whether all of this will be undone: write no files |
@@ -176,6 +179,9 @@ class Learner:
     batch_size: int | None
     is_mixed: bool
     weight: Tensor | float | None
+    global_batch_size: int | None
+    global_weight: Tensor | float | None  # what the loss of this batch is a mean over in all processes of the job
+    job: Job
     xb: Any
     yb: Any
     output: Any
@@ -250,7 +256,7 @@ class Learner:
         self.ended_by, self.interrupt, self._pending = None, None, Pending()
         self.in_sandbox, self._is_fitting, self._n_passes, self._n_done = False, False, 0, 0
         open_pass(self, "", (), "train")
-        self.cbs, self._dispatch = (), Dispatch(())
+        self.cbs, self._dispatch, self.job = (), Dispatch(()), ALONE
         self._tell_predictor()
         self._bound, self._by_hand = dict[str, Callable[[], None]](), {}
         self._set_callbacks(flattened(cbs))
@@ -297,8 +303,8 @@ class Learner:
         n_epochs, steps = checked_length(n_epochs, steps)
         with self.added(cbs), one_batch_each(self, overfit), deferred_interrupts(self), alone_in_its_thread():
             start = find_resumption(self, resume)
-            prepare_training(self, None if lr is None else checked_lr(lr))
             self.n_epochs, self.steps, self.epoch = n_epochs, steps, start.n_done if start else 0
+            prepare_training(self, None if lr is None else checked_lr(lr))
             self.epochs = count() if n_epochs is None else range(n_epochs)
             self.first_step = start.first_step if start else self.n_steps
             self._last_step = math.inf if steps is None else self.first_step + steps
@@ -317,9 +323,11 @@ class Learner:
                             record_pass(self, name)
                 self.callback("after_fit")
             except CancelFitException as cancel:
+                self.job.tell(self, cancel)
                 self._dispatch.leave(self, "fit", owed, cancel)
             except BaseException as error:
                 annotate(error, self, "fit")
+                self.job.tell(self, error)
                 self._dispatch.leave(self, "fit", owed, error)
                 raise
             else:
@@ -372,16 +380,13 @@ class Learner:
                 close_pass(self)
                 self.callback("after_epoch")
                 check_steps(self)
-            except CancelEpochException as cancel:
-                end_early(self, cancel)
-                self._dispatch.leave(self, "epoch", owed, cancel)
             except BaseException as error:
-                if isinstance(error, CancelException):
-                    end_early(self, error)
-                else:
+                if not isinstance(error, CancelException):
                     annotate(error, self, f"the loader, batch {self.i + (self.batch is not None)}")
-                self._dispatch.leave(self, "epoch", owed, error)
-                raise
+                reason = end_early(self, error)
+                self._dispatch.leave(self, "epoch", owed, reason)
+                if not isinstance(reason, CancelEpochException):
+                    raise reason
             else:
                 self._dispatch.leave(self, "epoch", owed)
             finally:
@@ -414,12 +419,13 @@ class Learner:
             self.callback("after_batch")
             count_batch(self)
         except CancelException as cancel:
-            drop_batch(self)
-            self._dispatch.leave(self, "batch", owed, cancel)
-            if not isinstance(cancel, CancelBatchException):
-                raise
+            reason = drop_batch(self, cancel)
+            self._dispatch.leave(self, "batch", owed, reason)
+            if not isinstance(reason, CancelBatchException):
+                raise reason
         except BaseException as error:
             annotate(error, self, "the batch")
+            self.job.tell(self, error)
             self._dispatch.leave(self, "batch", owed, error)
             raise
         else:
@@ -534,7 +540,7 @@ class Learner:
     def _set_callbacks(self, cbs: list[Any]) -> None:
         """Resolve who listens to what and who takes over which action; nothing changes if that fails."""
         self._dispatch = self._dispatch.renewed(checked_callbacks(cbs, known=self.cbs), self.signals)
-        self.cbs = tuple(cbs)
+        self.cbs, self.job = tuple(cbs), self._dispatch.job
         bind_actions(self)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -601,7 +607,7 @@ class Learner:
         finally:
             self.metrics.clear()  # in place: others may hold it
             self.metrics.update(metrics)
-        return gather.result()
+        return gather.result(self.job)
 
     def side_pass(self, name: str, dl: Any, role: str = "infer", cbs: Any = None) -> None:
         """Run a pass without gradients over any loader, beside whatever runs, and give that its state back.
@@ -726,7 +732,8 @@ class Learner:
         """
         self._refuse_while_running("save")
         warn_of_unsaved(self)
-        write_checkpoint(path, snapshot(self))
+        if self.job.is_first:
+            write_checkpoint(path, snapshot(self))
 
     def load(self, path: str | os.PathLike[str]) -> None:
         """Take over all that `save` wrote, or a `CheckpointCallback`, in a learner that is made as that one was.
@@ -736,7 +743,7 @@ class Learner:
                 nothing was changed.
         """
         self._refuse_while_running("load")
-        load_snapshot(self, between_fits(read_checkpoint(path)))
+        load_snapshot(self, between_fits(self.job.from_first(lambda: read_checkpoint(path), at="a file to load")))
 
     def export(self, path: str | os.PathLike[str]) -> None:
         """Write the weights alone, for other programs: by the `safetensors` library where the name ends so.
@@ -747,7 +754,8 @@ class Learner:
             ImportError: if the name ends in `.safetensors` and the library is not installed.
             LearnerError: if the file cannot be written.
         """
-        export_weights(self.model, path)
+        if self.job.is_first:
+            export_weights(self.model, path)
 
     def _refuse_while_running(self, what: str) -> None:
         if self._is_fitting or self._n_passes:

@@ -48,7 +48,7 @@ def test_every_module_has_a_test_file_of_its_name(file):
     assert (ROOT / "tests" / file.parent / f"test_{file.stem.strip('_')}.py").is_file()
 
 
-DOORS = [*PACKAGES, "learner/checkpoint", "learner/data", "learner/interrogate", "learner/optim", "learner/records"]
+DOORS = [*PACKAGES, *(f"learner/{room}" for room in ("checkpoint", "data", "interrogate", "optim", "ranks", "records"))]
 
 
 @pytest.mark.parametrize("package", DOORS)
@@ -144,10 +144,11 @@ FLOORS = {
     "interrogate": ("data", "drawing", "errors"),
     "optim": ("interrogate", "data", "errors"),
     "callback": ("loop.naming", "loop.types"),
-    "loop": ("callback", "interrogate", "optim", "data", "drawing", "history", "errors"),
-    "checkpoint": ("loop", "callback", "interrogate", "optim", "data", "history", "errors"),
+    "ranks": ("data", "errors"),
+    "loop": ("ranks", "callback", "interrogate", "optim", "data", "drawing", "history", "errors"),
+    "checkpoint": ("ranks", "loop", "callback", "interrogate", "optim", "data", "history", "errors"),
     "records": ("checkpoint.atomic", "checkpoint.lock", "data", "history", "drawing", "errors"),
-    "learner": ("checkpoint", "loop", "callback", "interrogate", "optim", "data", "history", "errors"),
+    "learner": ("checkpoint", "loop", "ranks", "callback", "interrogate", "optim", "data", "history", "errors"),
 }
 FRONT_DOORS = ("learner", "learner.__main__")  # the names that users import; the demo
 

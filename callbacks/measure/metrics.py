@@ -12,12 +12,13 @@ from torch import Tensor
 
 from callbacks.measure.batch_buffer import BatchBuffer
 from callbacks.measure.metric_functions import Metric
-from callbacks.measure.metric_objects import is_object, put_back, state_of
+from callbacks.measure.metric_objects import is_object, joined, put_back, state_of
 from learner import Callback, Learner
 from learner.data.moving import detached
 from learner.history import Averages
 from learner.loop.checks import checked_scalar
 from learner.loop.weight import batch_weight
+from learner.ranks.job import Job
 
 # What waits to be evaluated at once: enough that the fixed cost of an evaluation is spread thin.
 _MAX_BATCHES = 64
@@ -40,7 +41,8 @@ class MetricsCallback(Callback):
     `@mean_over_samples`, as `accuracy` does. It then is not called for each batch, but once for many joined together.
 
     An object is moved to the device of the predictions and reset when a pass begins. A pass within a pass is measured
-    by copies, so that neither disturbs the other. Batches without a target, and passes over `infer` loaders, are not
+    by copies, so that neither disturbs the other. Where several processes train together, what they have measured is
+    joined: sums and weights of functions; of objects those of torchmetrics and all that have a `merge_state`. Batches without a target, and passes over `infer` loaders, are not
     measured.
 
     A checkpoint within a pass keeps what was measured so far. Of an object that is what its `state_dict` gives, or all
@@ -91,7 +93,7 @@ class MetricsCallback(Callback):
     def after_epoch(self, learn: Learner) -> None:
         """Read the results; waits for the device."""
         metrics = learn.metrics[learn.dl_name]
-        for name, value in self._pass.results().items() if self._pass is not None else ():
+        for name, value in self._pass.results(learn.job).items() if self._pass is not None else ():
             if name in metrics:
                 raise _used_twice(name)
             metrics[name] = value
@@ -198,16 +200,23 @@ class _Pass:
             for metric in self._objects.values():
                 metric.update(preds, target)
 
-    def results(self) -> dict[str, float]:
+    def results(self, job: Job) -> dict[str, float]:
+        """Return what was measured, in all processes that train together."""
         self._flush()
-        values = self._averages.means()
+        objects: dict[str, Any] = self._objects if self._is_updated else {}
+        if job.world == 1:
+            values = self._averages.means()
+        else:
+            every = job.gather((self._averages.totals(), objects), at="the metrics of a pass")
+            values = Averages.joined(totals for totals, _ in every).means()
+            gathered = [theirs for _, theirs in every if theirs]
+            objects = {name: joined(name, [one[name] for one in gathered]) for name in self._objects if gathered}
         for name in self._names:
             if (share := values.get(_share(name))) is not None:
                 values[name] = values[name] / share if share else math.nan
-        if self._is_updated:
-            for name, metric in self._objects.items():
-                value = checked_scalar(name, metric.compute())
-                values[name] = value.item() if isinstance(value, Tensor) else value
+        for name, metric in objects.items():
+            value = checked_scalar(name, metric.compute())
+            values[name] = value.item() if isinstance(value, Tensor) else value
         return {name: values[name] for name in self._names if name in values}
 
     def state(self) -> dict[str, Any]:

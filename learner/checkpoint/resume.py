@@ -318,7 +318,8 @@ def find_resumption(learn: Learner, resume: bool | str | os.PathLike[str]) -> Re
             f"`resume` must have one callback that knows where the checkpoints are, got {len(keepers)} in `cbs`; "
             + ("say which by `resume=path`." if keepers else "add a CheckpointCallback.")
         )
-    found = keepers[0].find_checkpoint(None if resume is True else resume)
+    keeper, path = keepers[0], None if resume is True else resume
+    found = learn.job.from_first(lambda: keeper.find_checkpoint(path), at="the checkpoint to go on from")
     return None if found is None else Resumption(*found)
 
 

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import sys
 from contextlib import suppress
+from threading import Event
 from typing import Any, Literal
+
+
+_is_silent = Event()
 
 
 def tell(text: str, to: Literal["stdout", "stderr"] = "stdout") -> None:
@@ -14,12 +18,19 @@ def tell(text: str, to: Literal["stdout", "stderr"] = "stdout") -> None:
     characters of a name: these are then written as `\xe4` or `\u8bad`.
     """
     stream = getattr(sys, to)
+    if _is_silent.is_set() and to == "stdout":
+        return
     if stream is None:  # as of pythonw and of some services
         return
     encoding = getattr(stream, "encoding", None) or "utf-8"
     with suppress(OSError, ValueError):  # ValueError: it has been closed
         stream.write(f"{text}\n".encode(encoding, "backslashreplace").decode(encoding))
         stream.flush()  # a killed run leaves its lines in the log
+
+
+def be_silent() -> None:
+    """Write no more lines to the standard output: this process is one of several, and another one speaks for all."""
+    _is_silent.set()
 
 
 def is_terminal(stream: Any) -> bool:

@@ -1,0 +1,91 @@
+"""Tensors that several processes bring together: gradients that they average, weights that they copy and compare."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from learner import Learner
+from learner.loop.trainable import named_parameters, other_parameters
+
+
+def by_kind(tensors: Iterable[Tensor]) -> list[list[Tensor]]:
+    """Return tensors in lists of one dtype and device each, which can be sent as one."""
+    kinds: defaultdict[tuple[torch.dtype, torch.device], list[Tensor]] = defaultdict(list)
+    for tensor in tensors:
+        kinds[tensor.dtype, tensor.device].append(tensor)
+    return list(kinds.values())
+
+
+@torch.no_grad()
+def copy_from_first(tensors: Iterable[Tensor]) -> None:
+    """Give tensors the values that they have in the first process."""
+    for kind in by_kind(tensors):
+        flat = torch.cat([tensor.detach().flatten() for tensor in kind])
+        dist.broadcast(flat, src=0)
+        _put(flat, kind)
+
+
+@torch.no_grad()
+def average(parameters: Iterable[nn.Parameter]) -> None:
+    """Average gradients over the processes; where one of them has none, it counts as zero, where none has one, it stays.
+
+    Which have one may differ: a process may have had no sample that needed a part of the model.
+    """
+    parameters = list(parameters)
+    if not parameters:
+        return
+    has_one = torch.tensor([p.grad is not None for p in parameters], dtype=torch.uint8, device=parameters[0].device)
+    dist.all_reduce(has_one, op=dist.ReduceOp.MAX)
+    wanted = [p for p, is_there in zip(parameters, has_one.tolist(), strict=True) if is_there]
+    for p in wanted:
+        if p.grad is None:
+            p.grad = torch.zeros_like(p)
+    for kind in by_kind(p.grad for p in wanted if p.grad is not None):
+        flat = torch.cat([grad.flatten() for grad in kind])
+        dist.all_reduce(flat)
+        _put(flat.div_(dist.get_world_size()), kind)
+
+
+def average_all(learn: Learner) -> None:
+    """Average the gradients of all that is trained."""
+    average(dict.fromkeys((*_trained(named_parameters(learn).values()), *parameters_apart(learn))))
+
+
+def parameters_apart(learn: Learner) -> list[nn.Parameter]:
+    """Return what is trained and is no part of the model: parameters of the loss, and what only the optimizer has."""
+    of_model = set(learn.model.parameters())
+    candidates = (*named_parameters(learn).values(), *other_parameters(learn, learn.opt))
+    return [p for p in _trained(candidates) if p not in of_model]
+
+
+def _trained(parameters: Iterable[nn.Parameter]) -> list[nn.Parameter]:
+    return [p for p in parameters if p.requires_grad]
+
+
+def _put(flat: Tensor, tensors: list[Tensor]) -> None:
+    start = 0
+    for tensor in tensors:
+        tensor.copy_(flat[start : start + tensor.numel()].view_as(tensor))
+        start += tensor.numel()
+
+
+@torch.no_grad()
+def checksum(model: nn.Module) -> int:
+    """Return a number that is another one where a bit of a parameter is; waits for the device once.
+
+    Example:
+        >>> a, b = nn.Linear(1, 1), nn.Linear(1, 1)
+        >>> _ = b.load_state_dict(a.state_dict())
+        >>> same = checksum(a) == checksum(b)
+        >>> b.bias.add_(1e-3) is b.bias, same, checksum(a) == checksum(b)
+        (True, True, False)
+    """
+    sums = [p.detach().contiguous().flatten().view(torch.uint8).to(torch.int64) for p in model.parameters()]
+    # Each byte counts by its place, so that parameters that have changed places are seen, too.
+    total = sum(((b * torch.arange(1, len(b) + 1, device=b.device)).sum() * (i + 1) for i, b in enumerate(sums)), 0)
+    return int(total)
