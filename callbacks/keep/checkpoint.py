@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import os
 import warnings
-from contextlib import closing
+from contextlib import closing, nullcontext
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
+
+from torch import nn
 
 from callbacks.keep.monitor import Best, Monitor
 from learner import Callback, CancelBatchException, CancelFitException, Learner, LearnerError
@@ -20,7 +23,7 @@ from learner.checkpoint.unsaved import describe_unsaved, unsaved
 from learner.data.exact import why_not_exact
 from learner.data.loaders import Loaders
 from learner.data.order import OrderedLoader
-from learner.data.position import SkipLoader
+from learner.data.position import SkipLoader, seed_of
 from learner.data.resumable import ResumableLoaders
 from learner.loop.frequency import Every, Pace
 from learner.loop.tell import tell
@@ -39,7 +42,8 @@ class CheckpointCallback(Callback):
     The copy is taken at once, the file is written beside the training, one at a time; the end of `fit` waits for it.
     What cannot be written is a warning and stops nothing. There is one at the end of a fit as well, also if a callback
     ends it, and on Ctrl-C or SIGTERM when the batch is done; none after an error, when a step may be half done, and
-    none of weights that hold NaN. A fit that does not resume sets the files of an earlier one aside, as `*.old`.
+    none of weights that hold NaN. Of several processes that train together the first one writes, and any number of them
+    goes on from it. A fit that does not resume sets the files of an earlier one aside, as `*.old`.
 
     Args:
         path: the folder, one for each training.
@@ -144,7 +148,8 @@ class CheckpointCallback(Callback):
                 if self.exact:
                     raise ValueError(f"{problem}; pass a DataLoader over numbered samples, or leave out `exact`.")
                 warnings.warn(f"{problem}; the rest of a pass may differ.", RuntimeWarning, stacklevel=2)
-        self._folder.open()
+        if learn.job.is_first:
+            self._folder.open()
         self._told = set()
         self._options = options_of(learn.opt)  # type: ignore[arg-type]  # there is one in a fit
         self._has_begun, self._n_done = False, 0
@@ -172,6 +177,8 @@ class CheckpointCallback(Callback):
         if learn.training:
             self._n_batches += 1
         is_due = (learn.training or self._every.unit == "s") and self._pace.tick(learn.n_steps)
+        if self._every.unit == "s":  # clocks differ
+            is_due = learn.job.from_first(partial(bool, is_due), at="the clock of checkpoints")
         if is_due or learn.interrupt is not None:
             self._save(learn, learn.i + 1)
 
@@ -184,7 +191,7 @@ class CheckpointCallback(Callback):
         """Write a last checkpoint if a callback has ended the fit, and wait for the file."""
         if not self._is_on:
             return
-        with closing(self._folder):
+        with closing(self._folder) if learn.job.is_first else nullcontext():
             try:
                 if self._has_begun and isinstance(learn.ended_by, CancelFitException):
                     self._save(learn, 0, is_best=self._is_best(learn), is_over=True)
@@ -197,12 +204,17 @@ class CheckpointCallback(Callback):
         self._has_begun = True
         self._look_for_unsaved(learn, may_refuse=self.exact)
         goes_on = learn.is_resumed or self._n_batches > 0
-        if aside := self._folder.set_aside(after=self._n_batches if goes_on else -1):
+        after = self._n_batches if goes_on else -1
+        if learn.job.is_first and (aside := self._folder.set_aside(after=after)):
             files = f"{len(aside)} checkpoint{'s' if len(aside) > 1 else ''}"
             what = "later than where this fit begins" if goes_on else "of another training"
             hint = "" if goes_on else ", from which `resume=True` would have gone on"
             tell(f"{self._folder.path} has {files} {what}{hint}: set aside, with `.old` at the end of the name.")
-        for name, loader in Loaders.of(learn.dls).items():  # each now, since others may use it before its turn
+        loaders = Loaders.of(learn.dls)
+        self._loaders.agree_on(
+            learn.job.from_first(lambda: {name: seed_of(dl) for name, dl in loaders.items()}, at="the seeds of loaders")
+        )
+        for name, loader in loaders.items():  # each now, since others may use it before its turn
             self._loaders.get(name, loader)
 
     def _look_for_unsaved(self, learn: Learner, may_refuse: bool = False) -> None:
@@ -246,15 +258,19 @@ class CheckpointCallback(Callback):
             self._save_trained(learn, i, is_best=is_best, is_over=is_over)
 
     def _save_trained(self, learn: Learner, i: int, *, is_best: bool, is_over: bool) -> None:
-        if any(t.isnan().any() for t in chain(learn.model.parameters(), learn.model.buffers())):
+        if learn.job.from_first(partial(_holds_nan, learn.model), at="a checkpoint"):
             self._warn(f"the weights hold NaN after batch {self._n_batches}; the last one is kept.")
             return
         self._wait()
         self._look_for_unsaved(learn)
         self._pass_within = learn.dl_name if i else ""
+        for cb in learn.cbs:
+            if i and hasattr(cb, "settle_gradients"):  # an open window is saved once, as all processes go on with it
+                cb.settle_gradients(learn)
         try:
             state = fit_state(learn, i, self._rng, self._options, is_over=is_over)
-            self._writer.start(self._folder.save, state, self._n_batches, is_best=is_best)
+            if learn.job.is_first:
+                self._writer.start(self._folder.save, state, self._n_batches, is_best=is_best)
         except (TypeError, LearnerError) as error:  # what a callback keeps is not plain data
             if learn.interrupt is None:
                 raise
@@ -262,7 +278,7 @@ class CheckpointCallback(Callback):
             return
         finally:
             self._pass_within = ""
-        if learn.interrupt is not None and self._wait():
+        if learn.interrupt is not None and learn.job.is_first and self._wait():
             tell(f"a checkpoint is in {self._folder.path}; `fit(n, resume=True)` goes on from it.", to="stderr")
 
     def _wait(self) -> bool:
@@ -324,3 +340,7 @@ class CheckpointCallback(Callback):
         if not self._is_on:  # the next fit begins its passes anew
             states.pop(state["pass_within"], None)
         self._loaders = ResumableLoaders(state["seeds"], states)
+
+
+def _holds_nan(model: nn.Module) -> bool:
+    return any(bool(t.isnan().any()) for t in chain(model.parameters(), model.buffers()))

@@ -85,6 +85,19 @@ def joined(name: str, metrics: list[Any]) -> Any:
     return first
 
 
+def joined_state(name: str, metrics: list[Any]) -> dict[str, Any]:
+    """Return what `state_of` gives of an object that has gathered all that several have; raises as `joined`."""
+    one = joined(name, metrics)
+    for part in _parts_of(one).values():
+        if _is_of_torchmetrics(part) and len(metrics) > 1:
+            lists = [key for key, value in part.metric_state.items() if isinstance(value, list)]
+            part.sync(dist_sync_fn=part.dist_sync_fn, distributed_available=lambda: True)
+            for key in lists:  # which are joined to one tensor, and would not take more
+                value = getattr(part, key)
+                setattr(part, key, value if isinstance(value, list) else [value])
+    return state_of(one)
+
+
 def _is_of_torchmetrics(metric: Any) -> bool:
     return hasattr(metric, "dist_sync_fn") and hasattr(metric, "metric_state")
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from callbacks.measure.batch_buffer import BatchBuffer
 from callbacks.measure.metric_functions import Metric
-from callbacks.measure.metric_objects import is_object, joined, put_back, state_of
+from callbacks.measure.metric_objects import is_object, joined, joined_state, put_back, state_of
 from learner import Callback, Learner
 from learner.data.moving import detached
 from learner.history import Averages
@@ -111,6 +111,11 @@ class MetricsCallback(Callback):
         """Take over what `state_dict` gave, in a pass."""
         if self._pass is not None and state is not None:
             self._pass.put_back(state)
+
+    def join_states(self, states: list[dict[str, Any] | None]) -> dict[str, Any] | None:
+        """Return what one process would have measured so far, of what each of several has, as `state_dict` gives it."""
+        passes = [_Pass.of(self.metrics, state) for state in states if state is not None]
+        return {"kinds": self._kinds(), **_Pass.joined(passes)} if passes else None
 
     def differences(self, state: dict[str, Any] | None) -> list[str]:
         """Say whether other metrics were measured in the pass of a checkpoint."""
@@ -218,6 +223,25 @@ class _Pass:
             value = checked_scalar(name, metric.compute())
             values[name] = value.item() if isinstance(value, Tensor) else value
         return {name: values[name] for name in self._names if name in values}
+
+    @classmethod
+    def of(cls, metrics: dict[str, Any], state: dict[str, Any]) -> _Pass:
+        """Return a pass that has measured what `state` gave, with objects of its own."""
+        one = cls(copy.deepcopy(metrics), outer=None)
+        one.put_back(state)
+        return one
+
+    @staticmethod
+    def joined(passes: list[_Pass]) -> dict[str, Any]:
+        """Return what `state` would give of a pass that has measured what several have."""
+        for one in passes:
+            one._flush()
+        updated = [one._objects for one in passes if one._is_updated]
+        return {
+            "averages": Averages.joined(one._averages.totals() for one in passes).state_dict(),
+            "joinable": None,
+            "objects": {n: joined_state(n, [one[n] for one in updated]) for n in updated[0]} if updated else None,
+        }
 
     def state(self) -> dict[str, Any]:
         """Return all of it as plain data."""

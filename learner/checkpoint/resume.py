@@ -14,6 +14,7 @@ That is a snapshot (`learner.checkpoint.snapshot`) and, under `fit`, what there 
     gradients           of the parameters, None where there is none
     pass_state          what callbacks carry from batch to batch in this pass
     averages            of this pass
+    ranks               beside `fit`, where several processes train: what each of them holds for itself
     paces               how far callbacks are that are called every so often
 """
 
@@ -34,6 +35,7 @@ from torch.utils.data import DataLoader
 from learner.checkpoint.counters import counters, put_back_counters
 from learner.checkpoint.model import put_back_training
 from learner.checkpoint.plain import plain
+from learner.checkpoint.ranks import of_this_rank, with_all_ranks
 from learner.checkpoint.rng import put_back_rng
 from learner.checkpoint.snapshot import (
     all_or_nothing,
@@ -85,7 +87,7 @@ def fit_state(
     """
     names = {module: name for name, module in inside(learn.model).named_modules()}
     modes = learn._modes if learn._n_passes else ()  # after a pass they are what they are
-    return {
+    state = {
         **snapshot(learn),
         "fit": {
             **Position(learn._n_done, learn.dl_name if i else next(iter(learn.dls)), i)._asdict(),
@@ -106,6 +108,7 @@ def fit_state(
             "paces": learn._dispatch.state_dict(),
         },
     }
+    return with_all_ranks(learn, state)
 
 
 def between_fits(state: dict[str, Any]) -> dict[str, Any]:
@@ -145,13 +148,13 @@ class Resumption:
         LearnerError: if it is of no fit.
     """
 
-    def __init__(self, path: Path, state: dict[str, Any]) -> None:
+    def __init__(self, path: Path, state: Mapping[str, Any]) -> None:
         if "fit" not in state:
             raise LearnerError(
                 f"`resume` must be a checkpoint of a fit, got {str(path)!r}, which `learn.save` wrote between two; do "
                 f"`learn.load(path)`, then `fit`."
             )
-        self._path, self._state, self._fit = path, state, state["fit"]
+        self._path, self._state, self._fit = path, dict(state), state["fit"]
         with errors_as_one():
             self._at = Position(index(self._fit["n_done"]), str(self._fit["loader"]), index(self._fit["i"]))
             self.first_step = index(self._fit["first_step"])
@@ -320,7 +323,11 @@ def find_resumption(learn: Learner, resume: bool | str | os.PathLike[str]) -> Re
         )
     keeper, path = keepers[0], None if resume is True else resume
     found = learn.job.from_first(lambda: keeper.find_checkpoint(path), at="the checkpoint to go on from")
-    return None if found is None else Resumption(*found)
+    if found is None:
+        return None
+    path, state = found
+    with errors_as_one():
+        return Resumption(path, of_this_rank(learn, state))
 
 
 def _asked_for(n_epochs: int | None, steps: int | None) -> str:

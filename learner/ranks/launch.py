@@ -69,7 +69,7 @@ def launch(f: Callable[..., Any], n: int, *args: Any) -> Any:
     context = multiprocessing.get_context("fork")
     port = _free_port()
     with tempfile.TemporaryDirectory(prefix="launch-") as folder:
-        sys.stdout.flush()  # else each fork writes what waits
+        _flush()  # else each fork writes what waits
         processes = [context.Process(target=_run, args=(f, args, rank, n, port, Path(folder))) for rank in range(n)]
         for process in processes:
             process.start()
@@ -108,9 +108,13 @@ def _run(f: Callable[..., Any], args: tuple[Any, ...], rank: int, n: int, port: 
         (folder / f"{rank}.error").write_bytes(_packed(error))
     finally:
         leave()
-        sys.stdout.flush()
-        sys.stderr.flush()
+        _flush()
         os._exit(status)  # nothing of the parent, as its exit handlers, is this process's to do
+
+
+def _flush() -> None:
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
 
 
 def _packed(error: BaseException) -> bytes:
