@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable
 from contextlib import nullcontext
 from typing import Any, Literal
@@ -13,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from callbacks.scale.gradients import average, average_all, checksum, copy_from_first, parameters_apart
+from callbacks.scale.replica import Replica, explained
 from learner import Callback, Learner, LearnerError
 from learner.data.position import seed_of
 from learner.data.resumable import ResumableLoaders
@@ -24,10 +24,6 @@ from learner.loop.closure import refuse_closure
 from learner.loop.tell import be_silent, tell
 from learner.loop.weight import batch_weight
 from learner.ranks.join import joined_job
-
-
-_BY_NAME = inspect.signature(DistributedDataParallel).parameters
-_NO_BUFFERS = {"forward_sync_buffers" if "forward_sync_buffers" in _BY_NAME else "broadcast_buffers": False}
 
 
 class DistributedCallback(Callback):
@@ -98,11 +94,11 @@ class DistributedCallback(Callback):
         if sync_batchnorm and not torch.cuda.is_available():
             raise ValueError("`sync_batchnorm` must have CUDA, which is not there: torch has no other; leave it out.")
         self.sync_batchnorm = sync_batchnorm
-        self._options: dict[str, Any] = {
-            "find_unused_parameters": find_unused_parameters,
-            "bucket_cap_mb": bucket_cap_mb,
-            **({} if broadcast_buffers else _NO_BUFFERS),
-        }
+        self._replica = Replica(
+            broadcast_buffers=broadcast_buffers,
+            find_unused_parameters=find_unused_parameters,
+            bucket_cap_mb=bucket_cap_mb,
+        )
         self.job = joined_job(agree, timeout)
         if not self.is_first:
             be_silent()
@@ -110,8 +106,6 @@ class DistributedCallback(Callback):
         self._loaders = ResumableLoaders()
         self._passes: list[Shares] = []  # of this pass and those around it
         self._told: set[str] = set()  # of loaders that are read whole
-        self._ddp: DistributedDataParallel | None = None
-        self._trained: list[int] = []  # parameters that it was made for
         self._n = self._n_mine = 0  # samples of this batch, and of this rank's share
         self._is_synced = False  # whether the last backward has averaged the gradients
         self._adds_up = False  # whether the loss is a sum over the batch
@@ -160,7 +154,7 @@ class DistributedCallback(Callback):
 
     def cleanup_fit(self, learn: Learner) -> None:
         """Leave the plain model alone."""
-        self._ddp, self._trained = None, []
+        self._replica.drop()
 
     # -- passes ----------------------------------------------------------------------------------------------------
 
@@ -211,7 +205,12 @@ class DistributedCallback(Callback):
             self._passes.pop()
 
     def _require_equal_weights(self, learn: Learner) -> None:
-        if self.world == 1 or not learn.training or not self.job.can_agree or not isinstance(learn.ended_by, CancelException | None):
+        if (
+            self.world == 1
+            or not learn.training
+            or not self.job.can_agree
+            or not isinstance(learn.ended_by, CancelException | None)
+        ):
             return
         mine = learn.n_steps, learn.n_samples, checksum(learn.model)
         (n_steps, _, bits), *others = every = self.job.gather(mine, at="the end of training for this epoch")
@@ -251,20 +250,12 @@ class DistributedCallback(Callback):
         if self.world == 1 or not learn.training or not self._is_by_wrapper(learn):
             action()
             return
-        ddp, plain = self._wrapper(learn), learn.model
+        ddp, plain = self._replica.of(learn.model), learn.model
         learn.model = ddp  # for the forward alone: everybody else finds the plain model
         will_step = (learn.i + 1) % learn.batches_per_step == 0
         try:
-            with nullcontext() if will_step else ddp.no_sync():
+            with explained(plain, type(self).__name__), nullcontext() if will_step else ddp.no_sync():
                 action()
-        except RuntimeError as error:
-            if "Expected to have finished reduction" in str(error):
-                names = [name for name, p in plain.named_parameters() if p.requires_grad and p.grad is None]
-                error.add_note(
-                    f"in words of this library: no gradient has come to {', '.join(names[:5]) or 'some parameters'}; "
-                    f"freeze what is not used, or do `{type(self).__name__}(find_unused_parameters=True)`"
-                )
-            raise
         finally:
             learn.model = plain
         self._is_synced = will_step
@@ -273,16 +264,6 @@ class DistributedCallback(Callback):
         """Tell whether the forward is the learner's own. Of another one nobody knows how often it calls the model."""
         owner, _ = learn._dispatch.actions.get("predict", (None, ()))
         return owner is None and type(learn).predict is Learner.predict and "predict" not in learn._by_hand
-
-    def _wrapper(self, learn: Learner) -> DistributedDataParallel:
-        trained = [id(p) for p in learn.model.parameters() if p.requires_grad]
-        if self._ddp is None or trained != self._trained or self._ddp.module is not learn.model:
-            self._ddp = None  # its hooks go before others come
-            device = next(p.device for p in learn.model.parameters())
-            ids = [device] if device.type == "cuda" else None
-            self._ddp = DistributedDataParallel(learn.model, device_ids=ids, **self._options)
-            self._trained = trained
-        return self._ddp
 
     def around_backward(self, learn: Learner, action: Callable[[], None]) -> None:
         """Agree that all have a loss, and weigh this share of it, for what is exchanged is a mean over processes."""

@@ -174,7 +174,9 @@ class Dispatch:
         only a Cancel, the first failure is raised when all clean-ups have run; of Cancels, the one that ends more.
         """
         worst, outer, learn.ended_by = reason, learn.ended_by, reason
-        if learn._pending.interrupt is not None and learn._pending.is_agreed:  # not later: a clean-up that writes the last checkpoint has to see it
+        if (
+            learn._pending.interrupt is not None and learn._pending.is_agreed
+        ):  # not later: a clean-up that writes the last checkpoint has to see it
             learn.interrupt = learn._pending.interrupt
         while owed:
             cleanup = owed.pop()

@@ -142,7 +142,9 @@ class Ranks(Job):
                 raise self._strayed(self.talk.texts(at))
         except RuntimeError as error:
             self._is_over = True
-            raise OtherProcessError(f"another process is gone; this is rank {self.rank}. Its own output says why.") from error
+            raise OtherProcessError(
+                f"another process is gone; this is rank {self.rank}. Its own output says why."
+            ) from error
         if largest == Word.INTERRUPT and self._pending is not None:
             self._pending.agree()
         if largest > word and largest > Word.INTERRUPT:

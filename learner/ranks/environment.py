@@ -45,7 +45,11 @@ def environment(variables: Mapping[str, str] = os.environ) -> Environment | None
         if "MASTER_ADDR" not in variables:
             raise ValueError("`MASTER_ADDR` must be set beside `RANK`, got none; start the script by `torchrun`.")
         return Environment(
-            rank, _number(variables, "WORLD_SIZE"), local_rank, variables["MASTER_ADDR"], _number(variables, "MASTER_PORT")
+            rank,
+            _number(variables, "WORLD_SIZE"),
+            local_rank,
+            variables["MASTER_ADDR"],
+            _number(variables, "MASTER_PORT"),
         )
     if "SLURM_PROCID" in variables and variables.get("SLURM_STEP_ID", "").isdigit():
         hosts = variables.get("SLURM_STEP_NODELIST", variables.get("SLURM_JOB_NODELIST", "localhost"))

@@ -60,7 +60,9 @@ class Talk:
 
     def of_first(self, message: bytes, size: int) -> bytes:
         """Return the message of the first; it is `size` long [bytes]."""
-        data = torch.frombuffer(bytearray(message), dtype=torch.uint8) if message else torch.empty(size, dtype=torch.uint8)
+        data = (
+            torch.frombuffer(bytearray(message), dtype=torch.uint8) if message else torch.empty(size, dtype=torch.uint8)
+        )
         dist.broadcast(data, src=0, group=self._group)
         return data.numpy().tobytes()
 
