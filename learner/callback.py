@@ -44,12 +44,12 @@ class Callback:
     `CancelFitException`. `CancelStepException` leaves out the optimizer's step and drops the gradients of the batch;
     `PostponeStepException` puts the step off and keeps them, as accumulation does.
 
-    `every`, `loaders` and `ranks` mean the same for each callback. Signals of a fit always come. `loaders` leaves out all other
-    signals, and the wrapping of actions, in passes over other loaders. `every` in batches leaves out signals and
-    wrapping for all but the n-th, 2n-th, … batch that this callback would hear, counted over passes and epochs from the
-    beginning of the fit; in steps, for all but the training batch that makes the n-th optimizer step since it was last
-    called, and in passes that do not train; in seconds, for all but the first one after so long. Signals of a pass come
-    as ever. In epochs it leaves out all of a round but those of rounds n - 1, 2n - 1, … (from 0). What is left out
+    `every`, `loaders` and `ranks` mean the same for each callback. Signals of a fit always come. `loaders` leaves out
+    all other signals, and the wrapping of actions, in passes over other loaders. `every` in batches leaves out signals
+    and wrapping for all but the n-th, 2n-th, … batch that this callback would hear, counted over passes and epochs from
+    the beginning of the fit; in steps, for all but the training batch that makes the n-th optimizer step since it was
+    last called, and in passes that do not train; in seconds, for all but the first one after so long. Signals of a pass
+    come as ever. In epochs it leaves out all of a round but those of rounds n - 1, 2n - 1, … (from 0). What is left out
     costs a call or two, and a callback that sets neither pays nothing. They are read when callbacks are added and when
     a fit begins. A pass outside of a fit counts on its own and belongs to no round. Who owns an action cannot be away:
     that is an error.

@@ -50,7 +50,7 @@ class Averages:
         return {name: total / weight for name, (total, weight) in self.totals().items() if weight}
 
     def totals(self) -> dict[str, tuple[float, float]]:
-        """Return the weighted sum of each name and the sum of its weights; waits for the device, and raises, as `means`."""
+        """Return the weighted sum of each name, and the sum of its weights; waits and raises as `means` does."""
         weights = {name: total.final_weight(name) for name, total in self._sums.items()}
         return {name: (float(self._sums[name].total), weight) for name, weight in weights.items()}
 

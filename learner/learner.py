@@ -306,9 +306,8 @@ class Learner:
             self.n_epochs, self.steps, self.epoch = n_epochs, steps, start.n_done if start else 0
             prepare_training(self, None if lr is None else checked_lr(lr))
             self.epochs = count() if n_epochs is None else range(n_epochs)
-            self.first_step = start.first_step if start else self.n_steps
+            self.first_step, self._n_skipped_at_step = start.first_step if start else self.n_steps, self.n_skipped
             self._last_step = math.inf if steps is None else self.first_step + steps
-            self._n_skipped_at_step = self.n_skipped
             self.resume, self.is_resumed, self._n_done = resume, start is not None, 0
             owed: list[Handler] = []
             self._is_fitting = True
@@ -386,7 +385,7 @@ class Learner:
                 reason = end_early(self, error)
                 self._dispatch.leave(self, "epoch", owed, reason)
                 if not isinstance(reason, CancelEpochException):
-                    raise reason
+                    raise reason  # noqa: B904  # it is `error`, or what has ended the pass in another process
             else:
                 self._dispatch.leave(self, "epoch", owed)
             finally:
@@ -422,7 +421,7 @@ class Learner:
             reason = drop_batch(self, cancel)
             self._dispatch.leave(self, "batch", owed, reason)
             if not isinstance(reason, CancelBatchException):
-                raise reason
+                raise reason  # noqa: B904  # it is `cancel`, or what has ended the batch in another process
         except BaseException as error:
             annotate(error, self, "the batch")
             self.job.tell(self, error)

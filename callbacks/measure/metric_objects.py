@@ -77,9 +77,9 @@ def joined(name: str, metrics: list[Any]) -> Any:
         return _synchronised(metrics)
     if not hasattr(first, "merge_state"):
         raise LearnerError(
-            f"metric `{name}` must be one that can be joined where several processes have each seen a share of the data, "
-            f"got a {type(first).__name__}; give it `merge_state(others)`, which takes over what others have gathered, as "
-            f"torcheval's have."
+            f"metric `{name}` must be one that can be joined, where several processes have each seen a share of the "
+            f"data, got a {type(first).__name__}; give it `merge_state(others)`, which takes over what others have "
+            f"gathered, as torcheval's have."
         )
     first.merge_state(others)
     return first

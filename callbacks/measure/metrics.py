@@ -42,8 +42,8 @@ class MetricsCallback(Callback):
 
     An object is moved to the device of the predictions and reset when a pass begins. A pass within a pass is measured
     by copies, so that neither disturbs the other. Where several processes train together, what they have measured is
-    joined: sums and weights of functions; of objects those of torchmetrics and all that have a `merge_state`. Batches without a target, and passes over `infer` loaders, are not
-    measured.
+    joined: sums and weights of functions, and objects of torchmetrics or with a `merge_state(others)`. Batches without
+    a target, and passes over `infer` loaders, are not measured.
 
     A checkpoint within a pass keeps what was measured so far. Of an object that is what its `state_dict` gives, or all
     of its attributes but functions and classes, if it has none; they must be plain data.

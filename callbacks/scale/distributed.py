@@ -30,10 +30,10 @@ class DistributedCallback(Callback):
     """Train on all processes of a job, by DistributedDataParallel, as one process would.
 
     Start the script that one process runs by `torchrun --nproc-per-node 2 train.py`, by `srun` within SLURM, or call
-    `learner.ranks.launch` from a notebook. **A batch of the loader is the batch of the job**: it is cut into shares, one
-    for each process. So any number of processes makes the same steps: batch size, schedules, history, metrics, records,
-    predictions and checkpoints mean what they mean in one process, and weights are the same to rounding. Who thinks of
-    a batch for each GPU makes the loader's so many times as large.
+    `learner.ranks.launch` from a notebook. **A batch of the loader is the batch of the job**: it is cut into shares,
+    one for each process. So any number of processes makes the same steps: batch size, schedules, history, metrics,
+    records, predictions and checkpoints mean what they mean in one process, and weights are the same to rounding. Who
+    thinks of a batch for each GPU makes the loader's so many times as large.
 
     Make it before data and model, for it joins the processes and chooses this one's CUDA device. Without a launcher it
     trains alone, in the order and with the noise of any other number.
@@ -70,8 +70,8 @@ class DistributedCallback(Callback):
     Example:
         >>> from learner import Loaders
         >>> x = torch.linspace(-1, 1, 20)[:, None]
-        >>> learn = Learner(nn.Linear(1, 1), Loaders.from_arrays(train=(x, 2 * x), batch_size=4), nn.functional.mse_loss,
-        ...                 cbs=DistributedCallback())
+        >>> dls = Loaders.from_arrays(train=(x, 2 * x), batch_size=4)
+        >>> learn = Learner(nn.Linear(1, 1), dls, nn.functional.mse_loss, cbs=DistributedCallback())
         >>> learn.fit(1)
         >>> learn.job.world, learn.n_steps  # without a launcher
         (1, 5)
@@ -140,7 +140,7 @@ class DistributedCallback(Callback):
             )
         refuse_closure(learn, type(self).__name__, ", by a loss that is that of its own share")
         if self.sync_batchnorm:
-            learn.model = nn.SyncBatchNorm.convert_sync_batchnorm(learn.model)
+            learn.model = nn.SyncBatchNorm.convert_sync_batchnorm(learn.model)  # type: ignore[no-untyped-call]
             learn._tell_predictor()
         self._prepare(learn)
         seed = self.job.from_first(torch.initial_seed, at="the seed of the noise")
@@ -178,7 +178,7 @@ class DistributedCallback(Callback):
         """Tell whether the order of this pass is a function of position already."""
         is_kept = any(hasattr(cb, "find_checkpoint") for cb in learn.cbs)
         is_given = learn.dl is learn.dls.get(learn.dl_name)
-        return not is_given and not learn.is_side_pass or (is_kept and not (learn.in_sandbox or learn.is_side_pass))
+        return (not is_given and not learn.is_side_pass) or (is_kept and not (learn.in_sandbox or learn.is_side_pass))
 
     def _placed(self, learn: Learner) -> Any:
         name, dl = learn.dl_name, learn.dl
@@ -218,9 +218,9 @@ class DistributedCallback(Callback):
         for rank, other in enumerate(others, 1):
             if (other[0], other[2]) != (n_steps, bits):
                 raise LearnerError(
-                    f"all processes must hold the same weights after a pass, but those of rank {rank} differ from those "
-                    f"of rank 0, after {other[0]} and {n_steps} steps: one has left out a step or a batch, or has changed "
-                    f"weights or gradients by itself; decide by what all have alike, or do `agree='step'`."
+                    f"all processes must hold the same weights after a pass, but those of rank {rank} differ from "
+                    f"those of rank 0, after {other[0]} and {n_steps} steps: one has left out a step or a batch, or has "
+                    f"changed weights or gradients by itself; decide by what all have alike, or do `agree='step'`."
                 )
 
     # -- batches ---------------------------------------------------------------------------------------------------
@@ -239,9 +239,9 @@ class DistributedCallback(Callback):
         for rank, digest in enumerate(digests):
             if digest != digests[0]:
                 raise LearnerError(
-                    f"each process must read the same batches of loader {learn.dl_name!r}, to take its share of each, but "
-                    f"the first one of rank {rank} is another than that of rank 0: the loader gives each process data "
-                    f"of its own, or shuffles by its own seed; let it give all of them the whole data, in one order."
+                    f"each process must read the same batches of loader {learn.dl_name!r}, to take its share of each, "
+                    f"but the first one of rank {rank} is another than that of rank 0: the loader gives each process "
+                    f"data of its own, or shuffles by its own seed; let it give all of them the whole data, in one order."
                 )
 
     def around_predict(self, learn: Learner, action: Callable[[], None]) -> None:

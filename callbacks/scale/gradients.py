@@ -32,9 +32,10 @@ def copy_from_first(tensors: Iterable[Tensor]) -> None:
 
 @torch.no_grad()
 def average(parameters: Iterable[nn.Parameter]) -> None:
-    """Average gradients over the processes; where one of them has none, it counts as zero, where none has one, it stays.
+    """Average gradients over the processes.
 
-    Which have one may differ: a process may have had no sample that needed a part of the model.
+    Where one of them has none it counts as zero; where none of them has one there will be none. Which have one may
+    differ: a process may have had no sample that needed a part of the model.
     """
     parameters = list(parameters)
     if not parameters:

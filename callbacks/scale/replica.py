@@ -57,7 +57,7 @@ def explained(model: nn.Module, who: str) -> Iterator[None]:
         if "Expected to have finished reduction" in str(error):
             names = [name for name, p in model.named_parameters() if p.requires_grad and p.grad is None]
             error.add_note(
-                f"learner: no gradient has come to {', '.join(names[:5]) or 'some parameters'}; freeze what is not used, "
-                f"or do `{who}(find_unused_parameters=True)`"
+                f"learner: no gradient has come to {', '.join(names[:5]) or 'some parameters'}; freeze what is not "
+                f"used, or do `{who}(find_unused_parameters=True)`"
             )
         raise

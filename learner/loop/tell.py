@@ -7,7 +7,6 @@ from contextlib import suppress
 from threading import Event
 from typing import Any, Literal
 
-
 _is_silent = Event()
 
 

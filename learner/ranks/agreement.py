@@ -167,8 +167,8 @@ class Ranks(Job):
         self._is_over = True
         listed = "; ".join(f"rank {rank} is at {place}" for rank, place in enumerate(places))
         self._settled = error = LearnerError(
-            f"all processes must do the same, but {listed}. Loaders of different lengths, or a callback that decides by "
-            f"what its own process alone has seen, do this; decide by `learn.metrics`, which all have alike."
+            f"all processes must do the same, but {listed}. Loaders of different lengths do this, or a callback that "
+            f"decides by what its own process has seen; decide by `learn.metrics`, which all have alike."
         )
         return error
 

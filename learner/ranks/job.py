@@ -56,7 +56,7 @@ class Job:
         return [mine]
 
     def from_first(self, make: Callable[[], Any], at: str) -> Any:
-        """Return what the first process makes; only there `make` is called. Raises as `gather`, and what `make` does."""
+        """Return what the first process makes, where alone `make` is called; raises as `gather`, and what it raises."""
         return make()
 
     def compare(self, what: Callable[[], dict[str, dict[str, Any]]], at: str) -> None:

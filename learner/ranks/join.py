@@ -8,6 +8,7 @@ from datetime import timedelta
 
 import torch
 import torch.distributed as dist
+from torch._C._distributed_c10d import PrefixStore, TCPStore
 
 from learner.ranks.agreement import Agree, Ranks
 from learner.ranks.environment import Environment, environment
@@ -59,13 +60,13 @@ def join(found: Environment, timeout: float) -> None:
     is_agents = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
     wait = timedelta(seconds=timeout)
     try:
-        server = dist.TCPStore(found.host, found.port, is_master=found.rank == 0 and not is_agents, timeout=wait)
+        server = TCPStore(found.host, found.port, is_master=found.rank == 0 and not is_agents, timeout=wait)
     except (RuntimeError, OSError) as error:
         raise RuntimeError(
             f"the processes of a job must find each other at {found.host}:{found.port}, but {error}; if the port is in "
             f"use by another job, do `torchrun --rdzv-endpoint=localhost:0`, or set another MASTER_PORT."
         ) from error
-    store = dist.PrefixStore(f"try-{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", server)
+    store = PrefixStore(f"try-{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", server)
     dist.init_process_group(
         "nccl" if has_cuda else "gloo", store=store, rank=found.rank, world_size=found.world, timeout=wait
     )
