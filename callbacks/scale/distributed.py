@@ -219,8 +219,8 @@ class DistributedCallback(Callback):
             if (other[0], other[2]) != (n_steps, bits):
                 raise LearnerError(
                     f"all processes must hold the same weights after a pass, but those of rank {rank} differ from "
-                    f"those of rank 0, after {other[0]} and {n_steps} steps: one has left out a step or a batch, or has "
-                    f"changed weights or gradients by itself; decide by what all have alike, or do `agree='step'`."
+                    f"those of rank 0, after {other[0]} and {n_steps} steps: one has left out a step or a batch, or "
+                    f"has changed weights or gradients by itself; decide by what all have alike, or do `agree='step'`."
                 )
 
     # -- batches ---------------------------------------------------------------------------------------------------
@@ -241,7 +241,7 @@ class DistributedCallback(Callback):
                 raise LearnerError(
                     f"each process must read the same batches of loader {learn.dl_name!r}, to take its share of each, "
                     f"but the first one of rank {rank} is another than that of rank 0: the loader gives each process "
-                    f"data of its own, or shuffles by its own seed; let it give all of them the whole data, in one order."
+                    f"data of its own, or shuffles by its own seed; let it give all of them the same, in one order."
                 )
 
     def around_predict(self, learn: Learner, action: Callable[[], None]) -> None:

@@ -101,9 +101,8 @@ def why_read_whole(loader: Any) -> str | None:
         return why_read_whole(loader.loader)
     if not isinstance(loader, OrderedLoader):
         return f"it is a {type(loader).__name__}{', not a plain one' if isinstance(loader, DataLoader) else ''}"
-    if loader.batch_sampler is None:
-        return "its dataset makes whole batches (batch_size=None)"
-    return None
+    has_batches = vars(loader)["batch_sampler"] is not None
+    return None if has_batches else "its dataset makes whole batches (batch_size=None)"
 
 
 class ShareSampler(PositionSampler):

@@ -122,8 +122,8 @@ class Dispatch:
             )
         if owners and (id(owners[0]) in self.gates or is_first_alone(owners[0])):
             raise ValueError(
-                f"`{type(owners[0]).__name__}` must not set `every`, `loaders` or `ranks`, for it owns `{action}`, which "
-                f"each batch needs; let it wrap the action with `around_{action}(self, learn, action)`."
+                f"`{type(owners[0]).__name__}` must not set `every`, `loaders` or `ranks`, for it owns `{action}`, "
+                f"which each batch needs; let it wrap the action with `around_{action}(self, learn, action)`."
             )
         return owners[0] if owners else None
 
