@@ -147,7 +147,7 @@ FLOORS = {
     "ranks": ("data", "errors"),
     "loop": ("ranks", "callback", "interrogate", "optim", "data", "drawing", "history", "errors"),
     "checkpoint": ("ranks", "loop", "callback", "interrogate", "optim", "data", "history", "errors"),
-    "records": ("checkpoint.atomic", "checkpoint.lock", "data", "history", "drawing", "errors"),
+    "records": ("ranks.job", "checkpoint.atomic", "checkpoint.lock", "data", "history", "drawing", "errors"),
     "learner": ("checkpoint", "loop", "ranks", "callback", "interrogate", "optim", "data", "history", "errors"),
 }
 FRONT_DOORS = ("learner", "learner.__main__")  # the names that users import; the demo

@@ -117,6 +117,10 @@ class MetricsCallback(Callback):
         passes = [_Pass.of(self.metrics, state) for state in states if state is not None]
         return {"kinds": self._kinds(), **_Pass.joined(passes)} if passes else None
 
+    def empty_state(self, state: dict[str, Any] | None) -> None:
+        """Return the state of a process that has measured nothing in this pass."""
+        return
+
     def differences(self, state: dict[str, Any] | None) -> list[str]:
         """Say whether other metrics were measured in the pass of a checkpoint."""
         if state is None or state["kinds"] == self._kinds():

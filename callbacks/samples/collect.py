@@ -7,7 +7,15 @@ from contextlib import ExitStack
 from typing import Any, Literal
 
 from callbacks.keep.best import BestModelCallback
-from callbacks.samples.collection import Collection, checked_collectors, layers_of, log_means, schemas_of
+from callbacks.samples.collection import (
+    Collection,
+    checked_collectors,
+    joined_rows,
+    layers_of,
+    log_means,
+    no_rows,
+    schemas_of,
+)
 from callbacks.samples.in_order import in_order
 from callbacks.samples.recording import Recording
 from callbacks.samples.sample_files import SampleFiles
@@ -250,7 +258,7 @@ class CollectCallback(Callback):
         writer = self._files.writer(f"{name}-{epoch:04d}", table, schemas_of(self.collectors))
         weights = table.weights if table is not None and self.source == "pass" else None
         is_kept = self.source == "step" and any(hasattr(cb, "find_checkpoint") for cb in learn.cbs)
-        collection = Collection(self.collectors, writer, weights, keeps_rows=is_kept)
+        collection = Collection(self.collectors, writer, weights, keeps_rows=is_kept, job=learn.job)
         keys: dict[str, int | str] = {"epoch": epoch, "split": name}
         try:
             if rows is not None:
@@ -301,6 +309,14 @@ class CollectCallback(Callback):
         for what, mine in here.items():
             if state["rows"] is not None and mine != state[what]:
                 yield f"`{what}` is {mine} here, {state[what]} saved"
+
+    def join_states(self, states: list[dict[str, Any]]) -> dict[str, Any]:
+        """Return what one process would have recorded, of what each of several has, as `state_dict` gives it."""
+        return {**states[0], "rows": joined_rows([state["rows"] for state in states])}
+
+    def empty_state(self, state: dict[str, Any]) -> dict[str, Any]:
+        """Return the state of a process that has recorded nothing in this pass."""
+        return {**state, "rows": None if state["rows"] is None else no_rows()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take over what `state_dict` gave; find the files again, in the run."""

@@ -21,7 +21,7 @@ from learner.data.shares import Shares, why_read_whole
 from learner.errors import CancelException
 from learner.loop.checks import sums_over_batch
 from learner.loop.closure import refuse_closure
-from learner.loop.tell import be_silent, tell
+from learner.loop.tell import tell
 from learner.loop.weight import batch_weight
 from learner.ranks.join import joined_job
 
@@ -100,8 +100,6 @@ class DistributedCallback(Callback):
             bucket_cap_mb=bucket_cap_mb,
         )
         self.job = joined_job(agree, timeout)
-        if not self.is_first:
-            be_silent()
         self._several: Any = self.job  # where there are several
         self._loaders = ResumableLoaders()
         self._passes: list[Shares] = []  # of this pass and those around it

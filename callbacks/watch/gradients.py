@@ -97,6 +97,7 @@ class GradientStats(Callback):
     """
 
     order = 100  # the last to wrap the step: nothing runs between this and the optimizer
+    ranks = "first"
 
     def __init__(
         self,

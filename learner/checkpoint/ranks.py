@@ -65,12 +65,14 @@ def of_this_rank(learn: Learner, state: Mapping[str, Any]) -> Mapping[str, Any]:
         return state
     else:
         rng = _own_rng(learn, job, state["loop"]["n_samples"])
-        keeping = [name for name, cb in stateful(learn).items() if hasattr(cb, "join_states")]
-        own = {"rng": rng, "rng_of_pass": rng, "averages": {}, "callbacks": dict.fromkeys(keeping)}
+        saved = state["callbacks"]
+        keeping = {name: cb for name, cb in stateful(learn).items() if hasattr(cb, "empty_state") and name in saved}
+        empty = {name: cb.empty_state(saved[name]) for name, cb in keeping.items()}
+        own = {"rng": rng, "rng_of_pass": rng, "averages": {}, "callbacks": empty}
     return {
         **state,
         "rng": own["rng"],
-        "callbacks": {**state["callbacks"], **{k: v for k, v in own["callbacks"].items() if k in state["callbacks"]}},
+        "callbacks": {**state["callbacks"], **own["callbacks"]},
         "fit": {**state["fit"], "rng": own["rng_of_pass"], "averages": own["averages"]},
     }
 

@@ -16,7 +16,7 @@ from learner.loop.passes import open_pass
 from learner.loop.rates import BaseRates
 from learner.loop.state import set_mode
 from learner.loop.steps import step_watch
-from learner.loop.surroundings import refuse_autocast
+from learner.loop.surroundings import refuse_autocast, warn_of_processes
 from learner.loop.trainable import named_parameters, other_parameters, take_stock
 from learner.loop.types import Learner
 
@@ -24,6 +24,7 @@ from learner.loop.types import Learner
 def prepare_training(learn: Learner, lr: float | None) -> None:
     """Be ready to train: callbacks, optimizer, learning rate; without one, rates are as the optimizer was made."""
     refuse_autocast()
+    warn_of_processes(learn)
     learn.job.begin_fit(learn._pending)
     open_pass(learn, "", (), "train")  # forgets what an error has left to be looked at
     learn._lr_of_fit = learn.lr if lr is None else lr

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import sys
 from contextlib import suppress
-from threading import Event
 from typing import Any, Literal
 
-_is_silent = Event()
+from learner.ranks.job import is_other_process
 
 
 def tell(text: str, to: Literal["stdout", "stderr"] = "stdout") -> None:
@@ -17,7 +16,7 @@ def tell(text: str, to: Literal["stdout", "stderr"] = "stdout") -> None:
     characters of a name: these are then written as `\xe4` or `\u8bad`.
     """
     stream = getattr(sys, to)
-    if _is_silent.is_set() and to == "stdout":
+    if is_other_process() and to == "stdout":  # the first one says it
         return
     if stream is None:  # as of pythonw and of some services
         return
@@ -25,11 +24,6 @@ def tell(text: str, to: Literal["stdout", "stderr"] = "stdout") -> None:
     with suppress(OSError, ValueError):  # ValueError: it has been closed
         stream.write(f"{text}\n".encode(encoding, "backslashreplace").decode(encoding))
         stream.flush()  # a killed run leaves its lines in the log
-
-
-def be_silent() -> None:
-    """Write no more lines to the standard output: this process is one of several, and another one speaks for all."""
-    _is_silent.set()
 
 
 def is_terminal(stream: Any) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from threading import Event
 from typing import Any
 
 
@@ -85,3 +86,15 @@ class Job:
 
 
 ALONE = Job()
+
+_is_other = Event()
+
+
+def join_as_other() -> None:
+    """Know from now on that this process is one of several and not the first, which shows and writes for all."""
+    _is_other.set()
+
+
+def is_other_process() -> bool:
+    """Tell whether another process of the training shows and writes for this one."""
+    return _is_other.is_set()

@@ -12,7 +12,7 @@ from torch._C._distributed_c10d import PrefixStore, TCPStore
 
 from learner.ranks.agreement import Agree, Ranks
 from learner.ranks.environment import Environment, environment
-from learner.ranks.job import Job
+from learner.ranks.job import Job, join_as_other
 from learner.ranks.talk import Talk
 
 
@@ -32,7 +32,11 @@ def joined_job(agree: Agree, timeout: float) -> Job:
             return Job()
         join(found, timeout)
         atexit.register(leave)
-    return Ranks(Talk(timeout), agree) if dist.get_world_size() > 1 else Job()
+    if dist.get_world_size() == 1:
+        return Job()
+    if dist.get_rank() > 0:
+        join_as_other()
+    return Ranks(Talk(timeout), agree)
 
 
 def leave() -> None:
