@@ -77,9 +77,9 @@ class Collection:
             LearnerError: if a collector gives something that is no column, or one that another gives too.
         """
         columns: dict[_Key, Any] = {(-1, "example_id"): ids, **{(-1, name): value for name, value in keys.items()}}
-        for i, collector in enumerate(self.collectors):
+        for place, collector in enumerate(self.collectors):
             for name, column in columns_of(collector.name, collector.keep(batch, output), len(ids)).items():
-                columns[i, name] = column
+                columns[place, name] = column
         kinds = {key: _kind(column) for key, column in columns.items()}
         stop = self._n_waiting + len(ids)
         if kinds != self._kinds or stop > self._n_room:
