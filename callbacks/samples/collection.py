@@ -63,7 +63,7 @@ class Collection:
         self._n_waiting, self._n_room = 0, 0
         self._sums: dict[str, tuple[float, float]] = {}  # of weighted values, and of weights
 
-    def add(self, batch: Any, output: PredictorOutput, ids: np.ndarray, i: int, **keys: int | str) -> None:
+    def add(self, batch: Any, output: PredictorOutput, ids: np.ndarray, i: int = 0, /, **keys: int | str) -> None:
         """Collect a batch.
 
         Args:

@@ -15,6 +15,7 @@ from callbacks.scale.gradients import average, average_all, checksum, copy_from_
 from callbacks.scale.replica import Replica, explained
 from learner import Callback, Learner, LearnerError
 from learner.data.position import seed_of
+from learner.data.read_ahead import ReadAhead
 from learner.data.resumable import ResumableLoaders
 from learner.data.seeding import position_seed, seed_generators
 from learner.data.shares import Shares, why_read_whole
@@ -185,7 +186,7 @@ class DistributedCallback(Callback):
         return self._loaders.get(name, dl).at(epoch, learn.i)
 
     def _say_what_is_read_whole(self, learn: Learner) -> None:
-        why = why_read_whole(getattr(learn.dl, "loader", learn.dl))
+        why = why_read_whole(learn.dl.loader if isinstance(learn.dl, ReadAhead) else learn.dl)
         if why is None or learn.dl_name in self._told or isinstance(learn.dl, list):
             return
         self._told.add(learn.dl_name)

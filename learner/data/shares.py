@@ -100,7 +100,7 @@ def why_read_whole(loader: Any) -> str | None:
     if isinstance(loader, SkipLoader):
         return why_read_whole(loader.loader)
     if not isinstance(loader, OrderedLoader):
-        return f"it is a {type(loader).__name__}{', not a plain one' if isinstance(loader, DataLoader) else ''}"
+        return f"it is a {type(loader).__name__}{' of its own kind' if isinstance(loader, DataLoader) else ''}"
     has_batches = vars(loader)["batch_sampler"] is not None
     return None if has_batches else "its dataset makes whole batches (batch_size=None)"
 
