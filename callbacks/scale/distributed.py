@@ -105,7 +105,6 @@ class DistributedCallback(Callback):
         self._loaders = ResumableLoaders()
         self._passes: list[Shares] = []  # of this pass and those around it
         self._told: set[str] = set()  # of loaders that are read whole
-        self._n = self._n_mine = 0  # samples of this batch, and of this rank's share
         self._is_synced = False  # whether the last backward has averaged the gradients
         self._adds_up = False  # whether the loss is a sum over the batch
 
@@ -149,6 +148,12 @@ class DistributedCallback(Callback):
 
     def _prepare(self, learn: Learner) -> None:
         """Have the same weights everywhere."""
+        for name, p in learn.model.named_parameters():
+            if p.is_cuda and p.get_device() != torch.cuda.current_device():
+                raise LearnerError(
+                    f"`model` must be on the device of its process, cuda:{torch.cuda.current_device()}, got {name!r} on "
+                    f"{p.device}; make {type(self).__name__} before data and model, and add a DeviceCallback."
+                )
         copy_from_first([*learn.model.parameters(), *learn.model.buffers()])
 
     def cleanup_fit(self, learn: Learner) -> None:
@@ -175,9 +180,10 @@ class DistributedCallback(Callback):
 
     def _is_placed(self, learn: Learner) -> bool:
         """Tell whether the order of this pass is a function of position already."""
-        is_kept = any(hasattr(cb, "find_checkpoint") for cb in learn.cbs)
-        is_given = learn.dl is learn.dls.get(learn.dl_name)
-        return (not is_given and not learn.is_side_pass) or (is_kept and not (learn.in_sandbox or learn.is_side_pass))
+        if learn.is_side_pass:
+            return False
+        is_kept = any(hasattr(cb, "find_checkpoint") for cb in learn.cbs) and not learn.in_sandbox
+        return is_kept or learn.dl is not learn.dls.get(learn.dl_name)
 
     def _placed(self, learn: Learner) -> Any:
         name, dl = learn.dl_name, learn.dl
@@ -204,12 +210,8 @@ class DistributedCallback(Callback):
             self._passes.pop()
 
     def _require_equal_weights(self, learn: Learner) -> None:
-        if (
-            self.world == 1
-            or not learn.training
-            or not self.job.can_agree
-            or not isinstance(learn.ended_by, CancelException | None)
-        ):
+        has_failed = not self.job.can_agree or not isinstance(learn.ended_by, CancelException | None)
+        if self.world == 1 or not learn.training or has_failed:
             return
         mine = learn.n_steps, learn.n_samples, checksum(learn.model)
         (n_steps, _, bits), *others = every = self.job.gather(mine, at="the end of training for this epoch")
@@ -229,8 +231,8 @@ class DistributedCallback(Callback):
         if self.world == 1:
             return
         shares = self._passes[-1]
-        self._n, self._n_mine = learn.global_batch_size, _ = shares.sizes.pop(learn.i)
-        if shares.digest is not None:
+        shares.now = learn.global_batch_size, _ = shares.sizes.pop(learn.i)
+        if shares.digest:
             digests, shares.digest = self.job.gather(shares.digest, at="the first batch of a pass"), ""
             self._require_one_batch(learn, digests)
 
@@ -245,8 +247,11 @@ class DistributedCallback(Callback):
 
     def around_predict(self, learn: Learner, action: Callable[[], None]) -> None:
         """Let the forward of training prepare the exchange of gradients."""
+        if self.world == 1 or not learn.training:
+            action()
+            return
         self._is_synced = False
-        if self.world == 1 or not learn.training or not self._is_by_wrapper(learn):
+        if not self._is_by_wrapper(learn):
             action()
             return
         ddp, plain = self._replica.of(learn.model), learn.model
@@ -281,20 +286,21 @@ class DistributedCallback(Callback):
 
     def _weighed(self, learn: Learner) -> Tensor:
         """Return the loss, times this share's part of the whole, times the number of processes."""
+        n, n_mine = self._passes[-1].now
         if learn.weight is None and self._adds_up:
             learn.global_weight = 1.0
-            factor: Tensor | float = float(self.world) if self._n_mine else 0.0
+            factor: Tensor | float = float(self.world)
         elif learn.weight is None:
-            learn.global_weight = float(self._n)
-            factor = self.world * self._n_mine / self._n
+            learn.global_weight = float(n)
+            factor = self.world * n_mine / n
         else:
             mine = torch.as_tensor(batch_weight(learn), dtype=torch.float64, device=learn.loss.device)
-            mine = mine if self._n_mine else torch.zeros_like(mine)
+            mine = mine if n_mine else torch.zeros_like(mine)
             whole = mine.clone()
             dist.all_reduce(whole)
             learn.global_weight = whole
-            factor = torch.where(whole == 0, 0.0, self.world * mine / whole)
-        if self._n_mine:
+            factor = torch.where(whole == 0, 0.0, self.world * mine / whole).to(learn.loss.dtype)
+        if n_mine:
             return learn.loss * factor  # type: ignore[no-any-return]
         # A stand-in takes part in the exchange by gradients of zero, whatever its forward has given.
         return sum(((p * 0).sum() for p in learn.model.parameters() if p.requires_grad), learn.loss.new_zeros(()))
@@ -318,12 +324,15 @@ class DistributedCallback(Callback):
 
     def after_batch(self, learn: Learner) -> None:
         """Let a stand-in count for nothing."""
-        if self.world > 1 and not self._n_mine:
+        if self.world == 1:
+            return
+        n, n_mine = self._passes[-1].now
+        if not n_mine:
             learn.preds = learn.output = learn.loss = None
             learn.batch_size = 0
             learn.weight = 0.0
-        elif self.world > 1 and self._adds_up and learn.weight is None and learn.loss is not None:
-            learn.loss = learn.loss * (self._n / self._n_mine)  # so that means over shares are those of whole sums
+        elif self._adds_up and learn.weight is None and learn.loss is not None:
+            learn.loss = learn.loss * (n / n_mine)  # so that means over shares are those of whole sums
 
     def cleanup_batch(self, learn: Learner) -> None:
         """Be ready for the next batch."""

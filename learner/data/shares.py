@@ -50,6 +50,7 @@ class Shares:
 
     Attributes:
         sizes: for each batch that was read, by its number: how many samples it has, and how many of them are here.
+        now: both numbers of the batch that is worked on.
         digest: of the first batch that was read whole, to be compared between ranks; else None.
 
     Example:
@@ -61,6 +62,7 @@ class Shares:
     def __init__(self, rank: int, world: int) -> None:
         self.rank, self.world = rank, world
         self.sizes: dict[int, tuple[int, int]] = {}
+        self.now = 0, 0
         self.digest: str | None = None
 
     def of(self, loader: Any, start: int = 0) -> Any:
