@@ -151,8 +151,8 @@ class DistributedCallback(Callback):
         for name, p in learn.model.named_parameters():
             if p.is_cuda and p.get_device() != torch.cuda.current_device():
                 raise LearnerError(
-                    f"`model` must be on the device of its process, cuda:{torch.cuda.current_device()}, got {name!r} on "
-                    f"{p.device}; make {type(self).__name__} before data and model, and add a DeviceCallback."
+                    f"`model` must be on the device of its process, cuda:{torch.cuda.current_device()}, got {name!r} "
+                    f"on {p.device}; make {type(self).__name__} before data and model, and add a DeviceCallback."
                 )
         copy_from_first([*learn.model.parameters(), *learn.model.buffers()])
 
