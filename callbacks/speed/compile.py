@@ -14,6 +14,7 @@ from learner import Callback, Learner, LearnerError
 from learner.data.batch import describe
 from learner.interrogate.layers import inside
 from learner.loop.naming import AROUND
+from learner.loop.tell import tell
 
 _N_USUAL = 2  # times that a training compiles: for its batches, and for a shorter last one
 
@@ -23,8 +24,8 @@ class CompileCallback(Callback):
 
     The module stays the same object with the same names, so checkpoints, averages, `learn.summary()` and what is saved
     are as without it; and it works for any module, also an `nn.Sequential` or `nn.Linear`, of which `Module.compile`
-    compiles nothing. While hooks are on the model, as those of `ActivationStats`, it runs as it is, not compiled.
-    Results differ in the last bits from those of the model as it is.
+    compiles nothing. In batches that hooks look at, as those of `ActivationStats`, it runs as it is, not compiled, for
+    compiled code calls no hooks; that is said once. Results differ in the last bits from those of the model as it is.
 
     A training compiles once, once more for a last batch that is shorter, and once for validation. Where it compiles
     again and again, since each batch has another shape, that is said once, with what to do.
@@ -92,6 +93,7 @@ class CompileCallback(Callback):
             setattr(self, name, getattr(self.step_graph, name))
         self.n_graphs = 0
         self._n_known = 0  # graphs, when the last batch was done
+        self._has_run_uncompiled = self._is_told = False
         self._shapes: list[str] = []  # of the training batches that were compiled for
         self._module: Any = None  # that is compiled
         self._compiled: tuple[Any, Any] = (None, None)  # a module, and what was made of it; kept for later fits
@@ -118,12 +120,21 @@ class CompileCallback(Callback):
         self._shapes = []
         self._module = module
         if self._compiled[0] is not module:
-            call = torch.compile(_caller(module), backend=self._backend, dynamic=self.dynamic, fullgraph=self.fullgraph)
+            call = torch.compile(
+                _caller(module, self._note), backend=self._backend, dynamic=self.dynamic, fullgraph=self.fullgraph
+            )
             self._compiled = module, call
         module._compiled_call_impl = self._compiled[1]
 
     def after_predict(self, learn: Learner) -> None:
-        """Say when a training compiles again and again."""
+        """Say when a training compiles again and again, and when it runs uncompiled."""
+        if self._has_run_uncompiled and not self._is_told:
+            self._is_told = True
+            tell(
+                "CompileCallback: the model runs uncompiled in batches that hooks look at, as ActivationStats does, "
+                "since compiled code calls no hooks; leave them out where speed counts, or let them look at few "
+                "batches (`every=50`)."
+            )
         if self.n_graphs == self._n_known:
             return
         self._n_known = self.n_graphs
@@ -150,14 +161,19 @@ class CompileCallback(Callback):
     def __getstate__(self) -> dict[str, Any]:
         return {**vars(self), "_module": None, "_compiled": (None, None)}  # what is compiled cannot be pickled
 
+    def _note(self) -> None:
+        self._has_run_uncompiled = True
+
     def _backend(self, graph: Any, inputs: Any) -> Any:
         self.n_graphs += 1
         return compile_graph(graph, inputs, self.mode, self.dynamic)
 
 
-def _caller(module: Any) -> Callable[..., Any]:
+def _caller(module: Any, note: Callable[[], None]) -> Callable[..., Any]:
     # What is compiled is the frame that is called: this one, since dynamo passes over those of torch's own modules.
     def call(*args: Any, **kwargs: Any) -> Any:
+        if not torch.compiler.is_compiling():  # decided when it is compiled: compiled code does not ask
+            note()
         return module._call_impl(*args, **kwargs)
 
     # Code of its own: dynamo counts for each code how often it was compiled, and gives up after a few modules.
