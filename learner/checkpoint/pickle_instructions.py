@@ -10,6 +10,7 @@ import pickletools
 import re
 import struct
 from collections.abc import Callable, Iterator
+from functools import cache
 from typing import Any
 
 ATOMS = "ATOMS"  # stands for MARK, numbers and constants, APPENDS
@@ -17,10 +18,9 @@ VALUES = {"BININT", "BININT1", "BININT2", "LONG1", "BINFLOAT", "BINUNICODE", "NO
 
 # Numbers and constants: each has a length that its beginning tells.
 _ATOM = rb"[N\x88\x89]|K.|M..|J.{4}|G.{8}|\x8a(?:\x05.{5}|\x06.{6}|\x07.{7}|\x08.{8})"
-_Read = Callable[[bytes, int], tuple[Any, int]]  # of the data and the place of an argument, itself and where it ends
-
 _BEGINNINGS = b"N\x88\x89KMJG\x8a"
-_APPENDED = re.compile(rb"((?:" + _ATOM + rb")++)e", re.DOTALL)  # `++`: it takes no memory to try again with fewer
+
+_Read = Callable[[bytes, int], tuple[Any, int]]  # of the data and the place of an argument: the argument, and its end
 
 
 class Atoms:
@@ -114,8 +114,14 @@ def _global(data: bytes, position: int) -> tuple[str, int]:
     return f"{data[position:middle].decode('ascii')} {data[middle + 1 : end].decode('ascii')}", end + 1
 
 
+@cache
+def _appended() -> re.Pattern[bytes]:
+    """Return the pattern of what comes after MARK; compiled when it is needed, since that takes as long as an import."""
+    return re.compile(rb"((?:" + _ATOM + rb")++)e", re.DOTALL)  # `++`: it takes no memory to try again with fewer
+
+
 def _mark(data: bytes, position: int) -> tuple[Atoms | None, int]:
-    found = _APPENDED.match(data, position)
+    found = _appended().match(data, position)
     return (Atoms(found[1]), found.end()) if found else (None, position)
 
 
