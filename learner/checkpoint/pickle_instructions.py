@@ -116,7 +116,7 @@ def _global(data: bytes, position: int) -> tuple[str, int]:
 
 @cache
 def _appended() -> re.Pattern[bytes]:
-    """Return the pattern of what comes after MARK; compiled when it is needed, since that takes as long as an import."""
+    """Return the pattern of what comes after MARK; compiled when needed, for that takes as long as an import."""
     return re.compile(rb"((?:" + _ATOM + rb")++)e", re.DOTALL)  # `++`: it takes no memory to try again with fewer
 
 
