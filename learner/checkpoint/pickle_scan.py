@@ -129,6 +129,7 @@ class _Made:
     __slots__ = ()
 
 
+_KEY_KINDS = {type(None), bool, int, float, str}
 _NOT_PLAIN = {_Global, _Storage, _Hooks}
 _BYTES = {
     **{f"torch {name}": dtype.itemsize for name, dtype in CLASS_DTYPES.items()},
@@ -273,15 +274,19 @@ class _Scan:
 def _check_keys(keys: list[Any], box: _Box) -> None:
     """Refuse keys that would take long to hash, or to tell from the others in their container."""
     for key in keys:
-        if type(key) is str:
+        kind = type(key)
+        if kind is str:
             continue
-        is_tuple = type(key) is _Box and key.kind == "tuple"
-        parts = (key.items or []) if is_tuple else [key]
-        if len(parts) > MAX_KEY or not all(part is None or type(part) in (bool, int, float, str) for part in parts):
+        if kind is _Box and key.kind == "tuple":
+            key = tuple(key.items or ())
+            if len(key) > MAX_KEY or not _KEY_KINDS.issuperset(map(type, key)):
+                raise RefusedError("has a key that is not plain data")
+        elif kind not in _KEY_KINDS:
             raise RefusedError("has a key that is not plain data")
-        code = hash(tuple(parts) if is_tuple else key)
-        alike = box.alike = box.alike or {}
-        n = alike[code] = alike.get(code, 0) + 1
+        code = hash(key)
+        if box.alike is None:
+            box.alike = {}
+        n = box.alike[code] = box.alike.get(code, 0) + 1
         if n > _N_ALIKE:
             raise RefusedError("has many keys that were made to have the same hash")
 
