@@ -12,6 +12,7 @@ from typing import Any, Literal
 from learner.loop.naming import check_handler, declare_signals
 from learner.loop.types import Learner
 
+_SHORT = 60  # letters of an argument in the repr of a callback
 _OPTIONS = ("order", "after", "before", "every", "loaders", "ranks", "state")
 
 
@@ -135,6 +136,16 @@ class Callback:
 
     def cleanup_fit(self, learn: Learner) -> None:
         """Come last in a fit however it ended, in reverse order."""
+
+    def __repr__(self) -> str:
+        """Return the class, and of its arguments those that are kept and short, and not what they are by default."""
+        words = []
+        for name, parameter in inspect.signature(type(self)).parameters.items():
+            default = () if parameter.kind is parameter.VAR_POSITIONAL else parameter.default
+            text = repr(vars(self).get(name, default))
+            if text != repr(default) and len(text) <= _SHORT and " at 0x" not in text and "\n" not in text:
+                words.append(f"{name}={text}")
+        return f"{type(self).__name__}({', '.join(words)})"
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         """Refuse misspelt signals and handlers of the wrong shape as soon as the class exists."""

@@ -44,7 +44,7 @@ from learner.loop.diagnose import annotate
 from learner.loop.dispatch import Dispatch, bind_actions, unbound_state
 from learner.loop.evaluation import EvaluationWeights, evaluated, trained_then_evaluated
 from learner.loop.extensions import extension
-from learner.loop.foreign import missing_attribute, no_data_in_action
+from learner.loop.foreign import missing_attribute, names_arguments, no_data_in_action
 from learner.loop.frequency import Decision, Gate
 from learner.loop.gather import Gather
 from learner.loop.interrupts import Pending, deferred_interrupts, stop_if_interrupted
@@ -228,6 +228,7 @@ class Learner:
         inherited = [signal for base in reversed(cls.__mro__) for signal in vars(base).get("signals", ())]
         cls.signals = tuple(dict.fromkeys(inherited))
 
+    @names_arguments
     def __init__(
         self,
         model: nn.Module,

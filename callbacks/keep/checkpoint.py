@@ -279,7 +279,8 @@ class CheckpointCallback(Callback):
         finally:
             self._pass_within = ""
         if learn.interrupt is not None and learn.job.is_first and self._wait():
-            tell(f"a checkpoint is in {self._folder.path}; `fit(n, resume=True)` goes on from it.", to="stderr")
+            again = "fit(n, resume=True)" if learn.steps is None else "fit(steps=n, resume=True)"
+            tell(f"a checkpoint is in {self._folder.path}; `{again}` goes on from it.", to="stderr")
 
     def _wait(self) -> bool:
         """Wait for the file that is being written; return whether it was. A failure is a warning."""

@@ -19,6 +19,7 @@ from learner.loop.closure import refuse_closure
 from learner.loop.trainable import named_parameters
 
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+_OTHER_NAMES = {"bfloat16": "bf16", "bf16-mixed": "bf16", "float16": "fp16", "half": "fp16", "16-mixed": "fp16"}
 _INIT_SCALE = 2.0**16
 _LOWEST_SCALE = 2.0**-24  # a gradient that overflows float16 even so was above 10^12
 
@@ -77,7 +78,9 @@ class MixedPrecisionCallback(Callback):
 
     def __init__(self, dtype: Literal["bf16", "fp16"] = "bf16", init_scale: float = _INIT_SCALE) -> None:
         if not isinstance(dtype, str) or dtype not in _DTYPES:
-            raise ValueError(f"`dtype` must be 'bf16' or 'fp16', got {dtype!r}.")
+            meant = _OTHER_NAMES.get(str(dtype).removeprefix("torch."))
+            hint = f"; do {meant!r}" if meant else ""
+            raise ValueError(f"`dtype` must be 'bf16' or 'fp16', got {dtype!r}{hint}.")
         self.dtype = _DTYPES[dtype]
         self._is_scaled = self.dtype is torch.float16
         self._init_scale = _checked_scale(init_scale)

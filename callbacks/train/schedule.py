@@ -15,7 +15,7 @@ from torch.optim import Optimizer, lr_scheduler
 from callbacks.train.accumulate import AccumulateCallback
 from callbacks.train.optimizer_options import OptimizerOptions, optimizers_in
 from callbacks.train.schedule_length import count_steps, open_count
-from callbacks.train.schedules import FactorSchedule
+from callbacks.train.schedules import FactorSchedule, one_cycle, warmup_cosine
 from learner import Callback, Learner, LearnerError
 from learner.checkpoint.plain import plain
 from learner.data.loaders import role_of
@@ -100,6 +100,8 @@ class SchedulerCallback(Callback):
                 f"`make` must be called as make(opt), got an object of {type(make).__name__}; pass the class, or a "
                 f"`partial` of it."
             )
+        if make in (one_cycle, warmup_cosine):
+            raise TypeError(f"`make` must be what `{make.__name__}()` returns, got the function itself; call it.")
         if each not in (None, "batch", "epoch"):
             raise ValueError(f"`each` must be 'batch' or 'epoch', got {each!r}.")
         if metric is not None and each == "batch":

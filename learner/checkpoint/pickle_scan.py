@@ -10,12 +10,13 @@ Texts are not: their hashes differ from process to process, and nobody can fores
 
 from __future__ import annotations
 
+import gc
 import math
-import pickletools
-from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
+from learner.checkpoint.pickle_instructions import VALUES, Atoms, instructions
 from learner.checkpoint.plain import CLASS_DTYPES, MAX_DEPTH, MAX_KEY, NAMED_DTYPES
 
 # So many of each may come in a small file; and, in a large one, one for so many bytes of its pickle. What torch writes
@@ -40,23 +41,40 @@ def check_pickle(data: bytes, sizes: Mapping[str, int]) -> None:
         RefusedError: for what is not to be believed.
         Exception: of whatever kind, for what cannot be read.
     """
-    scan, position = _Scan(sizes, len(data)), None
-    limit = _N_INSTRUCTIONS + len(data) // _BYTES_EACH
-    for n, (instruction, argument, position) in enumerate(pickletools.genops(data)):  # noqa: B007
-        if n > limit:
-            raise RefusedError(f"has more than {limit} instructions in a pickle of {len(data)} bytes")
-        name = instruction.name
-        if name in _ATOMS:
+    scan = _Scan(sizes, len(data))
+    with _without_collection():
+        end = _follow(scan, data)
+    (top,) = scan.stack
+    if scan.stacks or end != len(data) - 1 or not isinstance(top, _Box) or top.kind != "dict" or not top.is_plain:
+        raise RefusedError("must hold a dict of plain data alone")
+
+
+def _follow(scan: _Scan, data: bytes) -> int:
+    """Go through the instructions; return the place of the last one."""
+    for n, (name, argument, position) in enumerate(instructions(data)):
+        if n > scan.n_instructions:
+            raise RefusedError(f"has more than {scan.limit} instructions in a pickle of {len(data)} bytes")
+        if name in VALUES:
             scan.stack.append(argument)
-        elif name in _CONSTANTS:
-            scan.stack.append(_CONSTANTS[name])
-        elif name in _INSTRUCTIONS:
-            _INSTRUCTIONS[name](scan, argument)
+        elif follow := _INSTRUCTIONS.get(name):
+            follow(scan, argument)
+        elif name == "STOP":
+            return position
         else:
             raise RefusedError(f"has the instruction {name} in its pickle")
-    (top,) = scan.stack
-    if scan.stacks or position != len(data) - 1 or not isinstance(top, _Box) or top.kind != "dict" or not top.is_plain:
-        raise RefusedError("must hold a dict of plain data alone")
+    raise RefusedError("has a pickle that is exhausted before its end")
+
+
+@contextmanager
+def _without_collection() -> Iterator[None]:
+    """Keep Python from looking for garbage among the stand-ins: there is none, and it would take most of the time."""
+    is_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if is_enabled:
+            gc.enable()
 
 
 class _Global(str):
@@ -64,26 +82,32 @@ class _Global(str):
 
 
 class _Box:
-    """A list, tuple or dict of a pickle; keys and values of a dict in turn."""
+    """A list, tuple or dict of a pickle."""
 
     __slots__ = ("alike", "depth", "is_plain", "items", "kind")
 
-    def __init__(self, kind: str, items: Iterable[Any] = ()) -> None:
+    def __init__(self, kind: str, items: list[Any] | None) -> None:
         self.kind, self.depth, self.is_plain = kind, 1, True
-        self.alike: Counter[int] | None = None  # of the keys of a dict that are no texts: how many have a hash
-        self.items: list[Any] = []
-        self.add(items)
+        self.alike: dict[int, int] | None = None  # of the keys that are no texts: how many have a hash
+        self.items: list[Any] | None = None  # of a list or tuple that is not empty; `Atoms` stand for several
+        if items:
+            self.add(items)
 
-    def add(self, items: Iterable[Any]) -> None:
+    def add(self, items: list[Any]) -> None:
+        """Take in what is of use here; of a dict, nothing is."""
         for item in items:
-            self.items.append(item)
-            if isinstance(item, _Box):
-                self.depth = max(self.depth, item.depth + 1)
+            kind = type(item)
+            if kind is _Box:
                 self.is_plain &= item.is_plain
-            elif isinstance(item, _Global | _Storage | _Hooks):
+                self.depth = max(self.depth, item.depth + 1)
+            elif kind in _NOT_PLAIN:
                 self.is_plain = False
         if self.depth > MAX_DEPTH:
             raise RefusedError(f"nests more than {MAX_DEPTH} deep")
+        if self.items is None:
+            self.items = items if self.kind != "dict" else None
+        else:
+            self.items.extend(items)
 
 
 class _Storage:
@@ -105,8 +129,8 @@ class _Made:
     __slots__ = ()
 
 
-_CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False}
-_ATOMS = {"BINUNICODE", "BININT", "BININT1", "BININT2", "LONG1", "BINFLOAT"}
+_KEY_KINDS = {type(None), bool, int, float, str}
+_NOT_PLAIN = {_Global, _Storage, _Hooks}
 _BYTES = {
     **{f"torch {name}": dtype.itemsize for name, dtype in CLASS_DTYPES.items()},
     **{str(dtype).replace(".", " "): dtype.itemsize for dtype in NAMED_DTYPES},
@@ -117,14 +141,15 @@ _UNTYPED = "torch.storage UntypedStorage"
 class _Scan:
     """Where an unpickler is, and what it has seen."""
 
-    def __init__(self, sizes: Mapping[str, int], budget: int) -> None:
+    def __init__(self, sizes: Mapping[str, int], n_bytes: int) -> None:
         self.sizes = sizes
         self.stack: list[Any] = []  # since the last mark
         self.stacks: list[list[Any]] = []  # those before it
         self.memo: dict[int, Any] = {}
         self.used: set[str] = set()
-        self.budget = budget  # [letters] that may become bytes
-        self.n_containers = _N_CONTAINERS + budget // _BYTES_EACH_CONTAINER  # that may still come
+        self.budget = n_bytes  # [letters] that may become bytes
+        self.limit = self.n_instructions = _N_INSTRUCTIONS + n_bytes // _BYTES_EACH  # and those but for `Atoms`
+        self.n_containers = _N_CONTAINERS + n_bytes // _BYTES_EACH_CONTAINER  # that may still come
 
     def mark(self) -> None:
         self.stacks.append(self.stack)
@@ -152,24 +177,31 @@ class _Scan:
             raise RefusedError("uses a container twice")
         self.stack.append(value)
 
-    def container(self, kind: str, items: Iterable[Any] = ()) -> None:
+    def container(self, kind: str, items: list[Any] | None = None) -> None:
         self.n_containers -= 1
         if self.n_containers < 0:
             raise RefusedError("has more lists, tuples and dicts than a file of its size can be of use with")
         self.stack.append(_Box(kind, items))
 
     def last(self, n: int) -> list[Any]:
-        return [self.stack.pop() for _ in range(n)][::-1]
+        items = self.stack[-n:]
+        if len(items) < n:
+            raise RefusedError("has an instruction that would pop from empty stack")
+        del self.stack[-n:]
+        return items
 
     def append(self, items: list[Any]) -> None:
         self.box("list").add(items)
+
+    def append_atoms(self, atoms: Atoms) -> None:
+        self.n_instructions -= atoms.at_most()
+        self.append([atoms])
 
     def set_items(self, items: list[Any]) -> None:
         if len(items) % 2:
             raise RefusedError("has a key without a value")
         box = self.box("dict")
-        for key in items[::2]:
-            _check_key(key, box)
+        _check_keys(items[::2], box)
         box.add(items)
 
     def box(self, kind: str) -> _Box:
@@ -192,7 +224,7 @@ class _Scan:
         args, name = self.stack.pop(), self.stack.pop()
         if not isinstance(name, _Global) or name not in _CALLS or not isinstance(args, _Box) or args.kind != "tuple":
             raise RefusedError("calls what is no function")
-        self.stack.append(_CALLS[name](self, *args.items))
+        self.stack.append(_CALLS[name](self, *args.items or ()))
 
     def tensor(self, storage: Any, *args: Any) -> _Made:
         """Refuse a tensor that is not all of its memory; `args` are those of torch's own function."""
@@ -200,7 +232,7 @@ class _Scan:
         if not isinstance(storage, _Storage) or (storage.kind == _UNTYPED) != bool(dtype):
             raise RefusedError("has a tensor with an odd storage")
         (kind,) = dtype or [storage.kind]
-        shape, steps = size.items, stride.items
+        shape, steps = size.items or [], stride.items or []
         if len(shape) > 64 or not all(type(n) is int and 0 <= n < 2**62 for n in (offset, *shape, *steps)):
             raise RefusedError("has a tensor of an odd shape")
         n = math.prod(shape)
@@ -221,8 +253,8 @@ class _Scan:
     def set_of(self, items: Any) -> _Made:
         if not isinstance(items, _Box) or items.kind != "list":
             raise RefusedError("has an odd set")
-        for item in items.items:
-            _check_key(item, items)
+        for item in items.items or []:
+            _check_keys(item.values() if isinstance(item, Atoms) else [item], items)
         return _Made()
 
     def counter(self, counts: Any) -> _Made:
@@ -239,19 +271,24 @@ class _Scan:
         return _Hooks()
 
 
-def _check_key(key: Any, box: _Box) -> None:
-    """Refuse a key that would take long to hash, or to tell from the others in its container."""
-    if type(key) is str:
-        return
-    parts = key.items if isinstance(key, _Box) and key.kind == "tuple" else [key]
-    if len(parts) > MAX_KEY or not all(part is None or type(part) in (bool, int, float, str) for part in parts):
-        raise RefusedError("has a key that is not plain data")
-    if box.alike is None:
-        box.alike = Counter()
-    code = hash(tuple(parts) if isinstance(key, _Box) else key)
-    box.alike[code] += 1
-    if box.alike[code] > _N_ALIKE:
-        raise RefusedError("has many keys that were made to have the same hash")
+def _check_keys(keys: list[Any], box: _Box) -> None:
+    """Refuse keys that would take long to hash, or to tell from the others in their container."""
+    for key in keys:
+        kind = type(key)
+        if kind is str:
+            continue
+        if kind is _Box and key.kind == "tuple":
+            key = tuple(key.items or ())
+            if len(key) > MAX_KEY or not _KEY_KINDS.issuperset(map(type, key)):
+                raise RefusedError("has a key that is not plain data")
+        elif kind not in _KEY_KINDS:
+            raise RefusedError("has a key that is not plain data")
+        code = hash(key)
+        if box.alike is None:
+            box.alike = {}
+        n = box.alike[code] = box.alike.get(code, 0) + 1
+        if n > _N_ALIKE:
+            raise RefusedError("has many keys that were made to have the same hash")
 
 
 _INSTRUCTIONS: dict[str, Callable[[_Scan, Any], None]] = {
@@ -267,6 +304,7 @@ _INSTRUCTIONS: dict[str, Callable[[_Scan, Any], None]] = {
     "TUPLE3": lambda scan, _: scan.container("tuple", scan.last(3)),
     "APPEND": lambda scan, _: scan.append(scan.last(1)),
     "APPENDS": lambda scan, _: scan.append(scan.since_mark()),
+    "ATOMS": _Scan.append_atoms,
     "SETITEM": lambda scan, _: scan.set_items(scan.last(2)),
     "SETITEMS": lambda scan, _: scan.set_items(scan.since_mark()),
     "BINPUT": _Scan.put,
@@ -275,7 +313,6 @@ _INSTRUCTIONS: dict[str, Callable[[_Scan, Any], None]] = {
     "LONG_BINGET": _Scan.get,
     "BINPERSID": lambda scan, _: scan.storage(),
     "REDUCE": lambda scan, _: scan.call(),
-    "STOP": lambda scan, _: None,
 }
 _CALLS: dict[str, Callable[..., Any]] = {
     "torch._utils _rebuild_tensor_v2": _Scan.tensor,

@@ -285,6 +285,8 @@ class Resumption:
         n_epochs = length_of(learn.epochs)  # a callback may have its own
         of = "" if n_epochs is None else f" of {n_epochs}"
         then = "" if _asked_for(learn.n_epochs, learn.steps) == before else f", where {before} were asked for before"
+        name, n = ("n_epochs", at.n_done) if learn.steps is None else ("steps", learn.n_steps - learn.first_step)
+        more = f" `{name}` counts from the beginning of that fit: to train on, ask for more than {n}." if then else ""
         if self._fit["is_over"]:
             yield (
                 f"{self._path} is of a fit that a callback has ended in epoch {at.n_done}; nothing is left. To train "
@@ -296,9 +298,10 @@ class Resumption:
                 f"{at.n_done}, and nothing is trained. Was it written by another fit? Give each a folder of its own."
             )
         elif n_epochs is not None and at.n_done >= n_epochs:
-            yield f"{self._path} has {at.n_done} epochs done{of}{then}; nothing is left to train."
+            done = f"{at.n_done} epoch{'' if at.n_done == 1 else 's'} done{of}"
+            yield f"{self._path} has {done}{then}; nothing is left to train.{more}"
         elif learn.n_steps >= learn._last_step and not at.i:
-            yield f"{self._path} has all {learn.steps} steps done{then}; nothing is left to train."
+            yield f"{self._path} has all {learn.steps} steps done{then}; nothing is left to train.{more}"
         else:
             where = f"batch {at.i} of loader {at.loader!r} in " if at.i else ""
             yield f"goes on with {where}epoch {at.n_done}{of}{then} ({self._path})."

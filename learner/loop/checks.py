@@ -74,8 +74,12 @@ def checked_functions(loss_f: Any, opt_func: Any) -> None:
 
 def nothing_to_train(model: nn.Module) -> LearnerError:
     """Return the error that says why there is nothing to train."""
-    has_parameters = any(True for _ in model.parameters())
-    reason = "all are frozen; unfreeze one" if has_parameters else "it has no parameters at all; is it the right one?"
+    names = [name for name, _ in model.named_parameters()]
+    if names:
+        listed = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+        reason = f"all are frozen; unfreeze one of {listed}"
+    else:
+        reason = "it has no parameters at all; is it the right one?"
     return LearnerError(f"`model` must have a parameter that can be trained, got {type(model).__name__}: {reason}")
 
 

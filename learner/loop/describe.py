@@ -48,7 +48,14 @@ def _maker_of_loss(learn: Learner) -> str:
 
 
 def _rates(learn: Learner) -> str:
-    rates = [learn.lr] if learn.opt is None else [float(group["lr"]) for group in learn.opt.param_groups]
+    """Return the rates now while a fit runs, else those that the next one begins with: a schedule ends at others."""
+    known = learn.rates
+    if learn.opt is None:
+        rates = [learn.lr]
+    elif learn._is_fitting or known is None or known.opt is not learn.opt:
+        rates = [float(group["lr"]) for group in learn.opt.param_groups]
+    else:
+        rates = known.of_next_fit(learn.lr)
     return f"lr {', '.join(f'{rate:g}' for rate in dict.fromkeys(rates))}"
 
 

@@ -5,9 +5,15 @@ Looked up only when a name was not found, or when a training failed: it costs no
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import difflib
+import functools
+import inspect
+from collections.abc import Callable, Iterable, Iterator
+from typing import ParamSpec
 
 from learner.errors import LearnerError
+
+P = ParamSpec("P")
 
 # By the name elsewhere: what to write here.
 FOREIGN_ATTRIBUTES = {
@@ -60,6 +66,41 @@ _CALLBACKS = {
     "MetricsCB": "use MetricsCallback(...): `learn.metrics` holds the numbers here, and the loop writes them",
     "ProgressCB": "use ProgressCallback(plot=...): `learn.metrics` holds the numbers here, and nobody logs them",
 }
+
+
+# By the name elsewhere: what to write as an argument of `Learner`.
+_FOREIGN_ARGUMENTS = {
+    **dict.fromkeys(("loss_func", "loss_fn", "loss", "criterion"), "`loss_f`"),
+    **dict.fromkeys(("optimizer", "optim", "opt", "optimizers"), "`opt_func`, such as `torch.optim.AdamW`"),
+    **dict.fromkeys(("learning_rate", "rate"), "`lr`"),
+    **dict.fromkeys(("data", "dl", "loaders", "dataloaders", "train_dataloader"), "`dls`"),
+    **dict.fromkeys(("callbacks", "callback", "cb"), "`cbs`"),
+    **dict.fromkeys(("net", "module", "network"), "`model`"),
+    "metrics": "`cbs=MetricsCallback(...)`",
+    "device": "`cbs=DeviceCallback(...)`",
+    **dict.fromkeys(("epochs", "n_epochs", "max_epochs"), "`learn.fit(n)`"),
+}
+
+
+def names_arguments(init: Callable[P, None]) -> Callable[P, None]:
+    """Return a constructor that says of an argument that it has not what it is here."""
+    parameters = list(inspect.signature(init).parameters)[1:]
+
+    @functools.wraps(init)
+    def checked(*args: P.args, **kwargs: P.kwargs) -> None:
+        for name in kwargs:
+            if name not in parameters:
+                raise TypeError(_no_argument(type(args[0]).__name__, name, parameters))
+        init(*args, **kwargs)
+
+    return checked
+
+
+def _no_argument(who: str, name: str, there: list[str]) -> str:
+    near = [f"`{other}`" for other in difflib.get_close_matches(name, there, n=1)]
+    meant = [_FOREIGN_ARGUMENTS[name]] if name in _FOREIGN_ARGUMENTS else near
+    hint = f"did you mean {meant[0]}?" if meant else f"there are {', '.join(there)}."
+    return f"{who} has no argument `{name}`; {hint}"
 
 
 def missing_attribute(owner: object, name: str) -> AttributeError:

@@ -11,6 +11,7 @@ from learner.data.wrapper import length_of
 from learner.errors import CancelException, CancelStepException, LearnerError, PostponeStepException
 from learner.loop.alike import what_must_be_alike
 from learner.loop.checks import warn_of_sum
+from learner.loop.diagnose import annotate
 from learner.loop.dispatch import bind_actions
 from learner.loop.passes import open_pass
 from learner.loop.rates import BaseRates
@@ -38,7 +39,7 @@ def prepare_training(learn: Learner, lr: float | None) -> None:
     for parameter in (*named_parameters(learn).values(), *other_parameters(learn, learn.opt)):
         parameter.grad = None  # somebody may have tried something out
     rates: BaseRates = learn.rates  # type: ignore[assignment]  # it has just been made
-    rates.start_from(learn.lr if lr is None and learn.lr != rates.lr else lr)
+    rates.start_from(rates.asked_for(lr, learn.lr))
     learn._is_lr_asked, learn._watch = lr is not None, step_watch(learn)
     learn.predictor.begin_fit()
     warn_of_sum(learn.loss_f)
@@ -55,7 +56,11 @@ def settle_pass(learn: Learner) -> None:
         set_mode(learn.model, learn._modes, training=learn.training)
     learn._n_steps_before, learn._n_skipped_before = learn.n_steps, learn.n_skipped
     if learn.training:
-        take_stock(learn)
+        try:
+            take_stock(learn)
+        except Exception as error:
+            annotate(error, learn, "the beginning of a pass")
+            raise
         if learn._watch is not None:
             learn._watch.follow(learn.opt)  # type: ignore[arg-type]  # there is one while training
         learn.rates.take_new_groups()  # type: ignore[union-attr]  # there is one while training

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Iterable
 from typing import Any
@@ -70,13 +71,25 @@ class BaseRates:
 
     def start_from(self, lr: float | None) -> None:
         """Set the rates; None leaves them as they were written."""
+        for group, rate in zip(self.opt.param_groups, self._begin(lr), strict=True):
+            group["lr"] = group["lr"].fill_(rate) if isinstance(group["lr"], Tensor) else rate
+        self._at_end = self._rates()
+
+    def asked_for(self, lr: float | None, of_learner: float) -> float | None:
+        """Return what a fit starts from: `lr`, or the learner's rate where that is another one since."""
+        return of_learner if lr is None and of_learner != self.lr else lr
+
+    def of_next_fit(self, of_learner: float) -> list[float]:
+        """Return the rates that a fit would begin with that is asked for none."""
+        other = copy.copy(self)
+        other._of_groups = list(self._of_groups)
+        return other._begin(self.asked_for(None, of_learner))
+
+    def _begin(self, lr: float | None) -> list[float]:
         self._take_what_was_written()
         self.take_new_groups()
         self._now = self._unit if lr is None else lr
-        for group, rate in zip(self.opt.param_groups, self._of_groups, strict=True):
-            now = self._scaled(rate)
-            group["lr"] = group["lr"].fill_(now) if isinstance(group["lr"], Tensor) else now
-        self._at_end = self._rates()
+        return [self._scaled(rate) for rate in self._of_groups]
 
     def take_new_groups(self) -> None:
         """Take down the rates of groups that came since, before a schedule changes them."""

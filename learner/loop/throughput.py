@@ -97,6 +97,6 @@ def tell_of_waiting(learn: Learner) -> None:
         learn._is_waiting_told = True
         tell(
             f"loader {learn.dl_name!r}: {waiting:.0%} of the pass was waiting for the next batch, at {throughput}; try "
-            f"more `num_workers`, a larger `prefetch_factor` and `pin_memory=True` of its DataLoader, or do less for "
-            f"each sample."
+            f"more `num_workers` of its DataLoader, on a GPU `pin_memory=True` with `DeviceCallback(prefetch=1)`, or "
+            f"do less for each sample."
         )

@@ -36,3 +36,25 @@ def test_the_base_class_listens_to_nothing(make_learner, capsys):
 def test_options_that_are_misspelt_are_refused(name, option):
     with pytest.raises(ValueError, match=f"`Misspelt.{name}` must be named otherwise, or did you mean `{option}`"):
         type("Misspelt", (Callback,), {name: "valid"})
+
+
+# -- in words ------------------------------------------------------------------------------------------------------
+
+
+class Settings(Callback):
+    def __init__(self, *layers, n=1, rate=0.5, fn=None, table=(), other=2):
+        self.layers, self.n, self.rate, self.fn, self.table = layers, n, rate, fn, table
+
+
+@pytest.mark.parametrize(
+    ("cb", "words"),
+    [
+        (Callback(), "Callback()"),
+        (Settings(), "Settings()"),
+        (Settings("body", n=3, rate=0.5), "Settings(layers=('body',), n=3)"),
+        (Settings(fn=print, table=range(5)), "Settings(fn=<built-in function print>, table=range(0, 5))"),
+        (Settings(fn=lambda: None, table=list(range(99)), other=5), "Settings()"),  # no address, nothing long
+    ],
+)
+def test_a_callback_in_words_is_its_class_and_the_settings_that_it_was_given(cb, words):
+    assert repr(cb) == words

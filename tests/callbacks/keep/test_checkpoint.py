@@ -849,6 +849,8 @@ def test_an_interrupt_says_where_the_checkpoint_is(tmp_path, capsys):
     stopped(tiny_learner, 1, 2, tmp_path, by_interrupt=True)
     said = f"a checkpoint is in {tmp_path}; `fit(n, resume=True)` goes on from it."
     assert said in capsys.readouterr().err
+    stopped(tiny_learner, {"steps": 9}, 2, tmp_path / "steps", by_interrupt=True)
+    assert "`fit(steps=n, resume=True)` goes on from it." in capsys.readouterr().err
 
 
 def test_a_tilde_is_the_home_of_a_person(tmp_path, monkeypatch):

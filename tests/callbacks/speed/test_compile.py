@@ -128,6 +128,16 @@ def test_with_an_average_the_best_model_and_hooks(tmp_path):
     learn.save(tmp_path / "learn.pt")
 
 
+@pytest.mark.parametrize("every", [None, 2])
+def test_batches_that_run_uncompiled_for_hooks_are_told_of_once(capsys, every):
+    stats = ActivationStats(every=every)
+    trained([cb := CompileCallback(), stats], train=(8,) * 4)
+    assert cb.n_graphs == (0 if every is None else 1)
+    assert capsys.readouterr().out.count("the model runs uncompiled in batches that hooks look at") == 1
+    trained(CompileCallback(), train=(8, 5), valid=(8,))
+    assert capsys.readouterr().out == ""
+
+
 @pytest.mark.filterwarnings("ignore:The .grad attribute")  # of torch, which looks at it where a graph is broken
 def test_what_cannot_be_compiled_as_a_whole_names_the_place():
     learn = Learner(Stops(), {"train": batches(8)}, mse_loss)

@@ -3,12 +3,14 @@
 import pytest
 import torch
 from torch import nn
+from torchdata.stateful_dataloader import StatefulDataLoader
 
 from callbacks import CollectCallback, DeviceCallback, EpochLengthCallback, LambdaCallback
 from learner import Callback, Learner, LearnerError, Loaders
 from learner.data.moving import mapped, tensors_of
-from tests.loaders import BeginsTwice, WithState, loader
-from tests.resuming import assert_equal_runs, resumed_from_each, seed_all, uninterrupted
+from learner.data.seeded_dataset import seeded
+from tests.loaders import SIZE, BeginsTwice, Noisy, WithState, collate, loader
+from tests.resuming import assert_equal_runs, resumed_from_each, seed_all, stopped_and_resumed, uninterrupted
 
 META = torch.device("meta")
 
@@ -229,11 +231,17 @@ def copies(monkeypatch):
     return made
 
 
+def torchdatas(dataset=None, collate_fn=collate, n_workers=0):
+    options = {"num_workers": n_workers, "collate_fn": collate_fn}
+    return StatefulDataLoader(dataset or Noisy(), batch_size=SIZE, shuffle=True, **options)
+
+
 LOADERS = {
     "shuffled": lambda: loader(shuffle=True),
     "a list": lambda: list(loader()),
     "with a state": WithState,
     "one that begins twice": BeginsTwice,
+    "torchdata's": torchdatas,
 }
 
 
@@ -251,6 +259,18 @@ def test_a_fit_that_copies_ahead_goes_on_from_each_of_its_batches(copies, make, 
     for learn in gone_on:
         assert_equal_runs(learn, whole)
     assert copies[0].events[:4] == ["begin", "begin", "finish", "begin"]
+
+
+def test_a_loader_of_torchdata_with_a_worker_goes_on_where_it_was(copies, tmp_path):
+    def labelled(samples):
+        x = torch.stack(samples)
+        return x, x[:, 0].long() % 2
+
+    def make(cbs):
+        return prefetching(cbs, lambda: torchdatas(seeded(Noisy(), 0), labelled, n_workers=1))
+
+    whole = uninterrupted(make, 2, tmp_path / "whole")
+    assert_equal_runs(stopped_and_resumed(make, 2, 1, tmp_path / "gone on"), whole)
 
 
 def test_several_loaders_side_by_side_go_on_from_each_batch(copies, tmp_path):

@@ -481,6 +481,14 @@ def test_an_unknown_dtype(dtype):
         MixedPrecisionCallback(dtype)
 
 
+@pytest.mark.parametrize(
+    ("dtype", "meant"), [("float16", "fp16"), (torch.float16, "fp16"), ("bfloat16", "bf16"), (torch.bfloat16, "bf16")]
+)
+def test_a_dtype_of_another_name_is_told_the_right_one(dtype, meant):
+    with pytest.raises(ValueError, match=f"must be 'bf16' or 'fp16', got .*; do '{meant}'"):
+        MixedPrecisionCallback(dtype)
+
+
 @pytest.mark.parametrize("scale", [0, -1.0, math.nan, math.inf, 1e39, "1", True, None])
 def test_a_scale_that_is_not_a_positive_finite_number(scale):
     with pytest.raises((TypeError, ValueError), match="`init_scale` must be"):

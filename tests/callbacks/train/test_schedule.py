@@ -34,6 +34,8 @@ from callbacks import (
     RecorderCallback,
     SchedulerCallback,
     accuracy,
+    one_cycle,
+    warmup_cosine,
 )
 from learner import (
     Callback,
@@ -693,3 +695,9 @@ def test_a_schedule_that_makes_all_groups_equal_says_so(make_learner):
         make_learner(SchedulerCallback(partial(OneCycleLR, max_lr=0.1)), opt_func=opt_func).fit(1)
     make_learner(SchedulerCallback(partial(OneCycleLR, max_lr=[0.01, 0.1])), opt_func=opt_func).fit(1)
     make_learner(SchedulerCallback(CosineAnnealingLR), opt_func=opt_func).fit(1)
+
+
+@pytest.mark.parametrize("make", [one_cycle, warmup_cosine])
+def test_what_makes_a_schedule_has_to_be_called(make):
+    with pytest.raises(TypeError, match=rf"`make` must be what `{make.__name__}\(\)` returns"):
+        SchedulerCallback(make)

@@ -1,3 +1,4 @@
+import gc
 import pickle
 import pickletools
 import zipfile
@@ -233,3 +234,17 @@ def test_a_byte_each_is_too_little_for_many_of_them(monkeypatch, letter, message
     check_pickle(entry(b"](" + letter * 90 + b"e"), {})
     with pytest.raises(RefusedError, match=message):
         check_pickle(entry(b"](" + letter * 5000 + b"e"), {})
+
+
+def test_the_garbage_collector_is_on_again_whatever_came():
+    check_pickle(entry(b"N"), {})
+    assert gc.isenabled()
+    with pytest.raises(RefusedError, match="instruction BUILD"):
+        check_pickle(entry(b"}}b"), {})
+    assert gc.isenabled()
+    gc.disable()
+    try:
+        check_pickle(entry(b"N"), {})
+        assert not gc.isenabled()
+    finally:
+        gc.enable()

@@ -150,6 +150,22 @@ def test_fewer_epochs_than_are_done_leave_nothing_to_train(tmp_path, capsys):
     assert (learn.n_steps, len(learn.history)) == (16, 2)
 
 
+def test_a_fit_of_fewer_steps_or_epochs_than_are_done_says_how_to_train_on(tmp_path, capsys):
+    uninterrupted(tiny_learner, {"steps": 6}, tmp_path)
+    for length, said in (
+        (
+            {"steps": 4},
+            "has all 4 steps done, where 6 steps were asked for before; nothing is left to train. `steps`",
+        ),
+        (1, "has 1 epoch done of 1, where 6 steps were asked for before; nothing is left to train. `n_epochs`"),
+    ):
+        resumed(tiny_learner, length, tmp_path)
+        out = capsys.readouterr().out
+        assert said in out
+        n = 6 if length != 1 else 1
+        assert f"counts from the beginning of that fit: to train on, ask for more than {n}." in out
+
+
 def test_fewer_epochs_than_were_asked_for_end_earlier(tmp_path):
     whole = uninterrupted(tiny_learner, 2, tmp_path / "whole")
     stopped(tiny_learner, 5, 3, tmp_path / "run")

@@ -12,6 +12,7 @@ from torch import nn
 from torch.nn.functional import cross_entropy, mse_loss
 from torch.utils.data import DataLoader, TensorDataset
 
+from callbacks import LambdaCallback
 from learner import Callback, Learner, LearnerError, Loaders, Predictor
 
 X, Y = torch.ones(6, 4), torch.tensor([0, 1, 2, 0, 1, 2])
@@ -129,10 +130,19 @@ def test_a_model_without_parameters(make_learner):
     assert math.isfinite(learn.validate()["loss"])  # it may well be looked at
 
 
+def test_what_a_callback_has_frozen_is_no_fault_of_the_loader(make_learner):
+    def freeze(learn):
+        learn.model.requires_grad_(False)
+
+    with pytest.raises(LearnerError, match="all are frozen") as caught:
+        make_learner(cbs=LambdaCallback(before_epoch=freeze)).fit(1)
+    assert caught.value.__notes__ == ["learner: in the beginning of a pass, epoch 0, loader 'train'"]
+
+
 def test_a_frozen_model(make_learner):
     learn = make_learner()
     learn.model.requires_grad_(False)
-    with pytest.raises(LearnerError, match=r"`model` must have a parameter.*all are frozen; unfreeze one"):
+    with pytest.raises(LearnerError, match=r"`model` must have a parameter.*all are frozen; unfreeze one of 0.weight"):
         learn.fit(1)
     learn.validate()
     learn.model[2].requires_grad_(True)

@@ -5,7 +5,14 @@ from functools import partial
 import torch
 from torch import nn
 
-from callbacks import DeviceCallback, MetricsCallback, accuracy
+from callbacks import (
+    DeviceCallback,
+    LambdaCallback,
+    MetricsCallback,
+    SchedulerCallback,
+    accuracy,
+    warmup_cosine,
+)
 from learner import Callback, Learner, Loaders
 
 X, Y = torch.randn(12, 4), torch.tensor([0, 1] * 6)
@@ -25,7 +32,33 @@ def test_it_says_what_it_trains_on_what_and_how_far_it_is():
         "  not trained yet",
     ]
     learn.fit(2, lr=0.025)
-    assert repr(learn).splitlines()[3::2] == ["  optimizer: SGD, lr 0.025", "  trained: 2 epochs, 6 steps"]
+    assert repr(learn).splitlines()[3::2] == ["  optimizer: SGD, lr 0.1", "  trained: 2 epochs, 6 steps"]
+
+
+def test_the_rate_is_that_of_the_next_fit_and_within_one_that_of_now():
+    seen = []
+    look = LambdaCallback(before_batch=lambda learn: seen.append(repr(learn).splitlines()[3]))
+    learn = Learner(
+        nn.Linear(4, 2),
+        {"train": [(X, Y)] * 4},
+        nn.functional.cross_entropy,
+        0.1,
+        cbs=[look, SchedulerCallback(warmup_cosine(warmup=0))],
+    )
+    learn.fit(1)
+    assert seen[0] == "  optimizer: SGD, lr 0.1"
+    assert seen[-1] != seen[0]
+    assert learn.opt.param_groups[0]["lr"] == 0
+    assert repr(learn).splitlines()[3] == "  optimizer: SGD, lr 0.1"
+    learn.lr = 0.5
+    assert repr(learn).splitlines()[3] == "  optimizer: SGD, lr 0.5"
+    learn.opt.param_groups[0]["lr"] = 0.25  # by hand: kept, but for a rate that the learner was given since
+    learn.lr = 0.1
+    assert repr(learn).splitlines()[3] == "  optimizer: SGD, lr 0.25"
+    assert learn.opt.param_groups[0]["lr"] == 0.25
+    seen.clear()
+    learn.fit(1)
+    assert seen[0] == "  optimizer: SGD, lr 0.25"
 
 
 def test_odd_ones_have_words_too():

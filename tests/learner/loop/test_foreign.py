@@ -1,6 +1,7 @@
 """What people bring from elsewhere: the classes of the course run as they are; other names are told what is here."""
 
 import copy
+import inspect
 import math
 import pickle
 from copy import copy as copied
@@ -386,3 +387,36 @@ def test_what_cannot_run_says_what_to_use(cls, words):
     (note,) = caught.value.__notes__
     assert f"{cls.__name__} of miniai cannot run here; " in note
     assert words in note
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [
+        ("loss_func", "did you mean `loss_f`"),
+        ("optimizer", "did you mean `opt_func`, such as `torch.optim.AdamW`"),
+        ("predictr", "did you mean `predictor`"),
+        ("metrics", r"did you mean `cbs=MetricsCallback\(...\)`"),
+        ("zzz", "there are model, dls, loss_f, lr, opt_func, cbs, predictor"),
+    ],
+)
+def test_an_argument_that_a_learner_has_not_is_told_what_it_is_here(name, hint):
+    class Own(Learner):
+        pass
+
+    for kind in (Learner, Own):
+        with pytest.raises(TypeError, match=f"^{kind.__name__} has no argument `{name}`; {hint}"):
+            kind(nn.Linear(1, 1), {"train": []}, **{name: None})
+
+
+def test_what_a_learner_takes_can_still_be_read():
+    assert list(inspect.signature(Learner).parameters) == [
+        "model",
+        "dls",
+        "loss_f",
+        "lr",
+        "opt_func",
+        "cbs",
+        "predictor",
+    ]
+    with pytest.raises(TypeError, match="missing 1 required positional argument: 'dls'"):
+        Learner(nn.Linear(1, 1))

@@ -151,7 +151,8 @@ def test_two_looks_at_the_clock_a_batch_and_three_a_pass(clock, monkeypatch):
 
 SAID = (
     "loader 'train': 25% of the pass was waiting for the next batch, at 1.25 samples/s (25% waiting); try more "
-    "`num_workers`, a larger `prefetch_factor` and `pin_memory=True` of its DataLoader, or do less for each sample.\n"
+    "`num_workers` of its DataLoader, on a GPU `pin_memory=True` with `DeviceCallback(prefetch=1)`, or do less for "
+    "each sample.\n"
 )
 
 
