@@ -312,3 +312,17 @@ def log_means(log: Callable[[dict[str, float]], Any], means: Mapping[str, float]
     axis = {"epoch": keys["epoch"]} if "epoch" in keys else {}
     if means:
         log({**axis, **{f"{prefix}{name}": value for name, value in means.items()}})
+
+
+def log_pass(run: Any, means: Mapping[str, float], keys: Mapping[str, Any], *, is_again: bool) -> None:
+    """Log the means of a pass to a run.
+
+    Args:
+        run: the `Run`.
+        means: by name.
+        keys: as for `log_means`.
+        is_again: whether the run may have this pass already, as when training goes on from a checkpoint before it: then
+            the same row does not come twice.
+    """
+    known = {str(row) for row in run.logged()} if is_again else set()
+    log_means(lambda row: None if str(row) in known else run.log(row), means, keys)
