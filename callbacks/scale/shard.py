@@ -176,7 +176,9 @@ class ShardCallback(DistributedCallback):
                 f"processes are in it; cancel before it, in `before_batch`, or after it."
             ) from cancel
         several.during_backward(False)  # not after an error: the others wait for what does not come
-        self._is_synced = learn.training  # the backward reduces each batch, for whole gradients may not fit
+
+    def settle_gradients(self, learn: Learner) -> None:
+        """Leave gradients as they are: each backward has reduced them, for whole ones may not fit."""
 
     def _weightless(self, learn: Learner) -> Tensor:
         """Return the loss of a stand-in: its backward has to gather and to reduce what those of the others do."""

@@ -28,7 +28,12 @@ from torch import Tensor, nn
 from learner.checkpoint.atomic import sync_folder
 from learner.checkpoint.file import write_checkpoint
 from learner.errors import LearnerError
+from learner.interrogate.layers import inside
 from learner.ranks.job import Job
+
+class ShardsError(LearnerError):
+    """A folder of shards cannot be written or read; all processes raise it together."""
+
 
 SUFFIX = ".shards"  # of a folder
 _MARK = "in shards"  # the key of what stands for a tensor
@@ -64,17 +69,18 @@ def write_shards(state: Mapping[str, Any], folder: Path, job: Job) -> dict[str, 
         job: the processes.
 
     Raises:
-        LearnerError: on all processes, if it cannot be written.
+        ShardsError: on all processes, if it cannot be written.
     """
     import torch.distributed.checkpoint as dcp
 
     tensors: dict[str, Tensor] = {}
     apart = _set_apart(state, "", tensors, {})
     part = folder.with_name(f"{folder.name}.tmp")
-    job.from_first(lambda: _cleared(part), at="the beginning of a folder of shards")
-    with _explained(f"`{folder}` cannot be written"):
+    problem = f"`{folder}` cannot be written"
+    _require(job.from_first(lambda: _cleared(part), at="the beginning of a folder of shards"), problem)
+    with _explained(problem):
         dcp.save(tensors, checkpoint_id=part)
-    job.from_first(lambda: _published(part, folder), at="the end of a folder of shards")
+    _require(job.from_first(lambda: _published(part, folder), at="the end of a folder of shards"), problem)
     return {**apart, "shards": folder.name}
 
 
@@ -102,19 +108,19 @@ def _replace(path: Path, state: dict[str, Any], folder: Path) -> None:
 
 
 def read_shards(state: Mapping[str, Any], beside: Path, model: nn.Module, job: Job) -> dict[str, Any]:
-    """Return a state with its tensors, read from the folder that it names; one that names none as it is.
+    """Return a state with its tensors, read from the folder that it names; of one that names none, those it has.
 
     Args:
         state: from a file.
         beside: the file.
-        model: that it is for; if it is in shards, so are the tensors.
+        model: that it is for; if it is in shards, so are the tensors that are like its parameters.
         job: the processes, which all call this together.
 
     Raises:
-        LearnerError: on all processes, if the folder is not there, not whole, or not what torch writes.
+        ShardsError: on all processes, if the folder is not there, not whole, or not what torch writes.
     """
     if "shards" not in state:
-        return dict(state)
+        return _cut(state, model) if is_model_in_shards(model) else dict(state)
     import torch.distributed as dist
     import torch.distributed.checkpoint as dcp
 
@@ -122,7 +128,7 @@ def read_shards(state: Mapping[str, Any], beside: Path, model: nn.Module, job: J
     folder = beside.parent / Path(state["shards"]).name  # no path in a file is followed
     for rank, problem in enumerate(job.gather(_problem_of(folder), at="the beginning of reading shards")):
         if problem:
-            raise LearnerError(f"`{folder}`, which belongs to `{beside.name}`, cannot be read by rank {rank}: it {problem}.")
+            raise ShardsError(f"`{folder}`, which belongs to `{beside.name}`, cannot be read by rank {rank}: it {problem}.")
     tensors: dict[str, Tensor] = {}
     rest = {name: value for name, value in state.items() if name != "shards"}
     whole: dict[str, Any] = _put_together(rest, tensors, _maker(model))
@@ -164,6 +170,40 @@ def _put_together(value: Any, tensors: dict[str, Tensor], make: Callable[[Any, A
     return value
 
 
+def _cut(state: Mapping[str, Any], model: nn.Module) -> dict[str, Any]:
+    """Return a state that has whole tensors with those in shards that belong to a parameter that is.
+
+    That is by its name, in a mapping of weights, averages or gradients; in an optimizer by its number.
+    """
+    like = {name: p for name, p in inside(model).named_parameters() if is_in_shards(p)}
+    state = _cut_by_name(state, like)
+    if (optimizer := state.get("optimizer")) is not None:
+        names = [name for group in optimizer["groups"] for name in group]
+        of_each = {
+            i: {key: _cut_one(value, like.get(names[i])) for key, value in values.items()}
+            for i, values in optimizer["state"]["state"].items()
+        }
+        state["optimizer"] = {**optimizer, "state": {**optimizer["state"], "state": of_each}}
+    return state
+
+
+def _cut_by_name(value: Any, like: Mapping[str, Any]) -> Any:
+    if isinstance(value, dict):
+        return {key: _cut_by_name(_cut_one(item, like.get(key)), like) for key, item in value.items()}
+    if type(value) in (list, tuple):
+        return type(value)(_cut_by_name(item, like) for item in value)
+    return value
+
+
+def _cut_one(value: Any, like: Any) -> Any:
+    """Return this process's part of a tensor that all of them have, if it is like a parameter in shards."""
+    if like is None or not isinstance(value, Tensor) or is_in_shards(value) or value.shape != like.shape:
+        return value
+    from torch.distributed.tensor import distribute_tensor
+
+    return distribute_tensor(value.to(like.device), like.device_mesh, like.placements, src_data_rank=None)
+
+
 def _maker(model: nn.Module) -> Callable[[Any, Any], Tensor]:
     """Return what makes an empty tensor: in shards as the parameters of a model are, or whole."""
     like: Any = next(filter(is_in_shards, model.parameters()), None)
@@ -178,16 +218,30 @@ def _maker(model: nn.Module) -> Callable[[Any, Any], Tensor]:
     return make
 
 
-def _cleared(part: Path) -> None:
-    """Take away what an interrupted writing has left."""
-    if part.exists():
-        shutil.rmtree(part)
-    part.mkdir(parents=True)
+def _cleared(part: Path) -> str | None:
+    """Make an empty folder, without what an interrupted writing has left; say what went wrong, or None."""
+    try:
+        if part.exists():
+            shutil.rmtree(part)
+        part.mkdir(parents=True)
+    except OSError as error:
+        return str(error)
+    return None
 
 
-def _published(part: Path, folder: Path) -> None:
-    part.rename(folder)
-    sync_folder(folder.parent)
+def _published(part: Path, folder: Path) -> str | None:
+    """Give a folder its name; say what went wrong, or None."""
+    try:
+        part.rename(folder)
+        sync_folder(folder.parent)
+    except OSError as error:
+        return str(error)
+    return None
+
+
+def _require(reason: str | None, problem: str) -> None:
+    if reason is not None:
+        raise ShardsError(f"{problem}: {reason}")
 
 
 @contextmanager
@@ -195,7 +249,7 @@ def _explained(problem: str) -> Iterator[None]:
     """Make what goes wrong in torch one error, with its reason.
 
     Raises:
-        LearnerError: for any error.
+        ShardsError: for any error.
     """
     from torch.distributed.checkpoint import CheckpointException
 
@@ -203,9 +257,9 @@ def _explained(problem: str) -> Iterator[None]:
         yield
     except CheckpointException as error:  # of all processes; no Exception
         reason = next(iter(error.failures.values()))[0]
-        raise LearnerError(f"{problem}: {type(reason).__name__}: {reason}") from error
+        raise ShardsError(f"{problem}: {type(reason).__name__}: {reason}") from error
     except Exception as error:
-        raise LearnerError(f"{problem}: {type(error).__name__}: {error}") from error
+        raise ShardsError(f"{problem}: {type(error).__name__}: {error}") from error
 
 
 def _problem_of(folder: Path) -> str | None:
