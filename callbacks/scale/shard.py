@@ -12,8 +12,9 @@ from torch.distributed.fsdp import MixedPrecisionPolicy, OffloadPolicy
 
 from callbacks.scale.distributed import DistributedCallback
 from callbacks.scale.gradients import copy_from_first, parameters_apart
-from callbacks.scale.sharding import is_sharded, layers_to_shard, require_all_sharded, reshard, shard
+from callbacks.scale.sharding import layers_to_shard, require_all_sharded, reshard, shard
 from learner import Learner, LearnerError
+from learner.checkpoint.shards import is_model_in_shards
 from learner.errors import CancelException
 from learner.loop.tell import tell
 
@@ -33,8 +34,9 @@ class ShardCallback(DistributedCallback):
 
     All processes agree before each forward as well. The same parameters have to have a gradient in all of them: a model
     that leaves out parts for some samples does not work. What looks at parameters or gradients by itself sees a shard;
-    callbacks that cannot are refused. A `CheckpointCallback` and `learn.save` are, too; `learn.export` writes whole
-    weights.
+    callbacks with `needs_whole_weights = True`, as `GradientStats`, are refused. A `CheckpointCallback` and `learn.save`
+    write what is in shards to a folder beside the file, all processes together, on a disk that all of them see;
+    `learn.export` writes whole weights.
 
     Args:
         layers: what is gathered one at a time: names, globs, positions or modules, as for `HooksCallback`.
@@ -122,7 +124,7 @@ class ShardCallback(DistributedCallback):
         """Put the model in shards, or see that it is."""
         self._refuse_what_needs_whole_weights(learn)
         layers = layers_to_shard(learn.model, self.layers)
-        if is_sharded(learn.model):
+        if is_model_in_shards(learn.model):
             require_all_sharded(learn.model, layers)
             copy_from_first(list(learn.model.buffers()))
             return
@@ -134,7 +136,12 @@ class ShardCallback(DistributedCallback):
         shard(learn, layers, **self._sharding)
 
     def _refuse_what_needs_whole_weights(self, learn: Learner) -> None:
-        if any(True for p in parameters_apart(learn)):
+        if names := [type(cb).__name__ for cb in learn.cbs if getattr(cb, "needs_whole_weights", False)]:
+            raise LearnerError(
+                f"`cbs` must hold nothing that needs whole weights or gradients beside {type(self).__name__}, got "
+                f"{', '.join(names)}; leave it out, or use DistributedCallback."
+            )
+        if parameters_apart(learn):
             raise LearnerError(
                 f"{type(self).__name__} must have all that is trained in `model`, got parameters of the loss or of the "
                 f"optimizer alone, which would be whole beside shards; make them a part of the model, or use "

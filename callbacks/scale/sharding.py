@@ -17,21 +17,17 @@ from learner.interrogate.layers import inside, named_layers, places_by_name
 from learner.optim.several import parts_of, replace_parameters
 
 
-def is_sharded(model: nn.Module) -> bool:
-    """Tell whether a model is in shards."""
-    return any(isinstance(p, DTensor) for p in model.parameters())
-
-
 def layers_to_shard(model: nn.Module, wanted: Iterable[Any]) -> dict[str, nn.Module]:
     """Return the layers that are gathered one at a time, by name; a part of one comes before it.
 
     Args:
         model: the model, in shards or not.
-        wanted: what `learner.interrogate.layers.places_by_name` takes. Of a glob, layers without parameters are left
-            out.
+        wanted: what `learner.interrogate.layers.places_by_name` takes. Of a glob, layers without parameters and
+            containers, as a `ModuleList`, are left out.
 
     Raises:
-        TypeError, ValueError: if there is no such layer, or it has no parameters; if a parameter is in two of them.
+        TypeError, ValueError: if there is no such layer, or it has no parameters or is not called; if a parameter is in
+            two of them.
 
     Example:
         >>> model = nn.Sequential(nn.Linear(3, 2), nn.ReLU(), nn.Sequential(nn.Linear(2, 2)))
@@ -42,10 +38,13 @@ def layers_to_shard(model: nn.Module, wanted: Iterable[Any]) -> dict[str, nn.Mod
     for want, (layer, *_) in places_by_name(model, wanted).items():
         if layer.is_input or layer.part is not None:
             raise ValueError(f"`layers` must be whole modules, got {want!r}; leave out the ':' and what comes after it.")
-        if any(True for _ in layer.module.parameters()):
+        has_parameters = any(True for _ in layer.module.parameters())
+        is_called = type(layer.module).forward is not nn.Module.forward
+        if has_parameters and is_called:
             chosen.add(layer.module)
         elif layer.is_certain:
-            raise ValueError(f"`layers` must be modules with parameters, got {want!r}, which has none; leave it out.")
+            what = "is a container that nobody calls; name what is in it" if has_parameters else "has none; leave it out"
+            raise ValueError(f"`layers` must be modules with parameters, which are called, got {want!r}, which {what}.")
     layers = {name: module for name, module in named_layers(model).items() if module in chosen and name}
     layers = dict(reversed(layers.items()))
     _refuse_shared(model, layers)
@@ -90,16 +89,21 @@ def shard(learn: Learner, layers: Mapping[str, nn.Module], **options: Any) -> No
         _refuse_other_state(opt)
     for tensor in (*model.parameters(), *model.buffers()):
         copy_from_first([tensor])  # one by one, for a copy of all of them may not fit
-    old = dict(model.named_parameters(remove_duplicate=False))
-    for layer in layers.values():
-        fully_shard(layer, **options)
-    fully_shard(model, **options)
-    new = {old[name]: p for name, p in model.named_parameters(remove_duplicate=False)}
+    new = shard_modules(model, layers, **options)
     for opt in optimizers:
         replace_parameters(opt, new)
         _shard_state(opt)
     if learn.rates is not None:
         learn.rates.left_out = frozenset(new.get(p, p) for p in learn.rates.left_out)
+
+
+def shard_modules(model: nn.Module, layers: Mapping[str, nn.Module], **options: Any) -> dict[Tensor, Tensor]:
+    """Put a model in shards, its layers before the rest of it; return its new parameters by the former ones."""
+    old = dict(model.named_parameters(remove_duplicate=False))
+    for layer in layers.values():
+        fully_shard(layer, **options)
+    fully_shard(model, **options)
+    return {old[name]: p for name, p in model.named_parameters(remove_duplicate=False)}
 
 
 def _refuse_other_state(opt: torch.optim.Optimizer) -> None:
