@@ -34,8 +34,10 @@ class ShardCallback(DistributedCallback):
 
     All processes agree before each forward as well. The same parameters have to have a gradient in all of them: a model
     that leaves out parts for some samples does not work. What looks at parameters or gradients by itself sees a shard;
-    callbacks with `needs_whole_weights = True`, as `GradientStats`, are refused. A `CheckpointCallback` and `learn.save`
-    write what is in shards to a folder beside the file, all processes together, on a disk that all of them see;
+    callbacks with `needs_whole_weights = True`, as `GradientStats`, are refused.
+
+    A `CheckpointCallback` and `learn.save` write what is in shards to a folder beside the file, all processes together,
+    on a disk that all of them see. It goes on with any number of processes, and with `DistributedCallback`.
     `learn.export` writes whole weights.
 
     Args:
@@ -58,8 +60,8 @@ class ShardCallback(DistributedCallback):
         As `DistributedCallback`, but not `model`, whose parameters it replaces; `opt`, in place.
 
     Raises:
-        TypeError, ValueError: for an argument of the wrong kind; when a fit begins, if there is no such layer, if it has
-            no parameters, or if two hold the same one.
+        TypeError, ValueError: for an argument of the wrong kind; when a fit begins, if there is no such layer, if it
+            has no parameters, or if two hold the same one.
         LearnerError: when a fit begins, if the loss or the optimizer has parameters that are not the model's, a
             callback needs whole weights, or the first fit is in a sandbox; else as `DistributedCallback`.
 
@@ -98,7 +100,8 @@ class ShardCallback(DistributedCallback):
         self.mesh = self._checked_mesh(mesh)
         given = {name: policy for name, (policy, _) in policies.items() if policy is not None}
         if given and self.world == 1:
-            tell(f"{type(self).__name__}: one process cuts nothing, so {' and '.join(f'`{n}`' for n in given)} is not used.")
+            names = " and ".join(f"`{name}`" for name in given)
+            tell(f"{type(self).__name__}: one process cuts nothing, and does without {names}.")
         self._sharding = {"mesh": self.mesh, "reshard_after_forward": reshard_after_forward, **given}
 
     def _checked_mesh(self, mesh: Any) -> DeviceMesh | None:

@@ -37,13 +37,13 @@ def layers_to_shard(model: nn.Module, wanted: Iterable[Any]) -> dict[str, nn.Mod
     chosen = set()
     for want, (layer, *_) in places_by_name(model, wanted).items():
         if layer.is_input or layer.part is not None:
-            raise ValueError(f"`layers` must be whole modules, got {want!r}; leave out the ':' and what comes after it.")
+            raise ValueError(f"`layers` must be whole modules, got {want!r}; leave out the ':' and what follows.")
         has_parameters = any(True for _ in layer.module.parameters())
         is_called = type(layer.module).forward is not nn.Module.forward
         if has_parameters and is_called:
             chosen.add(layer.module)
         elif layer.is_certain:
-            what = "is a container that nobody calls; name what is in it" if has_parameters else "has none; leave it out"
+            what = "is a container that nobody calls; name its parts" if has_parameters else "has none; leave it out"
             raise ValueError(f"`layers` must be modules with parameters, which are called, got {want!r}, which {what}.")
     layers = {name: module for name, module in named_layers(model).items() if module in chosen and name}
     layers = dict(reversed(layers.items()))
@@ -57,7 +57,7 @@ def _refuse_shared(model: nn.Module, layers: Mapping[str, nn.Module]) -> None:
     for name, module in layers.items():  # a part of a layer comes before it, and keeps what it has
         for part in module.modules():
             layer_of.setdefault(part, name)
-    holders: defaultdict[nn.Parameter, dict[str, str]] = defaultdict(dict)
+    holders: defaultdict[Tensor, dict[str, str]] = defaultdict(dict)
     for name, module in named_layers(model).items():
         for of_module, p in module._parameters.items():
             if p is not None:
@@ -65,8 +65,9 @@ def _refuse_shared(model: nn.Module, layers: Mapping[str, nn.Module]) -> None:
     for names in holders.values():
         if len(names) > 1:
             raise ValueError(
-                f"`layers` must not part modules that share a parameter, got {' and '.join(map(repr, names.values()))}, "
-                f"which are one; name a layer that holds both, or leave both to the model itself."
+                f"`layers` must not part modules that share a parameter, got "
+                f"{' and '.join(map(repr, names.values()))}, which are one; name a layer that holds both, or leave "
+                f"both to the model itself."
             )
 
 
@@ -83,7 +84,9 @@ def shard(learn: Learner, layers: Mapping[str, nn.Module], **options: Any) -> No
     """
     model = inside(learn.model)
     if lazy := [name for name, p in model.named_parameters() if nn.parameter.is_lazy(p)]:
-        raise LearnerError(f"`model` must have its parameters to be put in shards, but {lazy[0]!r} is lazy; run a batch first.")
+        raise LearnerError(
+            f"`model` must have its parameters to be put in shards, but {lazy[0]!r} is lazy; call it on a batch first."
+        )
     optimizers = [] if learn.opt is None else parts_of(learn.opt)
     for opt in optimizers:
         _refuse_other_state(opt)
@@ -97,7 +100,7 @@ def shard(learn: Learner, layers: Mapping[str, nn.Module], **options: Any) -> No
         learn.rates.left_out = frozenset(new.get(p, p) for p in learn.rates.left_out)
 
 
-def shard_modules(model: nn.Module, layers: Mapping[str, nn.Module], **options: Any) -> dict[Tensor, Tensor]:
+def shard_modules(model: nn.Module, layers: Mapping[str, nn.Module], **options: Any) -> dict[Tensor, nn.Parameter]:
     """Put a model in shards, its layers before the rest of it; return its new parameters by the former ones."""
     old = dict(model.named_parameters(remove_duplicate=False))
     for layer in layers.values():
@@ -112,8 +115,8 @@ def _refuse_other_state(opt: torch.optim.Optimizer) -> None:
             if isinstance(value, Tensor) and value.ndim and value.shape != p.shape:
                 raise LearnerError(
                     f"what the optimizer remembers must have the shapes of its parameters to be put in shards, got "
-                    f"{key!r} of shape {tuple(value.shape)} for a parameter of {tuple(p.shape)}; set `learn.opt = None` "
-                    f"to have it begin anew."
+                    f"{key!r} of shape {tuple(value.shape)} for a parameter of {tuple(p.shape)}; set "
+                    f"`learn.opt = None` to have it begin anew."
                 )
 
 

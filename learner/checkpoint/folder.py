@@ -14,10 +14,11 @@ from typing import Any, Self
 
 from learner.checkpoint.file import is_whole, read_checkpoint, write_checkpoint
 from learner.checkpoint.lock import LOCK, Lock
+from learner.checkpoint.shards import SUFFIX, is_whole_folder
 from learner.errors import LearnerError
 
 _NAME = re.compile(r"step-(\d{8,18})(\.best)?\.pt", re.ASCII)
-_SHARDS = re.compile(r"step-(\d{8,18})(-\d+)?\.shards(\.tmp)?", re.ASCII)  # a folder, of a model in shards
+_SHARDS = re.compile(rf"step-(\d{{8,18}})(-\d+)?\{SUFFIX}(\.tmp)?", re.ASCII)  # a folder, of a model in shards
 _TEMPORARY = re.compile(rf"{_NAME.pattern}\.(\d{{1,18}})-[0-9a-f]+\.tmp", re.ASCII)
 
 
@@ -94,7 +95,7 @@ class CheckpointFolder:
 
     def new_shards(self, step: int) -> Path:
         """Return a folder for the shards of a step, which is not there yet."""
-        names = (f"step-{step:08d}{f'-{n}' if n else ''}.shards" for n in itertools.count())
+        names = (f"step-{step:08d}{f'-{n}' if n else ''}{SUFFIX}" for n in itertools.count())
         return next(self.path / name for name in names if not (self.path / name).exists())
 
     def newest(self) -> tuple[Path, dict[str, Any]] | None:
@@ -111,8 +112,8 @@ class CheckpointFolder:
                 state = read_checkpoint(path)
                 if state.get("step") != _step(path):
                     raise LearnerError(f"`{path}` cannot be used: by what it holds, it is step {state.get('step')!r}.")
-                if "shards" in state and not (self.path / Path(state["shards"]).name / ".metadata").is_file():
-                    raise LearnerError(f"`{path}` cannot be used: its folder `{state['shards']}` is not there as a whole.")
+                if "shards" in state and not is_whole_folder(self.path / Path(state["shards"]).name):
+                    raise LearnerError(f"`{path}` cannot be used: `{state['shards']}` is not there as a whole.")
             except LearnerError as error:
                 broken.append(str(error))
                 continue

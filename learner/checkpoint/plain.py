@@ -182,8 +182,10 @@ def _problem_of(tensor: Tensor) -> str | None:
     """Say why a tensor is not plain data, or None."""
     kind = f"a tensor of {_kind(tensor)}"
     if hasattr(tensor, "to_local"):
-        return f"{kind}, of which each process has a part; `learn.save` and a CheckpointCallback write it, and " \
+        return (
+            f"{kind}, of which each process has a part; `learn.save` and a CheckpointCallback write it, and "
             "`learn.export` the weights as a whole"
+        )
     if torch.nn.parameter.is_lazy(tensor):
         return f"{kind}, which has no values yet; run a batch first"
     if type(tensor).__torch_dispatch__ is not Tensor.__torch_dispatch__:

@@ -31,6 +31,7 @@ from learner.errors import LearnerError
 from learner.interrogate.layers import inside
 from learner.ranks.job import Job
 
+
 class ShardsError(LearnerError):
     """A folder of shards cannot be written or read; all processes raise it together."""
 
@@ -60,6 +61,11 @@ def is_model_in_shards(model: nn.Module) -> bool:
     return any(is_in_shards(p) for p in model.parameters())
 
 
+def is_whole_folder(folder: Path) -> bool:
+    """Tell whether a folder was written to its end, as far as can be seen without reading it."""
+    return (folder / ".metadata").is_file()
+
+
 def write_shards(state: Mapping[str, Any], folder: Path, job: Job) -> dict[str, Any]:
     """Write what is in shards; return the state with its name in the place of each. All processes call this together.
 
@@ -71,7 +77,7 @@ def write_shards(state: Mapping[str, Any], folder: Path, job: Job) -> dict[str, 
     Raises:
         ShardsError: on all processes, if it cannot be written.
     """
-    import torch.distributed.checkpoint as dcp
+    from torch.distributed.checkpoint.state_dict_saver import save
 
     tensors: dict[str, Tensor] = {}
     apart = _set_apart(state, "", tensors, {})
@@ -79,7 +85,7 @@ def write_shards(state: Mapping[str, Any], folder: Path, job: Job) -> dict[str, 
     problem = f"`{folder}` cannot be written"
     _require(job.from_first(lambda: _cleared(part), at="the beginning of a folder of shards"), problem)
     with _explained(problem):
-        dcp.save(tensors, checkpoint_id=part)
+        save(tensors, checkpoint_id=part)
     _require(job.from_first(lambda: _published(part, folder), at="the end of a folder of shards"), problem)
     return {**apart, "shards": folder.name}
 
@@ -122,19 +128,19 @@ def read_shards(state: Mapping[str, Any], beside: Path, model: nn.Module, job: J
     if "shards" not in state:
         return _cut(state, model) if is_model_in_shards(model) else dict(state)
     import torch.distributed as dist
-    import torch.distributed.checkpoint as dcp
+    from torch.distributed.checkpoint.state_dict_loader import load
 
     beside = beside.expanduser().resolve()
     folder = beside.parent / Path(state["shards"]).name  # no path in a file is followed
     for rank, problem in enumerate(job.gather(_problem_of(folder), at="the beginning of reading shards")):
         if problem:
-            raise ShardsError(f"`{folder}`, which belongs to `{beside.name}`, cannot be read by rank {rank}: it {problem}.")
+            raise ShardsError(f"`{folder}`, of `{beside.name}`, cannot be read by rank {rank}: it {problem}.")
     tensors: dict[str, Tensor] = {}
     rest = {name: value for name, value in state.items() if name != "shards"}
     whole: dict[str, Any] = _put_together(rest, tensors, _maker(model))
     with _explained(f"`{folder}` cannot be read"), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "torch.distributed is disabled, unavailable or uninitialized")
-        dcp.load(tensors, checkpoint_id=folder, no_dist=not dist.is_initialized())
+        load(tensors, checkpoint_id=folder, no_dist=not dist.is_initialized())
     return whole
 
 
@@ -176,15 +182,15 @@ def _cut(state: Mapping[str, Any], model: nn.Module) -> dict[str, Any]:
     That is by its name, in a mapping of weights, averages or gradients; in an optimizer by its number.
     """
     like = {name: p for name, p in inside(model).named_parameters() if is_in_shards(p)}
-    state = _cut_by_name(state, like)
-    if (optimizer := state.get("optimizer")) is not None:
+    cut: dict[str, Any] = _cut_by_name(dict(state), like)
+    if (optimizer := cut.get("optimizer")) is not None:
         names = [name for group in optimizer["groups"] for name in group]
         of_each = {
             i: {key: _cut_one(value, like.get(names[i])) for key, value in values.items()}
             for i, values in optimizer["state"]["state"].items()
         }
-        state["optimizer"] = {**optimizer, "state": {**optimizer["state"], "state": of_each}}
-    return state
+        cut["optimizer"] = {**optimizer, "state": {**optimizer["state"], "state": of_each}}
+    return cut
 
 
 def _cut_by_name(value: Any, like: Mapping[str, Any]) -> Any:
@@ -251,7 +257,7 @@ def _explained(problem: str) -> Iterator[None]:
     Raises:
         ShardsError: for any error.
     """
-    from torch.distributed.checkpoint import CheckpointException
+    from torch.distributed.checkpoint.api import CheckpointException
 
     try:
         yield
@@ -281,6 +287,7 @@ class _CheckedUnpickler(pickle.Unpickler):
     """Reads what torch writes of where its tensors are, and refuses all else."""
 
     def find_class(self, module: str, name: str) -> Any:
-        if name in _MAY_NAME.get(module, ()) or (module == "torch" and isinstance(getattr(torch, name, None), torch.dtype)):
+        is_dtype = module == "torch" and isinstance(getattr(torch, name, None), torch.dtype)
+        if is_dtype or name in _MAY_NAME.get(module, ()):
             return super().find_class(module, name)
         raise pickle.UnpicklingError(f"it names {module}.{name}")

@@ -175,10 +175,10 @@ def parts_of(opt: Optimizer) -> list[Optimizer]:
 
 
 def replace_parameters(opt: Optimizer, new: Mapping[Tensor, Tensor]) -> None:
-    """Let an optimizer, one of `parts_of`, hold other tensors in the place of its parameters, and remember the same of them.
+    """Let an optimizer hold other tensors in the place of its parameters, and remember the same of them.
 
     Args:
-        opt: the optimizer.
+        opt: the optimizer, one of `parts_of`.
         new: by what it replaces; parameters that are not here stay.
 
     Example:

@@ -1,8 +1,8 @@
 """What each of many processes holds and exchanges of a model of 7 B parameters, in shards: a table, as in the docs.
 
 No process is there but this one: torch's own fake group has any number of ranks, and the model has no memory. Run it by
-`python -m tests.callbacks.scale.shards_of_512 32 8 64 512`, of 32 blocks, which are 7 B. Its lines are the number of ranks, the rank, parameters that it
-holds, parameters there are, those of the largest layer, and the rows that it holds of a layer of 1000.
+`python -m tests.callbacks.scale.shards_of_512 32 8 64 512`, of 32 blocks, which are 7 B. Its lines are the number of
+ranks, the rank, parameters that it holds, parameters there are, those of the largest layer, and rows of one of 1000.
 """
 
 import sys
@@ -25,11 +25,13 @@ def transformer(n_blocks: int) -> nn.Module:
     def block() -> nn.Module:
         attention = [nn.Linear(WIDTH, WIDTH, bias=False) for _ in range(4)]
         ffn = [nn.Linear(WIDTH, HIDDEN, bias=False), nn.Linear(WIDTH, HIDDEN, bias=False)]
-        return nn.Sequential(*attention, *ffn, nn.Linear(HIDDEN, WIDTH, bias=False), nn.RMSNorm(WIDTH), nn.RMSNorm(WIDTH))
+        norms = nn.RMSNorm(WIDTH), nn.RMSNorm(WIDTH)
+        return nn.Sequential(*attention, *ffn, nn.Linear(HIDDEN, WIDTH, bias=False), *norms)
 
     with torch.device("meta"):
         blocks = nn.Sequential(*(block() for _ in range(n_blocks)))
-        return nn.Sequential(nn.Embedding(N_WORDS, WIDTH), blocks, nn.RMSNorm(WIDTH), nn.Linear(WIDTH, N_WORDS, bias=False))
+        head = nn.Linear(WIDTH, N_WORDS, bias=False)
+        return nn.Sequential(nn.Embedding(N_WORDS, WIDTH), blocks, nn.RMSNorm(WIDTH), head)
 
 
 def held(n_blocks: int, world: int, rank: int) -> tuple[int, int, int, int]:
@@ -50,4 +52,4 @@ if __name__ == "__main__":
     n_blocks, *worlds = map(int, sys.argv[1:])
     for world in worlds:
         for rank in (0, world - 1):
-            print(world, rank, *held(n_blocks, world, rank))
+            sys.stdout.write(f"{world} {rank} {' '.join(map(str, held(n_blocks, world, rank)))}\n")

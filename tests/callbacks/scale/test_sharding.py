@@ -38,7 +38,7 @@ def test_a_module_is_found_by_itself():
         (["1.0:in"], r"must be whole modules, got '1\.0:in'"),
         (["1.0:0"], r"must be whole modules, got '1\.0:0'"),
         (["1.0.1"], r"must be modules with parameters, .*got '1\.0\.1', which has none"),
-        (["1"], r"got '1', which is a container that nobody calls; name what is in it"),
+        (["1"], r"got '1', which is a container that nobody calls; name its parts"),
     ],
 )
 def test_what_cannot_be_put_in_shards_is_one_error(wanted, message):
