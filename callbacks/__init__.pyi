@@ -19,6 +19,7 @@ from .samples.embeddings import EmbeddingsMetricsCollector as EmbeddingsMetricsC
 from .samples.regression import RegressionMetricsCollector as RegressionMetricsCollector
 from .samples.run import RunCallback as RunCallback
 from .scale.distributed import DistributedCallback as DistributedCallback
+from .scale.shard import ShardCallback as ShardCallback
 from .show.csv_logger import CSVLoggerCallback as CSVLoggerCallback
 from .show.progress import ProgressCallback as ProgressCallback
 from .speed.compile import CompileCallback as CompileCallback

@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from itertools import count
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
 
 import torch
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 from learner.checkpoint.export import export_weights
 from learner.checkpoint.file import read_checkpoint, write_checkpoint
 from learner.checkpoint.resume import Resumption, between_fits, find_resumption
+from learner.checkpoint.shards import is_model_in_shards, read_shards, write_file_and_shards
 from learner.checkpoint.snapshot import load_snapshot, snapshot
 from learner.checkpoint.unsaved import warn_of_unsaved
 from learner.data.feed import preds_of
@@ -712,7 +714,8 @@ class Learner:
         That is the model, the optimizer, counters, history, random generators, what callbacks keep that name it in
         `state` or have a `state_dict`, and what a subclass of Learner names in `state`. A warning names other
         optimizers, modules and generators on them. The file is plain data: reading it runs no code. It
-        takes its name when it is whole.
+        takes its name when it is whole. Of a model in shards (`callbacks.ShardCallback`) all processes write, to a
+        folder beside the file as well, and all have to call this.
 
         Raises:
             TypeError: if a callback keeps something that is no plain data; names it.
@@ -732,7 +735,9 @@ class Learner:
         """
         self._refuse_while_running("save")
         warn_of_unsaved(self)
-        if self.job.is_first:
+        if is_model_in_shards(self.model):
+            write_file_and_shards(path, snapshot(self), self.job)
+        elif self.job.is_first:
             write_checkpoint(path, snapshot(self))
 
     def load(self, path: str | os.PathLike[str]) -> None:
@@ -743,7 +748,8 @@ class Learner:
                 nothing was changed.
         """
         self._refuse_while_running("load")
-        load_snapshot(self, between_fits(self.job.from_first(lambda: read_checkpoint(path), at="a file to load")))
+        state = self.job.from_first(lambda: read_checkpoint(path), at="a file to load")
+        load_snapshot(self, between_fits(read_shards(state, Path(path), self.model, self.job)))
 
     def export(self, path: str | os.PathLike[str]) -> None:
         """Write the weights alone, for other programs: by the `safetensors` library where the name ends so.
@@ -754,8 +760,7 @@ class Learner:
             ImportError: if the name ends in `.safetensors` and the library is not installed.
             LearnerError: if the file cannot be written.
         """
-        if self.job.is_first:
-            export_weights(self.model, path)
+        export_weights(self.model, path, self.job)
 
     def _refuse_while_running(self, what: str) -> None:
         if self._is_fitting or self._n_passes:

@@ -18,10 +18,12 @@ from learner.checkpoint.file import BackgroundWriter
 from learner.checkpoint.folder import CheckpointFolder, read_newest
 from learner.checkpoint.resume import fit_state, options_of
 from learner.checkpoint.rng import rng_state
+from learner.checkpoint.shards import ShardsError, is_model_in_shards, write_shards
 from learner.checkpoint.snapshot import trained_weights
 from learner.checkpoint.unsaved import describe_unsaved, unsaved
 from learner.data.exact import why_not_exact
 from learner.data.loaders import Loaders
+from learner.data.moving import local_parts
 from learner.data.order import OrderedLoader
 from learner.data.position import SkipLoader, seed_of
 from learner.data.resumable import ResumableLoaders
@@ -258,7 +260,7 @@ class CheckpointCallback(Callback):
             self._save_trained(learn, i, is_best=is_best, is_over=is_over)
 
     def _save_trained(self, learn: Learner, i: int, *, is_best: bool, is_over: bool) -> None:
-        if learn.job.from_first(partial(_holds_nan, learn.model), at="a checkpoint"):
+        if any(learn.job.gather(_holds_nan(learn.model), at="a checkpoint")):
             self._warn(f"the weights hold NaN after batch {self._n_batches}; the last one is kept.")
             return
         self._wait()
@@ -269,8 +271,14 @@ class CheckpointCallback(Callback):
                 cb.settle_gradients(learn)
         try:
             state = fit_state(learn, i, self._rng, self._options, is_over=is_over)
+            if is_model_in_shards(learn.model):
+                place = learn.job.from_first(lambda: self._folder.new_shards(self._n_batches), at="a folder of shards")
+                state = write_shards(state, place, learn.job)
             if learn.job.is_first:
                 self._writer.start(self._folder.save, state, self._n_batches, is_best=is_best)
+        except ShardsError as error:
+            self._warn(error)
+            return
         except (TypeError, LearnerError) as error:  # what a callback keeps is not plain data
             if learn.interrupt is None:
                 raise
@@ -344,4 +352,4 @@ class CheckpointCallback(Callback):
 
 
 def _holds_nan(model: nn.Module) -> bool:
-    return any(bool(t.isnan().any()) for t in chain(model.parameters(), model.buffers()))
+    return any(bool(t.isnan().any()) for t in local_parts(chain(model.parameters(), model.buffers())))

@@ -213,7 +213,7 @@ class DistributedCallback(Callback):
         has_failed = not self.job.can_agree or not isinstance(learn.ended_by, CancelException | None)
         if self.world == 1 or not learn.training or has_failed:
             return
-        mine = learn.n_steps, learn.n_samples, checksum(learn.model)
+        mine = learn.n_steps, learn.n_samples, self._checksum(learn)
         (n_steps, _, bits), *others = every = self.job.gather(mine, at="the end of training for this epoch")
         learn.n_samples = max(n for _, n, _ in every)  # one that cancelled a batch after its step has not counted it
         for rank, other in enumerate(others, 1):
@@ -223,6 +223,10 @@ class DistributedCallback(Callback):
                     f"those of rank 0, after {other[0]} and {n_steps} steps: one has left out a step or a batch, or "
                     f"has changed weights or gradients by itself; decide by what all have alike, or do `agree='step'`."
                 )
+
+    def _checksum(self, learn: Learner) -> int:
+        """Return a number that is another one where weights are others."""
+        return checksum(learn.model)
 
     # -- batches ---------------------------------------------------------------------------------------------------
 
@@ -300,9 +304,10 @@ class DistributedCallback(Callback):
             dist.all_reduce(whole)
             learn.global_weight = whole
             factor = torch.where(whole == 0, 0.0, self.world * mine / whole).to(learn.loss.dtype)
-        if n_mine:
-            return learn.loss * factor  # type: ignore[no-any-return]
-        # A stand-in takes part in the exchange by gradients of zero, whatever its forward has given.
+        return learn.loss * factor if n_mine else self._weightless(learn)
+
+    def _weightless(self, learn: Learner) -> Tensor:
+        """Return the loss of a stand-in: it takes part in the exchange by zeros, whatever its forward has given."""
         return sum(((p * 0).sum() for p in learn.model.parameters() if p.requires_grad), learn.loss.new_zeros(()))
 
     def after_backward(self, learn: Learner) -> None:

@@ -37,6 +37,7 @@ from learner.checkpoint.model import put_back_training
 from learner.checkpoint.plain import plain
 from learner.checkpoint.ranks import of_this_rank, with_all_ranks
 from learner.checkpoint.rng import put_back_rng
+from learner.checkpoint.shards import read_shards
 from learner.checkpoint.snapshot import (
     all_or_nothing,
     differences,
@@ -174,6 +175,8 @@ class Resumption:
                 put_back_counters(learn, self._state["loop"])
             yield
             with errors_as_one():
+                self._state = read_shards(self._state, self._path, learn.model, learn.job)
+                self._fit = self._state["fit"]
                 refuse([*differences(learn, learn.opt, self._state), *self._differences(learn)])
                 unlike, words = self._unlike(learn), [*self._taken_over(learn, options), *self._words(learn)]
             if unlike:

@@ -32,6 +32,9 @@ class OtherProcessError(LearnerError):
     """Another process of the training has failed, or is gone; its own error says why."""
 
 
+_FORWARD, _BATCH = "the forward of a batch", "a training batch"  # places within a batch, in words
+
+
 class Word(IntEnum):
     """What a process says; a larger one outdoes a smaller one."""
 
@@ -82,6 +85,7 @@ class Ranks(Job):
         self.n_words = 0
         self._n_per_batch = {"step": 2, "batch": 1, None: 0}[agree]
         self._n_owed = 0  # words of this training batch that are not said yet
+        self._is_forward_owed = False  # whether one is due before the forward of this batch
         self._is_over = False  # a process has failed, or is gone
         self._leads = 0  # within a method that only the first process calls
         self._is_in_backward = False
@@ -97,7 +101,7 @@ class Ranks(Job):
 
     def begin_fit(self, pending: Any) -> None:
         """Forget how the fit before has ended, but not that a process is gone; hold signals back, if all can agree."""
-        self._n_owed, self._is_in_backward, self._settled = 0, False, None
+        self._n_owed, self._is_forward_owed, self._is_in_backward, self._settled = 0, False, False, None
         self._pending = pending
         pending.is_agreed = self.agree is None
 
@@ -105,20 +109,30 @@ class Ranks(Job):
         """Owe the words of the training batch that comes next."""
         self._n_owed = self._n_per_batch
 
+    def owe_forward(self) -> None:
+        """Owe a word before the forward of the batch that comes next, whether it trains or not: all take part in it."""
+        self._is_forward_owed = self.agree is not None
+
+    def before_forward(self) -> None:
+        """Agree that all call the model; once a batch, however often it is called."""
+        if self._is_forward_owed:
+            self._is_forward_owed = False
+            self._say(Word.FINE, _FORWARD)
+
     def before_backward(self) -> None:
         """Agree that all have a loss; once a batch, however often it is evaluated."""
         if self._n_owed == self._n_per_batch and self._n_owed:
             self._n_owed -= 1
-            self._say(Word.FINE, "a training batch")
+            self._say(Word.FINE, _BATCH)
 
     def before_step(self) -> None:
         """Agree that all make the step."""
         if self._n_owed and self.agree == "step":
             self._n_owed -= 1
-            self._say(Word.FINE, "a training batch")
+            self._say(Word.FINE, _BATCH)
 
     def during_backward(self, is_in: bool) -> None:
-        """Say whether a backward runs, in which the others wait for the gradients of this process."""
+        """Say whether a backward runs, or a forward by shards, in which the others wait for what this process sends."""
         self._is_in_backward = is_in
 
     def _say(self, word: Word, at: str, size: int = 0, text: str = "") -> int:
@@ -148,14 +162,14 @@ class Ranks(Job):
         if largest == Word.INTERRUPT and self._pending is not None:
             self._pending.agree()
         if largest > word and largest > Word.INTERRUPT:
-            self._n_owed = 0
+            self._n_owed, self._is_forward_owed = 0, False
             self._settled = _CANCELS[Word(largest)]()
             raise self._settled
         return longest
 
     def _may_end(self, word: Word, at: str) -> bool:
         """Tell whether a Cancel may be heard here: those of a step or a batch only within one."""
-        return word >= Word.EPOCH or at == "a training batch"
+        return word >= Word.EPOCH or at in (_FORWARD, _BATCH)
 
     def _failure(self, texts: list[str]) -> OtherProcessError:
         self._is_over = True
@@ -222,16 +236,16 @@ class Ranks(Job):
         """Let the others know what ends a step, a batch, a pass or a fit here; return what ends it for all."""
         if self._is_over or error in (self._settled, learn.interrupt):
             return error
-        if self._is_in_backward:  # the others wait for gradients, and hear nothing but the end of this process
+        if self._is_in_backward:  # the others wait for tensors, and hear nothing but the end of this process
             self._is_over = True
             return error
         word = word_of(error)
         is_of_batch = word <= Word.BATCH
-        if is_of_batch and not (learn.training and self._n_owed):
+        if is_of_batch and not (self._is_forward_owed or (learn.training and self._n_owed)):
             return error  # what this process alone leaves out: a share of a batch that does not train, or is done
-        self._n_owed, self._settled = 0, error
+        self._n_owed, self._is_forward_owed, self._settled = 0, False, error
         text = f"{type(error).__name__}: {error}" if word == Word.ERROR else ""
-        at = "a training batch" if is_of_batch else "the end of a batch, a pass or a fit"
+        at = _BATCH if is_of_batch else "the end of a batch, a pass or a fit"
         try:
             self._say(word, at, text=text)
         except BaseException as heard:

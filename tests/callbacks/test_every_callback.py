@@ -67,6 +67,7 @@ MAKE: dict[str, Callable[[Path], Any]] = {
     "RunCallback": lambda folder: callbacks.RunCallback(Run.create(tempfile.mkdtemp(dir=folder.parent))),
     "SAMCallback": lambda folder: callbacks.SAMCallback(0.05),
     "SWACallback": lambda folder: callbacks.SWACallback(0.4),
+    "ShardCallback": lambda folder: callbacks.ShardCallback(["0", "4"]),  # in one process; several: see there
     "SchedulerCallback": lambda folder: callbacks.SchedulerCallback(
         partial(torch.optim.lr_scheduler.OneCycleLR, max_lr=0.1)
     ),
@@ -133,6 +134,7 @@ NOTHING_TO_READ = [
     "SAMCallback",
     "SchedulerCallback",  # but the learning rate, which the optimizer has
     "SeedCallback",
+    "ShardCallback",  # but the job, which is of one process here
 ]
 # How much of a prediction a callback may change, relative to it; 0 for those that are not here.
 ROUNDING = {"MixedPrecisionCallback": 1e-2}
