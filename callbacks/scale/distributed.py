@@ -11,18 +11,22 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from callbacks.scale.alike import (
+    require_equal_weights,
+    require_one_batch,
+    require_own_device,
+    say_what_is_read_whole,
+)
 from callbacks.scale.gradients import average, average_all, checksum, copy_from_first, parameters_apart
-from callbacks.scale.replica import Replica, explained
+from callbacks.scale.replica import Replica, explained, is_own_forward
 from learner import Callback, Learner, LearnerError
 from learner.data.position import seed_of
-from learner.data.read_ahead import ReadAhead
 from learner.data.resumable import ResumableLoaders
 from learner.data.seeding import position_seed, seed_generators
-from learner.data.shares import Shares, why_read_whole
+from learner.data.shares import Shares
 from learner.errors import CancelException
 from learner.loop.checks import sums_over_batch
 from learner.loop.closure import refuse_closure
-from learner.loop.tell import tell
 from learner.loop.weight import batch_weight
 from learner.ranks.join import joined_job
 
@@ -148,12 +152,7 @@ class DistributedCallback(Callback):
 
     def _prepare(self, learn: Learner) -> None:
         """Have the same weights everywhere."""
-        for name, p in learn.model.named_parameters():
-            if p.is_cuda and p.get_device() != torch.cuda.current_device():
-                raise LearnerError(
-                    f"`model` must be on the device of its process, cuda:{torch.cuda.current_device()}, got {name!r} "
-                    f"on {p.device}; make {type(self).__name__} before data and model, and add a DeviceCallback."
-                )
+        require_own_device(learn.model)
         copy_from_first([*learn.model.parameters(), *learn.model.buffers()])
 
     def cleanup_fit(self, learn: Learner) -> None:
@@ -175,7 +174,7 @@ class DistributedCallback(Callback):
         else:
             self.job.gather(None, at="the beginning of a pass")
             copy_from_first(list(learn.model.buffers()))
-        self._say_what_is_read_whole(learn)
+        say_what_is_read_whole(learn, self._told)
         learn.dl = shares.of(learn.dl, learn.i)
 
     def _is_placed(self, learn: Learner) -> bool:
@@ -190,13 +189,6 @@ class DistributedCallback(Callback):
         self._loaders.agree_on(self.job.from_first(lambda: {name: seed_of(dl)}, at="the seed of a loader"))
         epoch = 0 if learn.is_side_pass else learn.history.state_dict()["start"] + learn._n_done
         return self._loaders.get(name, dl).at(epoch, learn.i)
-
-    def _say_what_is_read_whole(self, learn: Learner) -> None:
-        why = why_read_whole(learn.dl.loader if isinstance(learn.dl, ReadAhead) else learn.dl)
-        if why is None or learn.dl_name in self._told or isinstance(learn.dl, list):
-            return
-        self._told.add(learn.dl_name)
-        tell(f"each of {self.world} processes reads all of loader {learn.dl_name!r} to take its share: {why}.")
 
     def after_epoch(self, learn: Learner) -> None:
         """Make sure that all processes hold the same weights, when a pass has trained."""
@@ -214,15 +206,9 @@ class DistributedCallback(Callback):
         if self.world == 1 or not learn.training or has_failed:
             return
         mine = learn.n_steps, learn.n_samples, self._checksum(learn)
-        (n_steps, _, bits), *others = every = self.job.gather(mine, at="the end of training for this epoch")
+        every = self.job.gather(mine, at="the end of training for this epoch")
         learn.n_samples = max(n for _, n, _ in every)  # one that cancelled a batch after its step has not counted it
-        for rank, other in enumerate(others, 1):
-            if (other[0], other[2]) != (n_steps, bits):
-                raise LearnerError(
-                    f"all processes must hold the same weights after a pass, but those of rank {rank} differ from "
-                    f"those of rank 0, after {other[0]} and {n_steps} steps: one has left out a step or a batch, or "
-                    f"has changed weights or gradients by itself; decide by what all have alike, or do `agree='step'`."
-                )
+        require_equal_weights([(n, bits) for n, _, bits in every])
 
     def _checksum(self, learn: Learner) -> int:
         """Return a number that is another one where weights are others."""
@@ -234,28 +220,18 @@ class DistributedCallback(Callback):
         """Say how large the whole batch is."""
         if self.world == 1:
             return
+        self._several.begin_batch()
         shares = self._passes[-1]
         shares.now = learn.global_batch_size, _ = shares.sizes.pop(learn.i)
         if shares.digest:
             digests, shares.digest = self.job.gather(shares.digest, at="the first batch of a pass"), ""
-            self._require_one_batch(learn, digests)
-
-    def _require_one_batch(self, learn: Learner, digests: list[str]) -> None:
-        for rank, digest in enumerate(digests):
-            if digest != digests[0]:
-                raise LearnerError(
-                    f"each process must read the same batches of loader {learn.dl_name!r}, to take its share of each, "
-                    f"but the first one of rank {rank} is another than that of rank 0: the loader gives each process "
-                    f"data of its own, or shuffles by its own seed; let it give all of them the same, in one order."
-                )
+            require_one_batch(learn.dl_name, digests)
 
     def around_predict(self, learn: Learner, action: Callable[[], None]) -> None:
         """Let the forward of training prepare the exchange of gradients."""
-        if self.world == 1 or not learn.training:
-            action()
-            return
-        self._is_synced = False
-        if not self._is_by_wrapper(learn):
+        is_exchanged = self.world > 1 and learn.training
+        self._is_synced = self._is_synced and not is_exchanged
+        if not is_exchanged or not is_own_forward(learn):
             action()
             return
         ddp, plain = self._replica.of(learn.model), learn.model
@@ -267,11 +243,6 @@ class DistributedCallback(Callback):
         finally:
             learn.model = plain
         self._is_synced = will_step
-
-    def _is_by_wrapper(self, learn: Learner) -> bool:
-        """Tell whether the forward is the learner's own. Of another one nobody knows how often it calls the model."""
-        owner, _ = learn._dispatch.actions.get("predict", (None, ()))
-        return owner is None and type(learn).predict is Learner.predict and "predict" not in learn._by_hand
 
     def around_backward(self, learn: Learner, action: Callable[[], None]) -> None:
         """Agree that all have a loss, and weigh this share of it, for what is exchanged is a mean over processes."""
@@ -308,6 +279,8 @@ class DistributedCallback(Callback):
 
     def _weightless(self, learn: Learner) -> Tensor:
         """Return the loss of a stand-in: it takes part in the exchange by zeros, whatever its forward has given."""
+        if self._replica.finds_unused:  # which looks for what the loss has come from
+            return learn.loss * 0.0  # type: ignore[no-any-return]
         return sum(((p * 0).sum() for p in learn.model.parameters() if p.requires_grad), learn.loss.new_zeros(()))
 
     def after_backward(self, learn: Learner) -> None:

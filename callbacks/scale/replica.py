@@ -10,6 +10,8 @@ from typing import Any
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
+from learner import Learner
+
 _BUFFERS = "forward_sync_buffers"  # the name of an option from torch 2.13 on
 _HAS_BUFFERS = _BUFFERS in inspect.signature(DistributedDataParallel).parameters
 
@@ -20,6 +22,9 @@ class Replica:
     Args:
         broadcast_buffers: whether each forward has the buffers of the first process.
         find_unused_parameters, bucket_cap_mb: as for `DistributedDataParallel`.
+
+    Attributes:
+        finds_unused: whether parameters may be without a gradient.
     """
 
     def __init__(self, *, broadcast_buffers: bool, find_unused_parameters: bool, bucket_cap_mb: int) -> None:
@@ -29,6 +34,7 @@ class Replica:
         }
         if not broadcast_buffers:
             self._options[_BUFFERS if _HAS_BUFFERS else "broadcast_buffers"] = False
+        self.finds_unused = find_unused_parameters
         self._ddp: DistributedDataParallel | None = None
         self._trained: list[int] = []
 
@@ -46,6 +52,12 @@ class Replica:
     def drop(self) -> None:
         """Leave the model alone."""
         self._ddp, self._trained = None, []
+
+
+def is_own_forward(learn: Learner) -> bool:
+    """Tell whether the forward is the learner's own. Of another one nobody knows how often it calls the model."""
+    owner, _ = learn._dispatch.actions.get("predict", (None, ()))
+    return owner is None and type(learn).predict is Learner.predict and "predict" not in learn._by_hand
 
 
 @contextmanager

@@ -105,6 +105,10 @@ class Ranks(Job):
         self._pending = pending
         pending.is_agreed = self.agree is None
 
+    def begin_batch(self) -> None:
+        """Take what comes now for something new, also if the same exception is raised again."""
+        self._settled = None
+
     def owe(self) -> None:
         """Owe the words of the training batch that comes next."""
         self._n_owed = self._n_per_batch
