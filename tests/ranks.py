@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import torch._dynamo  # noqa: F401  # DistributedDataParallel imports it: here, once, not in each process for seconds
+import torch._dynamo  # DistributedDataParallel imports it: here, once, not in each process for seconds
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 

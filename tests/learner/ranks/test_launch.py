@@ -116,7 +116,7 @@ def test_there_is_at_least_one_process(n):
 def test_arguments_of_the_wrong_kind_are_refused():
     with pytest.raises(TypeError, match="`f` must be a function that each process calls, got 2"):
         launch(2, print)
-    with pytest.raises(TypeError, match="`n` must be a whole number, got 2.5"):
+    with pytest.raises(TypeError, match=r"`n` must be a whole number, got 2\.5"):
         launch(print, 2.5)
 
 

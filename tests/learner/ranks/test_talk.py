@@ -61,5 +61,5 @@ def test_plain_data_comes_back_as_it_was():
 
 
 def test_what_cannot_be_sent_is_said():
-    with pytest.raises(LearnerError, match="must be something that pickle takes, got function: .*lambda"):
+    with pytest.raises(LearnerError, match=r"must be something that pickle takes, got function: .*lambda"):
         packed(lambda: 0)
