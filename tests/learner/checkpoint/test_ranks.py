@@ -74,7 +74,7 @@ def test_of_several_each_has_a_place_and_what_was_measured_is_that_of_all(seen):
     for name in ("model", "optimizer", "loop"):
         assert joined[name] is state[name]
     (total, weight), (total_of_all, weight_of_all) = mine["loss"], of_all["loss"]
-    assert weight_of_all == 3 * weight == 3 * 32
+    assert weight_of_all == 3 * weight == 3 * 16
     assert total_of_all == pytest.approx(3 * total)  # three that have measured the same
     assert torch.equal(joined["rng"]["torch"], state["rng"]["torch"])  # of the first
 
