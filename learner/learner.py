@@ -324,6 +324,7 @@ class Learner:
                         finally:  # what was measured is on record, also if a callback has ended the pass or the fit
                             record_pass(self, name)
                 self.callback("after_fit")
+                self.job.gather(None, at="the end of a fit")  # so that all hear of one that has failed in it
             except CancelFitException as cancel:
                 self.job.tell(self, cancel)
                 self._dispatch.leave(self, "fit", owed, cancel)
