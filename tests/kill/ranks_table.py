@@ -20,13 +20,13 @@ N_KILLS = 2  # in each
 
 TEXT = """# Killed processes of a job
 
-**{n_kills} processes killed in {n} trainings, {n_same} trainings the same, bit for bit, as ones that nobody killed.** Written by
-`python -m tests.kill ranks`, with {versions}.
+**{n_kills} processes killed in {n} trainings, {n_same} trainings the same, bit for bit, as ones that nobody killed.**
+Written by `python -m tests.kill ranks`, with {versions}.
 
-Each line is a training ([ranks.py](ranks.py)) by `torchrun --standalone --max-restarts {per_training}`: three epochs of ten batches, with
-dropout, noise of samples, a metric, a record of each sample, and a checkpoint every third batch. One of its processes gets
-SIGKILL at a random batch and point; torchrun starts all of them again, and one of these is killed, too. Compared are weights,
-history, counts, all records and the random generators of the first process.
+Each line is a training ([ranks.py](ranks.py)) by `torchrun --standalone --max-restarts {per_training}`: three epochs of
+ten batches, with dropout, noise of samples, a metric, a record of each sample, and a checkpoint every third batch. One
+of its processes gets SIGKILL at a random batch and point; torchrun starts all of them again, and one of these is
+killed, too. Compared are weights, history, counts, all records and the random generators of the first process.
 
 | processes | killed: rank, batch, signal | the same |
 | --- | --- | --- |
