@@ -64,6 +64,7 @@ class Callback:
     | -999 | profiles: around all that others do to a step |
     | -100 | sets up: device, what is trained |
     | -95 | changes batches where they are; mixes the loss for both targets of a mixture |
+    | -90 | lets several processes agree on a backward and a step, and average their gradients |
     | -50 | weighs the loss and accumulates: what comes later hears of whole windows alone |
     | -45 | half precision: scales the loss, unscales gradients, skips steps that overflow |
     | -40 | clips the gradients, or takes a second one |

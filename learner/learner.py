@@ -312,8 +312,7 @@ class Learner:
             self.first_step, self._n_skipped_at_step = start.first_step if start else self.n_steps, self.n_skipped
             self._last_step = math.inf if steps is None else self.first_step + steps
             self.resume, self.is_resumed, self._n_done = resume, start is not None, 0
-            owed: list[Handler] = []
-            self._is_fitting = True
+            owed, self._is_fitting = list[Handler](), True
             try:
                 with start.put_back_around(self) if start else nullcontext():
                     self._dispatch.enter(self, "fit", owed)
@@ -324,6 +323,7 @@ class Learner:
                         finally:  # what was measured is on record, also if a callback has ended the pass or the fit
                             record_pass(self, name)
                 self.callback("after_fit")
+                self.job.gather(None, at="the end of a fit")  # so that all hear of one that has failed in it
             except CancelFitException as cancel:
                 self.job.tell(self, cancel)
                 self._dispatch.leave(self, "fit", owed, cancel)

@@ -1,6 +1,9 @@
 """What the documents say is so: their code runs, their links lead somewhere, their drawing of the loop is the loop."""
 
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -17,6 +20,7 @@ ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
 COMING_FROM = "docs/coming_from.md"
 OPTIMIZER_STEP = "docs/optimizer_step.md"
+PROCESSES = "docs/processes.md"
 TRAINING_ONLY = "training loaders only"
 
 
@@ -65,7 +69,7 @@ def test_the_drawing_leaves_nothing_out():
     assert set(trace_of_a_run(1)) == {*SIGNALS, *ACTIONS}
 
 
-@pytest.mark.parametrize("document", ["README.md", COMING_FROM, OPTIMIZER_STEP])
+@pytest.mark.parametrize("document", ["README.md", COMING_FROM, OPTIMIZER_STEP, PROCESSES])
 def test_the_examples_run_one_after_the_other(tmp_path, monkeypatch, capsys, document):
     monkeypatch.chdir(tmp_path)
     torch.manual_seed(0)
@@ -76,9 +80,32 @@ def test_the_examples_run_one_after_the_other(tmp_path, monkeypatch, capsys, doc
         exec(compile(block, str(ROOT / document), "exec"), namespace)
 
 
+def test_the_script_for_several_processes_is_that_of_one(tmp_path):
+    """The one of the document, as it is started there: alone, and by torchrun; both leave the same weights."""
+    script = tmp_path / "train.py"
+    script.write_text(blocks("python", (ROOT / PROCESSES).read_text())[0])
+    trained = []
+    for name, command in {
+        "one": [],
+        "two": ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"],
+    }.items():
+        folder = tmp_path / name
+        folder.mkdir()
+        subprocess.run(
+            [sys.executable, *command, script],
+            cwd=folder,
+            env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+            check=True,
+            capture_output=True,
+        )
+        trained.append(torch.load(folder / "weights.pt", weights_only=True))
+    one, two = trained
+    assert all(torch.allclose(two[name], weight, atol=1e-5) for name, weight in one.items())
+
+
 def test_no_code_of_a_page_is_left_out_of_the_tests():
     pages = {f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md")}
-    assert pages == {COMING_FROM, OPTIMIZER_STEP}
+    assert pages == {COMING_FROM, OPTIMIZER_STEP, PROCESSES}
     assert (ROOT / COMING_FROM).read_text().count("```") == 2 * len(blocks("python", (ROOT / COMING_FROM).read_text()))
 
 
@@ -94,7 +121,9 @@ def test_what_a_name_from_elsewhere_is_here_is_here():
     assert [name for name in names if not hasattr(callbacks, name) and not hasattr(learner, name)] == []
 
 
-@pytest.mark.parametrize("document", ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", COMING_FROM, OPTIMIZER_STEP])
+@pytest.mark.parametrize(
+    "document", ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", COMING_FROM, OPTIMIZER_STEP, PROCESSES]
+)
 def test_links_lead_somewhere(document):
     text = re.sub(r"^```.*?^```", "", (ROOT / document).read_text(), flags=re.DOTALL | re.MULTILINE)  # no code
     for target in re.findall(r"\]\((?!https?:|#)([^)#\s]+)", text):

@@ -139,8 +139,10 @@ def _wait(processes: list[Any]) -> None:
 
 def _result(statuses: list[int | None], folder: Path) -> Any:
     errors = {rank: folder / f"{rank}.error" for rank in range(len(statuses))}
-    failed = [(rank, *pickle.loads(file.read_bytes())) for rank, file in errors.items() if file.exists()]
-    failed.sort(key=lambda one: isinstance(one[1], OtherProcessError))  # whose own it is comes first
+    there = sorted((file.stat().st_mtime_ns, rank) for rank, file in errors.items() if file.exists())
+    # Whose own it is comes first: others fail when they are told, or when that process is gone.
+    failed = [(rank, *pickle.loads(errors[rank].read_bytes())) for _, rank in there]
+    failed.sort(key=lambda one: isinstance(one[1], OtherProcessError))
     if failed:
         rank, error, text = failed[0]
         error.add_note(f"in process {rank} of {len(statuses)}:\n{text}")

@@ -46,6 +46,7 @@ MAKE: dict[str, Callable[[Path], Any]] = {
     "CutMix": lambda folder: callbacks.CutMix(1.0),
     "CompileCallback": lambda folder: callbacks.CompileCallback(),
     "DeviceCallback": lambda folder: callbacks.DeviceCallback("cpu"),
+    "DistributedCallback": lambda folder: callbacks.DistributedCallback(),
     "EMACallback": lambda folder: callbacks.EMACallback(0.9),
     "EarlyStoppingCallback": lambda folder: callbacks.EarlyStoppingCallback(patience=1),
     "FreezeCallback": lambda folder: callbacks.FreezeCallback("0", 1, until=1),
@@ -121,6 +122,7 @@ NOTHING_TO_READ = [
     "CompileCallback",
     "CutMix",
     "DeviceCallback",
+    "DistributedCallback",  # here without other processes
     "EpochLengthCallback",  # but which batches come, which is compared
     "FreezeCallback",  # but what trains, which is compared
     "LambdaCallback",
