@@ -141,7 +141,12 @@ class LoggerCallback(Callback):
 
     def state_dict(self) -> dict[str, Any]:
         """Return which run it is, and what has not been sent yet; waits for the device."""
-        counts = {"step": self._step, "n_rows": self._n_rows, "epoch": self._epoch, "validations": list(self._n_validations)}
+        counts = {
+            "step": self._step,
+            "n_rows": self._n_rows,
+            "epoch": self._epoch,
+            "validations": list(self._n_validations),
+        }
         return {"run_id": self.run_id, **counts, "points": self._outbox.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:

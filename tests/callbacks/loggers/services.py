@@ -68,8 +68,11 @@ def series_of(points):
     return dict(series)
 
 
+_MEMORY: dict[Path, InMemory] = {}
+
+
 def make_memory(folder, config=None):
-    return LoggerCallback(InMemory(), config)
+    return LoggerCallback(_MEMORY.setdefault(folder, InMemory()), config)
 
 
 def read_memory(folder, cb):
@@ -111,7 +114,8 @@ def read_wandb(folder, cb):
     wandb.teardown()  # another process writes the files; it is waited for at the end of a program
     points, config, summary, exits, figures, texts, files = [], {}, {}, [], set(), {}, {}
     # Of the runs of one id, as those of a training that went on, a server takes no step twice.
-    for path in sorted(folder.glob(f"wandb/offline-run-*-{cb.run_id}/*.wandb")):
+    paths = folder.glob(f"wandb/offline-run-*-{cb.run_id}*/*.wandb")
+    for path in sorted(paths, key=lambda path: path.parent.name):
         last = points[-1][0] if points else -1
         for data in _wandb_records(path.read_bytes()):
             record = protocol.Record()
