@@ -220,6 +220,7 @@ class LoggerCallback(Callback):
                 f"`{type(self).__name__}` must be able to begin its run, got {type(error).__name__}: {error}"
             ) from error
         self._is_open = True
+        self._n_rows = min(self._n_rows, len(learn.history))  # of a checkpoint that knows nothing of this callback
         self._try("text", self.logger.text, "model", str(learn.model), learn.n_steps)
 
     def _take_rows(self, learn: Learner) -> None:

@@ -258,7 +258,9 @@ def test_a_checkpoint_without_a_logger_begins_a_run(tmp_path, service):
     tiny_learner(CheckpointCallback(tmp_path)).fit(1)
     tiny_learner([CheckpointCallback(tmp_path), LoggerCallback(service)]).fit(2, resume=True)
     assert service.calls[0] == "start"
-    assert [step for step, _ in series_of(service.points)["train/batch_loss"]] == list(range(7, 13))
+    series = series_of(service.points)
+    assert [step for step, _ in series["train/batch_loss"]] == list(range(7, 13))
+    assert series["epoch"] == [(12, 1.0)]
 
 
 @pytest.mark.parametrize(
