@@ -35,7 +35,7 @@ nb_execution_mode = "off"  # they are committed with their outputs, which the te
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
 autodoc_class_signature = "mixed"
-autodoc_default_options = {"members": True, "show-inheritance": False}
+autodoc_default_options = {"members": True}
 add_module_names = False
 python_maximum_signature_line_length = 88
 default_role = "literal"  # what stands between single backticks is code
@@ -46,6 +46,7 @@ napoleon_use_rtype = False
 napoleon_use_ivar = True
 
 html_theme = "furo"
+pygments_dark_style = "github-dark"
 html_title = "learner-callbacks"
 html_show_copyright = False
 html_show_sphinx = False

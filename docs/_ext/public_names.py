@@ -19,20 +19,22 @@ def public_names(package: str, room: str | None = None) -> list[str]:
 
 
 class PublicNames(SphinxDirective):
-    """Document each public name of a package: `{public-names} callbacks`, with `:room: train` those of a room alone."""
+    """Document each public name of a package: `{public-names} callbacks`.
+
+    `:room: train` takes those of a room alone, `:first: Learner Callback` begins with these.
+    """
 
     required_arguments = 1
-    option_spec = {"room": directives.unchanged, "leave-out": directives.unchanged}  # noqa: RUF012
+    option_spec = {"room": directives.unchanged, "first": directives.unchanged}  # noqa: RUF012
 
     def run(self) -> list[nodes.Node]:
         """Return the documentation of all."""
         package = self.arguments[0]
-        left_out = self.options.get("leave-out", "").split()
+        first = self.options.get("first", "").split()
         lines = []
-        for name in public_names(package, self.options.get("room")):
-            if name not in left_out:
-                thing = getattr(importlib.import_module(package), name)
-                lines += [f".. auto{_kind(thing)}:: {package}.{name}", ""]
+        for name in [*first, *(name for name in public_names(package, self.options.get("room")) if name not in first)]:
+            thing = getattr(importlib.import_module(package), name)
+            lines += [f".. auto{_kind(thing)}:: {package}.{name}", ""]
         node = nodes.section()
         node.document = self.state.document
         source = StringList(lines, source=f"public names of {package}")
