@@ -44,7 +44,6 @@ class Page(HTMLParser):
         self.loads += [found[name] for name in ("src", "href") if name in found and tag in ("script", "link", "img")]
 
 
-@pytest.mark.serial
 def test_it_is_built_without_a_warning_and_no_link_leads_nowhere(site):
     pages = {file: Page(file) for file in site.rglob("*.html")}
     assert len(pages) > 40
@@ -60,7 +59,6 @@ def test_it_is_built_without_a_warning_and_no_link_leads_nowhere(site):
     assert dead == []
 
 
-@pytest.mark.serial
 def test_it_loads_nothing_from_elsewhere_and_is_searched_without_a_server(site):
     for file in site.rglob("*.html"):
         loads = [link for link in Page(file).loads if not link.startswith("data:")]
@@ -70,7 +68,6 @@ def test_it_loads_nothing_from_elsewhere_and_is_searched_without_a_server(site):
     assert "TensorBoardCallback".lower() in (site / "searchindex.js").read_text().lower()
 
 
-@pytest.mark.serial
 def test_every_page_and_every_public_name_is_there(site):
     everything = "".join(file.read_text() for file in (site / "reference").glob("*.html"))
     for door in ("learner", "callbacks", "learner.optim", "learner.interrogate", "learner.records", "learner.data"):

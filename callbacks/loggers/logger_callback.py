@@ -117,8 +117,7 @@ class LoggerCallback(Callback):
         """Keep the loss and the rates of the step that comes now."""
         if self._is_on and learn.opt is not None and learn.loss is not None:
             self._step = learn.n_steps + 1
-            loss = {f"{learn.dl_name}/batch_loss": learn.loss.detach()}
-            self._outbox.add_later(self._step, {**loss, **_rates(learn.opt.param_groups)})
+            self._outbox.add_batch(self._step, learn.dl_name, learn.loss.detach(), _rates(learn.opt.param_groups))
 
     def after_batch(self, learn: Learner) -> None:
         """Send what there is, if it is time."""
@@ -164,9 +163,11 @@ class LoggerCallback(Callback):
             values: numbers by name, or tensors with one, which are waited for.
 
         Raises:
-            TypeError: if one is not a number.
+            TypeError: if it is not a mapping, or one is not a number.
             LearnerError: outside of a fit.
         """
+        if not isinstance(values, Mapping):
+            raise TypeError(f"`values` must be a mapping from names to numbers, got {values!r}.")
         point = Point(self._step, {name: real_number(value, name) for name, value in values.items()})
         if self._is_there():
             self._outbox.add(point)
@@ -292,7 +293,6 @@ class LoggerCallback(Callback):
         return True
 
 
-def _rates(groups: list[dict[str, Any]]) -> dict[str, Tensor | float]:
-    """Return the learning rate of each group by name; a rate that is a tensor is changed in place, so it is copied."""
-    rates = [group["lr"].clone() if isinstance(group["lr"], Tensor) else group["lr"] for group in groups]
-    return {"lr": rates[0]} if len(rates) == 1 else {f"lr/{i}": rate for i, rate in enumerate(rates)}
+def _rates(groups: list[dict[str, Any]]) -> list[Tensor | float]:
+    """Return the learning rate of each group; one that is a tensor is changed in place, so it is copied."""
+    return [group["lr"].clone() if isinstance(group["lr"], Tensor) else group["lr"] for group in groups]

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import groupby
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -19,19 +20,19 @@ class Outbox:
 
     Example:
         >>> outbox = Outbox()
-        >>> outbox.add_later(3, {"loss": torch.tensor(0.5), "lr": 0.1})
+        >>> outbox.add_batch(3, "train", torch.tensor(0.5), [0.1])
         >>> outbox.add(Point(2, {"epoch": 0.0}))
         >>> outbox.read()
-        [Point(step=2, values={'epoch': 0.0}), Point(step=3, values={'loss': 0.5, 'lr': 0.1})]
+        [Point(step=2, values={'epoch': 0.0}), Point(step=3, values={'train/batch_loss': 0.5, 'lr': 0.1})]
         >>> outbox.mark_sent()
         >>> outbox.read(), outbox.state_dict()
-        ([], [[3, {'loss': 0.5, 'lr': 0.1}]])
+        ([], [[3, {'train/batch_loss': 0.5, 'lr': 0.1}]])
     """
 
     _MOST = 100_000  # points that wait for a service that fails; of more, the oldest go
 
     def __init__(self) -> None:
-        self._new: list[tuple[int, dict[str, Tensor | float]]] = []
+        self._new: list[_Batch] = []
         self._waiting: list[Point] = []
         self._sent: list[Point] = []  # of the last step that something was sent of
 
@@ -39,9 +40,9 @@ class Outbox:
         """Add a point."""
         self._waiting.append(point)
 
-    def add_later(self, step: int, values: dict[str, Tensor | float]) -> None:
-        """Add numbers that may be tensors with one element; they are read when all are."""
-        self._new.append((step, values))
+    def add_batch(self, step: int, loader: str, loss: Tensor, rates: Sequence[Tensor | float]) -> None:
+        """Add the loss of a batch and the learning rates of its step; they are read from the device when all are."""
+        self._new.append(_Batch(step, loader, loss, rates))
 
     def read(self) -> list[Point]:
         """Return what waits to be sent; this waits for the device."""
@@ -71,12 +72,30 @@ class Outbox:
         self._waiting = [Point(step, dict(values)) for step, values in state]
 
 
-def _points(rows: list[tuple[int, dict[str, Tensor | float]]]) -> list[Point]:
-    """Return points, whose tensors are read at once for each device and type that they have."""
-    tensors = [(values, name) for _, values in rows for name in values if isinstance(values[name], Tensor)]
-    for _, group in groupby(tensors, key=lambda one: (one[0][one[1]].dtype, one[0][one[1]].device)):  # type: ignore[union-attr]
-        ones = list(group)
-        numbers = torch.stack([values[name].detach().reshape(()) for values, name in ones]).tolist()  # type: ignore[union-attr]
-        for (values, name), number in zip(ones, numbers, strict=True):
-            values[name] = number
-    return [Point(step, {name: float(value) for name, value in values.items()}) for step, values in rows]
+class _Batch(NamedTuple):
+    """What is kept of a batch: no name is built and nothing read before it is sent."""
+
+    step: int
+    loader: str
+    loss: Tensor
+    rates: Sequence[Tensor | float]  # of the groups of the optimizer
+
+
+def _points(batches: list[_Batch]) -> list[Point]:
+    """Return what is known of batches, by name."""
+    losses = _numbers([batch.loss for batch in batches])
+    rates = iter(_numbers([rate for batch in batches for rate in batch.rates]))
+    points = []
+    for batch, loss in zip(batches, losses, strict=True):
+        names = ["lr"] if len(batch.rates) == 1 else [f"lr/{i}" for i in range(len(batch.rates))]
+        points.append(Point(batch.step, {f"{batch.loader}/batch_loss": loss, **{name: next(rates) for name in names}}))
+    return points
+
+
+def _numbers(values: list[Tensor | float]) -> list[float]:
+    """Return numbers, reading tensors of one kind that follow each other at once."""
+    runs = groupby(values, key=lambda v: (v.dtype, v.device) if isinstance(v, Tensor) else None)
+    numbers: list[float] = []
+    for kind, run in runs:
+        numbers += run if kind is None else torch.stack([v.reshape(()) for v in run]).tolist()  # type: ignore[union-attr, arg-type]
+    return [float(number) for number in numbers]

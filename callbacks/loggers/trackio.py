@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any
 
 from callbacks.loggers.logger import Names, Point, Status, imported
@@ -27,6 +28,8 @@ class TrackioLogger:
 
     def start(self, run_id: str | None, step: int, config: Mapping[str, Any]) -> str:
         """Begin a run, or go on with the one of this name, of which is read what it has."""
+        if not {"space_id", "server_url"} & self.init.keys():
+            _check_folder(imported("trackio.utils", "trackio").TRACKIO_DIR)
         is_known = run_id is not None
         name, resume = (run_id, "allow") if is_known else (self.name, "never")
         self._run = self._trackio.init(self.project, name, config=dict(config), resume=resume, **self.init)
@@ -85,7 +88,7 @@ class TrackioCallback(LoggerCallback):
 
     Raises:
         ImportError: if trackio is not installed.
-        LearnerError: when a fit begins, if Trackio refuses what it is given.
+        LearnerError: when a fit begins, if its folder cannot be written to, or Trackio refuses what it is given.
 
     Example:
         >>> logger = TrackioCallback("digits", config={"width": 1})
@@ -107,3 +110,14 @@ def trackio_name(name: str) -> str:
         ('train/loss', 'metric_step')
     """
     return f"metric_{name}" if name in _RESERVED or name.startswith("__") else name
+
+
+def _check_folder(folder: Path) -> None:
+    """Find out now whether something can be written to a folder: Trackio itself warns and goes on without.
+
+    Raises:
+        OSError: if nothing can.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with TemporaryFile(dir=folder):
+        pass
