@@ -46,10 +46,8 @@ class Outbox:
 
     def read(self) -> list[Point]:
         """Return what waits to be sent; this waits for the device."""
-        if self._new:
-            self._waiting = [*_points(self._new), *self._waiting][-self._MOST :]  # a batch comes before its epoch
-            self._new = []
-        self._waiting.sort(key=lambda point: point.step)
+        waiting = [*_points(self._new), *self._waiting]  # a batch comes before the row of its epoch
+        self._waiting, self._new = sorted(waiting, key=lambda point: point.step)[-self._MOST :], []
         return self._waiting
 
     def mark_sent(self) -> None:

@@ -48,6 +48,8 @@ def test_what_was_not_sent_waits_and_of_too_much_the_oldest_go(monkeypatch):
         outbox.add_batch(step, "train", torch.tensor(0.0), [])
     assert [point.step for point in outbox.read()] == [2, 3, 4]
     assert [point.step for point in outbox.read()] == [2, 3, 4]
+    outbox.add_batch(5, "train", torch.tensor(0.0), [])
+    assert [point.step for point in outbox.read()] == [3, 4, 5]
     outbox.mark_sent()
     assert outbox.read() == []
 
