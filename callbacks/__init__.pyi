@@ -2,6 +2,12 @@ from .keep.best import BestModelCallback as BestModelCallback
 from .keep.checkpoint import CheckpointCallback as CheckpointCallback
 from .keep.early_stopping import EarlyStoppingCallback as EarlyStoppingCallback
 from .lambdas import LambdaCallback as LambdaCallback
+from .loggers.logger import Logger as Logger
+from .loggers.logger_callback import LoggerCallback as LoggerCallback
+from .loggers.mlflow import MLflowCallback as MLflowCallback
+from .loggers.tensorboard import TensorBoardCallback as TensorBoardCallback
+from .loggers.trackio import TrackioCallback as TrackioCallback
+from .loggers.wandb import WandbCallback as WandbCallback
 from .measure.metric_functions import accuracy as accuracy
 from .measure.metric_functions import mae as mae
 from .measure.metric_functions import mean_over_samples as mean_over_samples

@@ -48,7 +48,7 @@ class DistributedCallback(Callback):
 
     What is not the same: a layer that looks across the batch, such as batch norm, sees shares (`sync_batchnorm`); so do
     the collate function, a `BatchTransformCallback` and metrics that are no mean over samples and no object. Statistics
-    of activations and gradients are those of the first process. `docs/processes.md` says more.
+    of activations and gradients are those of the first process. `docs/guides/processes.md` says more.
 
     Args:
         agree: when processes agree within a training batch: before the backward and before the "step"; before the

@@ -32,6 +32,15 @@ from learner import (
     Loaders,
 )
 from learner.records.run import Run
+from tests.callbacks.loggers.services import (
+    InMemory,
+    make_mlflow,
+    make_tensorboard,
+    make_trackio,
+    read_mlflow,
+    read_tensorboard,
+    read_trackio,
+)
 from tests.resuming import assert_equal_runs, differing, stopped_and_resumed, uninterrupted
 
 MAKE: dict[str, Callable[[Path], Any]] = {
@@ -55,7 +64,9 @@ MAKE: dict[str, Callable[[Path], Any]] = {
     "EpochLengthCallback": lambda folder: callbacks.EpochLengthCallback(train=3, valid=2),
     "LRFinderCallback": lambda folder: callbacks.LRFinderCallback(),
     "LambdaCallback": lambda folder: callbacks.LambdaCallback(after_batch=lambda learn: None),
+    "LoggerCallback": lambda folder: callbacks.LoggerCallback(InMemory()),
     "LossWeightCallback": lambda folder: callbacks.LossWeightCallback(weight_of=lambda learn: learn.batch_size),
+    "MLflowCallback": make_mlflow,
     "MetricsCallback": lambda folder: callbacks.MetricsCallback(accuracy=callbacks.accuracy),
     "MixedPrecisionCallback": lambda folder: callbacks.MixedPrecisionCallback("fp16", init_scale=2.0**20),
     "MixUp": lambda folder: callbacks.MixUp(0.4),
@@ -73,8 +84,11 @@ MAKE: dict[str, Callable[[Path], Any]] = {
         partial(torch.optim.lr_scheduler.OneCycleLR, max_lr=0.1)
     ),
     "SeedCallback": lambda folder: callbacks.SeedCallback(1),
+    "TensorBoardCallback": make_tensorboard,
     "TerminateOnNaNCallback": lambda folder: callbacks.TerminateOnNaNCallback(),
+    "TrackioCallback": make_trackio,
     "ValidateCallback": lambda folder: callbacks.ValidateCallback(every=2),
+    "WandbCallback": lambda folder: callbacks.WandbCallback(mode="disabled"),  # to begin and end runs takes a second
 }
 OBSERVERS = [
     "ActivationStats",
@@ -86,14 +100,19 @@ OBSERVERS = [
     "GradientStats",
     "HooksCallback",
     "LambdaCallback",
+    "LoggerCallback",
+    "MLflowCallback",
     "MetricsCallback",
     "NaNReportCallback",
     "ProfilerCallback",
     "ProgressCallback",
     "RecorderCallback",
     "RunCallback",
+    "TensorBoardCallback",
     "TerminateOnNaNCallback",
+    "TrackioCallback",
     "ValidateCallback",
+    "WandbCallback",
 ]
 # What a person reads from a callback after a fit, as plain data; of those that are not here there is nothing to read.
 READ: dict[str, Callable[[Any], Any]] = {
@@ -106,12 +125,15 @@ READ: dict[str, Callable[[Any], Any]] = {
     "GradientStats": lambda cb: (rows_of(cb), {name: cb.parameter(name) for name in cb.names}),
     "HooksCallback": lambda cb: [hook.total for hook in cb.hooks],
     "LRFinderCallback": lambda cb: (cb.result.lrs, cb.result.losses),
+    "MLflowCallback": lambda cb: sorted_scalars(read_mlflow(None, cb)),
     "MixedPrecisionCallback": lambda cb: cb.scale,
     "NaNReportCallback": lambda cb: cb.report,
     "RecorderCallback": lambda cb: cb.values,
     "RunCallback": lambda cb: (cb.run.scalars(), cb.run.info["status"], cb.run.info["error"], cb.run.info["learner"]),
     "SWACallback": lambda cb: (cb.n_updates, cb.average),
+    "TensorBoardCallback": lambda cb: sorted_scalars(read_tensorboard(cb.logger.path.parent, cb)),
     "TerminateOnNaNCallback": lambda cb: cb.first_bad,
+    "TrackioCallback": lambda cb: sorted_scalars(read_trackio(None, cb)),
     "ValidateCallback": lambda cb: cb.rows,
 }
 NOTHING_TO_READ = [
@@ -126,6 +148,7 @@ NOTHING_TO_READ = [
     "EpochLengthCallback",  # but which batches come, which is compared
     "FreezeCallback",  # but what trains, which is compared
     "LambdaCallback",
+    "LoggerCallback",  # but what its service has, see there
     "LossWeightCallback",
     "MetricsCallback",  # but what is in the history
     "MixUp",
@@ -137,6 +160,7 @@ NOTHING_TO_READ = [
     "SchedulerCallback",  # but the learning rate, which the optimizer has
     "SeedCallback",
     "ShardCallback",  # but the job, which is of one process here
+    "WandbCallback",  # as for any logger
 ]
 # How much of a prediction a callback may change, relative to it; 0 for those that are not here.
 ROUNDING = {"MixedPrecisionCallback": 1e-2}
@@ -351,6 +375,10 @@ def run_in(folder: Path) -> Run:
 
 def rows_of(stats: Any) -> dict[str, list[Any]]:
     return stats.to_pandas().drop(columns="hist").to_dict("list")
+
+
+def sorted_scalars(seen: Any) -> dict[str, list[Any]]:
+    return {name: sorted(map(list, points)) for name, points in seen.scalars.items()}
 
 
 def columns_of(samples: Any) -> dict[str, list[Any]]:
