@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from itertools import count
 from pathlib import Path
@@ -48,7 +48,7 @@ from learner.loop.evaluation import EvaluationWeights, evaluated, trained_then_e
 from learner.loop.extensions import extension
 from learner.loop.foreign import missing_attribute, names_arguments, no_data_in_action
 from learner.loop.frequency import Decision, Gate
-from learner.loop.gather import Gather
+from learner.loop.gather import gathered
 from learner.loop.interrupts import Pending, deferred_interrupts, stop_if_interrupted
 from learner.loop.naming import declare_signals
 from learner.loop.passes import (
@@ -74,6 +74,9 @@ from learner.loop.timed import time_callbacks
 from learner.loop.timings import Timings
 from learner.loop.types import Handler
 from learner.ranks.job import ALONE, Job
+
+if TYPE_CHECKING:
+    from learner.inference.inference import Inference
 
 OptFunc = Callable[..., torch.optim.Optimizer]
 
@@ -603,13 +606,50 @@ class Learner:
         is_name = isinstance(name_or_loader, str)
         loaders = Loaders.of(self.dls if is_name else {"infer": name_or_loader})
         name = name_or_loader if is_name else "infer"
-        gather, metrics = Gather(), dict(self.metrics)
-        try:
-            self.side_pass(name, loaders[name], "infer", gather)
-        finally:
-            self.metrics.clear()  # in place: others may hold it
-            self.metrics.update(metrics)
-        return gather.result(self.job)
+        return gathered(self, name, loaders[name])
+
+    def infer(
+        self,
+        x: Any,
+        *,
+        like: str | None = None,
+        prepare: Callable[[Any], Any] | None = None,
+        is_batch: bool | None = None,
+        outputs: str | None = None,
+        classes: Sequence[str] | None = None,
+    ) -> Inference:
+        """Predict for a sample, an array, a list of samples or a dataset; return predictions, probabilities, names.
+
+        Samples are prepared as those of a loader are: collated by its function, moved and changed by the callbacks that
+        act on its passes. What a sample looks like is read off its dataset, so that nothing is guessed: what has as
+        many axes is one sample, what has one more is several. Of tuples and mappings the inputs will do; the target of
+        another sample stands beside them. Weights, modes, random generators, metrics and callbacks are left as after
+        `get_preds`.
+
+        Args:
+            x: a sample; or several as a list, an array with one axis more, arrays side by side, or a dataset.
+            like: the loader as whose samples they are prepared; the first one for validation, or else the first.
+            prepare: makes a sample of each thing in `x`, as the dataset does: a transform, a tokenizer.
+            is_batch: whether `x` is several samples; to say so where no loader shows what a sample looks like.
+            outputs: what the model's outputs mean, where the loss is not one of torch's: "logits", "log_probs",
+                "binary_logits", "probs" or "values".
+            classes: names by class id; else those that a callback, the dataset or the model knows.
+
+        Raises:
+            TypeError, ValueError: if `x` is no such sample, or nobody can tell what it is; says what one looks like.
+
+        Example:
+            >>> x, y = torch.randn(64, 2), torch.arange(64) % 2
+            >>> dls = Loaders.from_arrays(train=(x, y), valid=(x, y))
+            >>> learn = Learner(nn.Linear(2, 2), dls, nn.functional.cross_entropy)
+            >>> said = learn.infer([0.5, -1.0], classes=["cat", "dog"])
+            >>> said.probs.shape, said.labels in ("cat", "dog"), learn.infer(x[:5]).predicted.shape
+            (torch.Size([2]), True, torch.Size([5]))
+        """
+        from learner.inference.infer import infer  # who asks for no prediction does not wait for it
+
+        options: dict[str, Any] = {"prepare": prepare, "is_batch": is_batch, "outputs": outputs, "classes": classes}
+        return infer(self, x, like=like, **options)
 
     def side_pass(self, name: str, dl: Any, role: str = "infer", cbs: Any = None) -> None:
         """Run a pass without gradients over any loader, beside whatever runs, and give that its state back.

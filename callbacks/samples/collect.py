@@ -117,6 +117,12 @@ class CollectCallback(Callback):
         return self._files.run
 
     @property
+    def classes(self) -> tuple[str, ...] | None:
+        """Names of the classes by id, where a collector has them; `Learner.infer` takes them from here."""
+        label = schemas_of(self.collectors).get("label")
+        return None if label is None else label.classes
+
+    @property
     def samples(self) -> Samples:
         """What was collected so far."""
         return self._files.samples

@@ -112,7 +112,7 @@ def missing_attribute(owner: object, name: str) -> AttributeError:
 
 def no_data_in_action(action: str, args: tuple[object, ...]) -> TypeError:
     """Return the error for an action of the loop that is called with data, as `learn.predict(x)`."""
-    hint = " For predictions do `learn.get_preds(loader)`, or `learn.model(x)`." if action == "predict" else ""
+    hint = " For predictions do `learn.infer(x)`, or `learn.get_preds(loader)`." if action == "predict" else ""
     return TypeError(
         f"`{action}` must be called by the loop, without arguments, got {len(args)}; it is an action, which reads and "
         f"writes the state of the learner.{hint}"

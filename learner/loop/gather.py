@@ -51,6 +51,23 @@ def _in_order(shares: Iterable[list[tuple[int, Any]]]) -> list[Any]:
     return [value for _, value in sorted(chain.from_iterable(shares), key=itemgetter(0))]
 
 
+def gathered(learn: Learner, name: str, dl: Any) -> tuple[Any, Any]:
+    """Return predictions and targets of a pass over any loader, as `Learner.get_preds`; `metrics` stays as it is.
+
+    Args:
+        learn: the learner.
+        name: what the pass is called, as a loader in `dls`; callbacks go by it.
+        dl: any iterable of batches.
+    """
+    gather, metrics = Gather(), dict(learn.metrics)
+    try:
+        learn.side_pass(name, dl, "infer", gather)
+    finally:
+        learn.metrics.clear()  # in place: others may hold it
+        learn.metrics.update(metrics)
+    return gather.result()
+
+
 def _to_cpu(value: Any, size: int | None) -> Any:
     """Copy the tensors of a nest to the CPU; make a list that holds parts, and not one thing a sample, a tuple."""
     if isinstance(value, Tensor):
