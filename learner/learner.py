@@ -651,6 +651,43 @@ class Learner:
         options: dict[str, Any] = {"prepare": prepare, "is_batch": is_batch, "outputs": outputs, "classes": classes}
         return infer(self, x, like=like, **options)
 
+    def interpret(
+        self,
+        name: str = "valid",
+        *,
+        outputs: str | None = None,
+        classes: Sequence[str] | None = None,
+        collector: Any = None,
+    ) -> Any:
+        """Show where the model is wrong on the samples of a loader: printed a text, in a notebook tables, `plot()`.
+
+        Of classes: `confusion`, `per_class()` with precision, recall and F1, `most_confused()`, `calibration`; of
+        numbers: `residuals`, errors and R²; of both `top_losses()` and `samples`, which may be chosen and drawn. Each
+        sample counts once, whatever the sampler. Nothing of the learner is changed; it needs pyarrow.
+
+        Args:
+            name: of the loader.
+            outputs: what the model's outputs mean, as for `infer`, where the loss is not one of torch's.
+            classes: names by class id; else those that a callback, the dataset or the model knows.
+            collector: measures each sample; else that of a `CollectCallback` of this learner, or one by the loss.
+
+        Raises:
+            KeyError: if there is no loader of that name.
+            LearnerError: if `callbacks` was not imported, nobody knows what the outputs mean, or they are neither a
+                class nor numbers for each sample.
+
+        Example:
+            >>> import callbacks
+            >>> x, y = torch.randn(64, 2), torch.arange(64) % 2
+            >>> dls = Loaders.from_arrays(train=(x, y), valid=(x, y))
+            >>> learn = Learner(nn.Linear(2, 2), dls, nn.functional.cross_entropy)
+            >>> found = learn.interpret(classes=["cat", "dog"])
+            >>> found.per_class()["class"].tolist(), len(found.top_losses(5))
+            (['cat', 'dog'], 5)
+        """
+        options: dict[str, Any] = {"outputs": outputs, "classes": classes, "collector": collector}
+        return extension("interpret")(self, name, **options)
+
     def side_pass(self, name: str, dl: Any, role: str = "infer", cbs: Any = None) -> None:
         """Run a pass without gradients over any loader, beside whatever runs, and give that its state back.
 

@@ -52,20 +52,27 @@ def _in_order(shares: Iterable[list[tuple[int, Any]]]) -> list[Any]:
 
 
 def gathered(learn: Learner, name: str, dl: Any) -> tuple[Any, Any]:
-    """Return predictions and targets of a pass over any loader, as `Learner.get_preds`; `metrics` stays as it is.
+    """Return predictions and targets of a pass over any loader, as `Learner.get_preds`."""
+    gather = Gather()
+    look_over(learn, name, dl, gather)
+    return gather.result()
+
+
+def look_over(learn: Learner, name: str, dl: Any, cb: Any) -> None:
+    """Run a pass of forwards alone over any loader with a callback more; `metrics` stays as it is.
 
     Args:
         learn: the learner.
         name: what the pass is called, as a loader in `dls`; callbacks go by it.
         dl: any iterable of batches.
+        cb: hears the pass.
     """
-    gather, metrics = Gather(), dict(learn.metrics)
+    metrics = dict(learn.metrics)
     try:
-        learn.side_pass(name, dl, "infer", gather)
+        learn.side_pass(name, dl, "infer", cb)
     finally:
         learn.metrics.clear()  # in place: others may hold it
         learn.metrics.update(metrics)
-    return gather.result()
 
 
 def _to_cpu(value: Any, size: int | None) -> Any:

@@ -4,7 +4,8 @@
 - `CategoricalLabel`: class names of a column;
 - `Run`, `log`: a folder with what ran, its scalars, samples and figures;
 - `Samples`: what was measured, read from the files column by column;
-- `dynamics`: how each sample was learned, and which labels are likely wrong.
+- `dynamics`: how each sample was learned, and which labels are likely wrong;
+- `interpret`: where a model is wrong, how often, and how sure of that.
 """
 
 import lazy_loader

@@ -1,4 +1,5 @@
 from .dynamics import dynamics as dynamics
+from .interpretation import interpret as interpret
 from .run import Run as Run
 from .run import log as log
 from .samples import Samples as Samples

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -137,34 +137,84 @@ def confusion_matrix(
         images: samples of that cell, drawn beside the matrix.
         captions: of the images.
     """
-    from matplotlib import pyplot as plt
-    from matplotlib.colors import LinearSegmentedColormap, PowerNorm, to_rgba
     from matplotlib.patches import Rectangle
 
     from learner.drawing import new_figure
 
-    known = (true >= 0) & (predicted >= 0)
-    true, predicted = true[known].astype(np.int64), predicted[known].astype(np.int64)
-    when = f"{len(true):,} samples, {(true == predicted).sum() / max(len(true), 1):.1%} right{when}"
     title = "" if cell is None else f"true {classes[cell[0]]}, said {classes[cell[1]]}"
-    if len(classes) > _MOST_CLASSES:
-        place, classes = _with_most_errors(true, predicted, classes, cell or ())
-        true, predicted = place[true], place[predicted]
-        when += f"\nof {len(place):,} classes those with the most errors"
-        cell = None if cell is None else (int(place[cell[0]]), int(place[cell[1]]))
-    n = len(classes)
-    counts = np.bincount(true * n + predicted, minlength=n * n).reshape(n, n)
-    shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
-    size = min(9.0, 2.6 + 0.42 * n)
+    matrix = counted(true, predicted, classes, when, kept=cell or ())
+    size = matrix.size
     figure = new_figure(figsize=(size + 1.6 + (size if cell else 0), size), layout="constrained")
     halves: Any = figure.subfigures(1, 2, width_ratios=(size + 1.6, size)) if cell else [figure]
-    left, ax = halves[0], halves[0].subplots()
+    ax = draw_matrix(halves[0], matrix)
+    if cell is not None:
+        row, column = (int(matrix.place[i]) for i in cell)
+        n = matrix.counts[row, column]
+        ax.add_patch(Rectangle((column - 0.5, row - 0.5), 1, 1, fill=False, ec=_TAIL, lw=2))
+        shown = f"{len(images)} of {n:,}" if len(images) < n else f"{n:,}"
+        draw_images(halves[1], images, captions, f"{title}: {shown}")
+    return figure
+
+
+class Matrix(NamedTuple):
+    """How often which class was taken for which, as it is drawn.
+
+    Attributes:
+        counts: (C, C), a row for each true class.
+        classes: names of the rows and columns.
+        place: the row of each class id; several share one where there are too many.
+        title: words for how many samples there are, and how many are right.
+    """
+
+    counts: np.ndarray
+    classes: Sequence[str]
+    place: np.ndarray
+    title: str
+
+    @property
+    def size(self) -> float:
+        """How large to draw it, without the bar [inches]."""
+        return min(9.0, 2.6 + 0.42 * len(self.classes))
+
+
+def counted(
+    true: np.ndarray, predicted: np.ndarray, classes: Sequence[str], when: str = "", kept: Sequence[int] = ()
+) -> Matrix:
+    """Return how often which class was taken for which; of more than 100, those with the most errors and one more.
+
+    Args:
+        true: class ids; rows with a negative one are left out.
+        predicted: class ids.
+        classes: names by id.
+        when: words for the title.
+        kept: ids that have a row of their own in any case.
+    """
+    known = (true >= 0) & (predicted >= 0)
+    true, predicted = true[known].astype(np.int64), predicted[known].astype(np.int64)
+    title = f"{len(true):,} samples, {(true == predicted).sum() / max(len(true), 1):.1%} right{when}"
+    place = np.arange(len(classes))
+    if len(classes) > _MOST_CLASSES:
+        place, classes = _with_most_errors(true, predicted, classes, kept)
+        title += f"\nof {len(place):,} classes those with the most errors"
+    n = len(classes)
+    counts = np.bincount(place[true] * n + place[predicted], minlength=n * n).reshape(n, n)
+    return Matrix(counts, classes, place, title)
+
+
+def draw_matrix(part: FigureBase, matrix: Matrix) -> Axes:
+    """Draw counts into a figure or a part of one, the colour the share of the true class; return the axes."""
+    from matplotlib import pyplot as plt
+    from matplotlib.colors import LinearSegmentedColormap, PowerNorm, to_rgba
+
+    counts, classes, ax = matrix.counts, matrix.classes, part.subplots()
+    n = len(classes)
+    shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
     # Nothing where there is nothing, so that it can be read on any ground; errors are small shares, and must be seen.
     stops = (0, to_rgba(_BODY, 0)), (1e-3, to_rgba(_BODY, 0.2)), (1, to_rgba("#2c76bd", 1))
     colors = LinearSegmentedColormap.from_list("shares", stops)
     image = ax.imshow(shares, cmap=colors, norm=PowerNorm(0.4, 0, 1))
-    _draw_bar(left, ax, image, "share of the true class", fraction=0.045, ticks=[0, 0.01, 0.1, 0.3, 1])
-    ax.set_title(when, fontsize="medium")
+    _draw_bar(part, ax, image, "share of the true class", fraction=0.045, ticks=[0, 0.01, 0.1, 0.3, 1])
+    ax.set_title(matrix.title, fontsize="medium")
     ax.set(xlabel="predicted", ylabel="true")
     if n <= _MANY:
         longest = max(map(len, classes))
@@ -174,11 +224,7 @@ def confusion_matrix(
         for i, j in zip(*counts.nonzero(), strict=True):
             color = "white" if shares[i, j] > 0.3 else plt.rcParams["text.color"]
             ax.text(j, i, f"{counts[i, j]:,}", ha="center", va="center", color=color, fontsize=10 if n <= 12 else 7)
-    if cell is not None:
-        ax.add_patch(Rectangle((cell[1] - 0.5, cell[0] - 0.5), 1, 1, fill=False, ec=_TAIL, lw=2))
-        shown = f"{len(images)} of {counts[cell]:,}" if len(images) < counts[cell] else f"{counts[cell]:,}"
-        draw_images(halves[1], images, captions, f"{title}: {shown}")
-    return figure
+    return ax
 
 
 def _with_most_errors(
