@@ -1,9 +1,12 @@
-"""The demo: train a small network on handwritten digits, and leave a run on record with its report."""
+"""The demo, which leaves a run on record with its report, and what can be done with runs from a shell."""
 
 from __future__ import annotations
 
 import argparse
+import sys
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
@@ -22,16 +25,75 @@ from callbacks import (
     SchedulerCallback,
     accuracy,
 )
-from learner import Learner, Loaders
+from learner import Learner, LearnerError, Loaders
 from learner.records import Run
+from learner.records import compare as compare_runs
 
 N_VALID = 360  # of 1797 digits
 MAX_LR = 0.01
 
 
 def main(argv: list[str] | None = None) -> None:
+    """Run a command; the demo if none is named."""
+    argv = sys.argv[1:] if argv is None else argv
+    if argv and (command := COMMANDS.get(argv[0])):
+        command(argv[1:])
+    else:
+        demo(argv)
+
+
+def runs(argv: list[str]) -> None:
+    """List the runs in a folder: how they ended, their config, their last values."""
+    parser = _parser("runs", runs)
+    parser.add_argument("folder", help="with runs in it")
+    with _told():
+        print(Run.list(parser.parse_args(argv).folder))
+
+
+def report(argv: list[str]) -> None:
+    """Write the report of a run, one page with all that is on record, and say where it is."""
+    parser = _parser("report", report)
+    parser.add_argument("path", help="the folder of the run")
+    parser.add_argument("--out", help="the file (report.html in the folder)")
+    args = parser.parse_args(argv)
+    with _told():
+        print(Run.open(args.path).report(args.out))
+
+
+def compare(argv: list[str]) -> None:
+    """Write a page that compares runs, and say where it is."""
+    parser = _parser("compare", compare)
+    parser.add_argument("runs", nargs="+", help="folders of runs, or one folder with runs in it")
+    parser.add_argument("--out", help="the file (compare.html beside the first run)")
+    args = parser.parse_args(argv)
+    with _told():
+        print(compare_runs(args.runs[0] if len(args.runs) == 1 else args.runs, args.out))
+
+
+COMMANDS = {"runs": runs, "report": report, "compare": compare}
+
+
+def _parser(name: str, command: Callable[[list[str]], None]) -> argparse.ArgumentParser:
+    return argparse.ArgumentParser(prog=f"python -m learner {name}", description=command.__doc__)
+
+
+@contextmanager
+def _told() -> Iterator[None]:
+    """End the program by the message of an error that a person can put right, without a traceback."""
+    try:
+        yield
+    except (LearnerError, FileNotFoundError, ValueError) as error:
+        raise SystemExit(str(error)) from None
+
+
+def demo(argv: list[str]) -> None:
     """Train a small convolutional network on the digits of scikit-learn; record every sample, and write a report."""
-    parser = argparse.ArgumentParser(prog="python -m learner", description=main.__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m learner",
+        description=demo.__doc__,
+        epilog="Other commands, each with --help: "
+        + "; ".join(f"{name}: {(command.__doc__ or '').rstrip('.')}" for name, command in COMMANDS.items()),
+    )
     parser.add_argument("--epochs", type=int, default=8, help="rounds over the training digits (8)")
     parser.add_argument("--out", help="folder for what comes out (runs/digits-<time>)")
     args = parser.parse_args(argv)
@@ -63,8 +125,8 @@ def main(argv: list[str] | None = None) -> None:
     )
     learn.fit(args.epochs)
     draw(learn, run)
-    report = run.report()
-    print(f"accuracy {learn.metrics['valid']['accuracy']:.2%} on {N_VALID} digits it was not trained on; see {report}")
+    page = run.report()
+    print(f"accuracy {learn.metrics['valid']['accuracy']:.2%} on {N_VALID} digits it was not trained on; see {page}")
 
 
 def digits() -> Loaders:

@@ -5,6 +5,7 @@
 - `Run`, `log`: a folder with what ran, its scalars, samples and figures;
 - `Samples`: what was measured, read from the files column by column;
 - `dynamics`: how each sample was learned, and which labels are likely wrong;
+- `compare`: several runs on a page;
 - `interpret`: where a model is wrong, how often, and how sure of that.
 """
 

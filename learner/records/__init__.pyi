@@ -1,3 +1,4 @@
+from .comparing import compare as compare
 from .dynamics import dynamics as dynamics
 from .interpretation import interpret as interpret
 from .run import Run as Run

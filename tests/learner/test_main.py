@@ -1,4 +1,4 @@
-"""The demo: learns the digits, leaves a run on record, its pictures and report, and says where."""
+"""The demo: learns the digits and leaves a run on record; the other commands: what can be done with runs."""
 
 import re
 import sys
@@ -6,7 +6,7 @@ import sys
 import pytest
 from PIL import Image
 
-from learner.__main__ import main
+from learner.__main__ import COMMANDS, main
 from learner.records import Run
 
 PICTURES = {
@@ -66,3 +66,55 @@ def test_help_names_the_options(capsys):
     out = capsys.readouterr().out
     assert "--epochs" in out
     assert "--out" in out
+    assert all(f"{name}: " in out for name in COMMANDS)
+
+
+@pytest.fixture
+def runs(tmp_path):
+    """A folder with two runs."""
+    for lr in (0.1, 0.2):
+        run = Run.create(tmp_path / "runs" / f"lr-{lr}", config={"lr": lr})
+        run.log({"epoch": 0, "valid/loss": 1 - lr})
+    return tmp_path / "runs"
+
+
+def test_runs_of_a_folder_are_listed(runs, capsys):
+    main(["runs", str(runs)])
+    head, *rows = capsys.readouterr().out.splitlines()
+    assert head.split() == ["run", "status", "created", "lr", "valid/loss"]
+    assert [row.split()[0] for row in rows] == ["lr-0.1", "lr-0.2"]
+
+
+def test_a_report_and_a_comparison_are_written_and_it_says_where(runs, tmp_path, capsys):
+    one, other = map(str, sorted(runs.iterdir()))
+    for arguments, file in (
+        (["report", one], runs / "lr-0.1" / "report.html"),
+        (["report", one, "--out", str(tmp_path / "page.html")], tmp_path / "page.html"),
+        (["compare", one, other, "--out", str(tmp_path / "both.html")], tmp_path / "both.html"),
+        (["compare", str(runs)], runs / "compare.html"),
+    ):
+        main(arguments)
+        assert capsys.readouterr().out == f"{file}\n"
+        assert file.read_text().startswith("<!doctype html>")
+
+
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        (["runs", "nowhere"], "`folder` must be a folder with runs in it"),
+        (["report", "nowhere"], "`path` must be the folder of a run"),
+        (["compare", "nowhere"], "`runs` must be a folder with runs in it"),
+        (["compare", "lr-0.1", "lr-0.1"], "`runs` must be different runs"),
+    ],
+)
+def test_what_is_wrong_with_a_folder_is_said_without_a_traceback(runs, monkeypatch, command, message):
+    monkeypatch.chdir(runs)
+    with pytest.raises(SystemExit, match=message):
+        main(command)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_each_command_has_a_help(command, capsys):
+    with pytest.raises(SystemExit, match="0"):
+        main([command, "--help"])
+    assert f"python -m learner {command}" in capsys.readouterr().out

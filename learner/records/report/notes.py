@@ -33,9 +33,13 @@ class Notes:
             self.lines.append(f"{what[0].upper()}{what[1:]}: {error} ({type(error).__name__})")
             return None
 
-    def card(self) -> list[FT]:
-        """Return a card that lists the reasons; none if all could be shown."""
+    def card(self, what: str = "this run") -> list[FT]:
+        """Return a card that lists the reasons; none if all could be shown.
+
+        Args:
+            what: is shown on the page.
+        """
         if not self.lines:
             return []
         listed = Ul(*[Li(line) for line in dict.fromkeys(self.lines)])
-        return [Div(Strong("Not all of this run could be shown"), listed, cls="card notes", role="note")]
+        return [Div(Strong(f"Not all of {what} could be shown"), listed, cls="card notes", role="note")]

@@ -79,10 +79,10 @@ def _body(run: Recorded) -> FT:
         ("What ran", notes.tried("what ran", what_ran, info, run.path)),
     ]
     shown = [(title, content) for title, content in sections if content]
-    links = [A(title, href=f"#{_anchor(title)}") for title, _ in shown]
+    links = [A(title, href=f"#{anchor(title)}") for title, _ in shown]
     lines = notes.tried("header", header_lines, info) or [H1(str(info["name"]))]
     header = Header(*lines, Nav(*links, aria_label="sections"), *failure(info), *notes.card())
-    return Body(header, *[Section(H2(title), *content, id=_anchor(title)) for title, content in shown])
+    return Body(header, *[Section(H2(title), *content, id=anchor(title)) for title, content in shown])
 
 
 def _loaders(info: Mapping[str, Any]) -> list[str]:
@@ -105,5 +105,6 @@ def _kept(file: Path, folder: Path) -> FT:
     return kept_picture(file.read_bytes(), file.stem.replace("_", " "))
 
 
-def _anchor(title: str) -> str:
+def anchor(title: str) -> str:
+    """Return the name by which a section is linked to."""
     return re.sub(r"\W+", "-", title.lower())

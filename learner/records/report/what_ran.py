@@ -25,7 +25,7 @@ def header_lines(info: Info) -> list[FT]:
     if "model" in learner:
         words.append(f"{learner['model']}, {learner['n_parameters']:,} parameters")
     words += [str(learner["device"])] if "device" in learner else []
-    words += [_duration(info["seconds"])] if "seconds" in info else []
+    words += [duration(info["seconds"])] if "seconds" in info else []
     words += [f"{name}, {n_rows:,} rows" for name, n_rows, _ in _tables(info)]
     versions = [f"{name} {version}" for name, version in _versions(info).items()]
     config = [f"{name} {said(value)}" for name, value in info["config"].items()]
@@ -46,7 +46,7 @@ def failure(info: Info) -> list[FT]:
 def what_ran(info: Info, folder: Path) -> list[FT]:
     """Return a card each for the run, its config, the training and the tables."""
     general = [
-        ("wall time", _duration(info["seconds"]) if "seconds" in info else None),
+        ("wall time", duration(info["seconds"]) if "seconds" in info else None),
         ("cut short", info.get("cut_short")),
         ("folder", folder),
         ("command", " ".join(info.get("command", [])) or None),
@@ -67,7 +67,7 @@ def what_ran(info: Info, folder: Path) -> list[FT]:
     return [Div(*cards, cls="cards pictures")]
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
     """Return seconds in words: "3.2 s" or "1:02:03"."""
     return f"{seconds:.1f} s" if seconds < 60 else str(timedelta(seconds=round(seconds)))
 
