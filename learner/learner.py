@@ -829,15 +829,29 @@ class Learner:
         load_snapshot(self, between_fits(read_shards(state, Path(path), self.model, self.job)))
 
     def export(self, path: str | os.PathLike[str]) -> None:
-        """Write the weights alone, for other programs: by the `safetensors` library where the name ends so.
+        """Write the model for other programs; the end of the name says how.
 
-        Else it is a file of torch, for `torch.load(path, weights_only=True)`.
+        | name ends in | what is written |
+        |---|---|
+        | `.pt2` | a program by `torch.export`, for `torch.export.load(path).module()` |
+        | `.onnx` | a program for ONNX, checked by running it; needs `pip install "learner-callbacks[onnx]"` |
+        | `.safetensors` | the weights alone, by the `safetensors` library |
+        | anything else | the weights alone, for `torch.load(path, weights_only=True)` |
+
+        A program is the model in eval mode, without the callbacks that prepare a batch; it takes any number of samples,
+        and other sizes where the model does. It is run beside the model, and not written if they differ.
 
         Raises:
-            ImportError: if the name ends in `.safetensors` and the library is not installed.
-            LearnerError: if the file cannot be written.
+            ImportError: if a library is missing; says which to install.
+            LearnerError: if the file cannot be written, no loader shows what goes in, or torch cannot export the model.
         """
         export_weights(self.model, path, self.job)
+        if Path(path).suffix in (".onnx", ".pt2"):
+            from learner.inference.program import export_program  # who writes no program does not wait for it
+
+            export_program(self, path)
+        else:
+            export_weights(self.model, path)
 
     def _refuse_while_running(self, what: str) -> None:
         if self._is_fitting or self._n_passes:

@@ -11,13 +11,13 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, default_colla
 
 from learner.data.batch import describe, fields_of
 from learner.data.generators import preserved_rng
-from learner.data.loaders import Loaders, role_of
+from learner.data.loaders import Loaders
 from learner.errors import LearnerError
 from learner.inference.alike import rows_of
 from learner.inference.class_names import checked_names, class_names
 from learner.inference.inference import Inference, n_classes_of
 from learner.inference.outputs import checked_meaning, meaning_of
-from learner.inference.reference import Reference, reference_of
+from learner.inference.reference import Reference, loader_like, reference_of
 from learner.loop.gather import gathered
 from learner.loop.types import Learner
 
@@ -36,7 +36,7 @@ def infer(
 ) -> Inference:
     """Predict, as `Learner.infer` says."""
     learn.dls = Loaders.of(learn.dls)
-    name = _loader_name(learn.dls, like)
+    name = loader_like(learn.dls, like)
     meaning = checked_meaning(outputs) or meaning_of(learn.loss_f, learn.model)
     reference = reference_of(learn, name)
     samples, is_one = _samples(x, reference, _checked_prepare(prepare), is_batch)
@@ -175,15 +175,6 @@ def _described(samples: Samples) -> str:
 def _is_dataset(x: Any) -> bool:
     is_value = isinstance(x, Tensor | np.ndarray | str | bytes | list | tuple | nn.Module) or fields_of(x) is not None
     return not is_value and hasattr(x, "__getitem__") and hasattr(x, "__len__")
-
-
-def _loader_name(loaders: Loaders, like: str | None) -> str:
-    """Return as which loader's samples those are taken that a person passes."""
-    if like is not None:
-        if like not in loaders:
-            raise ValueError(f"`like` must be the name of a loader, {', '.join(map(repr, loaders))}, got {like!r}.")
-        return like
-    return next((name for name in loaders if role_of(name) == "valid"), next(iter(loaders)))
 
 
 def _checked_prepare(prepare: Any) -> Prepare | None:

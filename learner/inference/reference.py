@@ -11,7 +11,7 @@ from torch.utils.data import IterableDataset, default_collate
 
 from learner.data.batch import describe, fields_of, has_places
 from learner.data.generators import preserved_rng
-from learner.data.loaders import as_it_is
+from learner.data.loaders import Loaders, as_it_is, role_of
 from learner.data.moving import mapped
 from learner.inference.alike import alike
 from learner.loop.types import Learner
@@ -79,6 +79,19 @@ class Reference(NamedTuple):
         if fields_of(self.sample) is not None:
             return describe({key: parts[key] for key in self.inputs})
         return describe(tuple(parts[key] for key in self.inputs))
+
+
+def loader_like(loaders: Loaders, like: str | None = None) -> str:
+    """Return as which loader's samples those are taken that a person passes: the first for validation, or the first.
+
+    Raises:
+        ValueError: if `like` names none.
+    """
+    if like is not None:
+        if like not in loaders:
+            raise ValueError(f"`like` must be the name of a loader, {', '.join(map(repr, loaders))}, got {like!r}.")
+        return like
+    return next((name for name in loaders if role_of(name) == "valid"), next(iter(loaders)))
 
 
 def reference_of(learn: Learner, name: str) -> Reference | None:
