@@ -12,3 +12,5 @@ from .interrogate.hooks import Hooks as Hooks
 from .interrogate.predictor import Predictor as Predictor
 from .interrogate.predictor import PredictorOutput as PredictorOutput
 from .learner import Learner as Learner
+
+__version__: str

@@ -12,7 +12,7 @@ import torch
 import callbacks
 import learner
 from callbacks import LambdaCallback
-from learner import Learner
+from learner import Callback, Learner
 from learner.callback import SIGNALS
 from learner.loop.naming import ACTIONS
 
@@ -107,6 +107,15 @@ def test_no_code_of_a_page_is_left_out_of_the_tests(document):
     text = (ROOT / document).read_text()
     others = re.findall(r"^```(?:text|bash|\{[\w-]+\}[^\n]*)\n.*?^```$", text, flags=re.DOTALL | re.MULTILINE)
     assert text.count("```") == 2 * (len(blocks("python", text)) + len(others))
+
+
+def test_every_callback_is_in_the_table_of_the_readme():
+    table = README.partition("## Callbacks, by question")[2].partition("\n## ")[0]
+    rows = [line for line in table.splitlines() if line.startswith("|")]
+    named = set(re.findall(r"`(\w+)`", " ".join(rows)))
+    there = {name: getattr(callbacks, name) for name in callbacks.__all__}
+    assert {name for name, one in there.items() if isinstance(one, type) and issubclass(one, Callback)} <= named
+    assert named <= there.keys()
 
 
 def test_what_a_name_from_elsewhere_is_here_is_here():
