@@ -109,6 +109,11 @@ def test_no_code_of_a_page_is_left_out_of_the_tests(document):
     assert text.count("```") == 2 * (len(blocks("python", text)) + len(others))
 
 
+def test_every_example_is_in_the_index():
+    linked = re.findall(r"\(\.\./examples/(\w+\.py)\)", (ROOT / "docs/examples.md").read_text())
+    assert sorted(linked) == sorted(path.name for path in (ROOT / "examples").glob("*.py"))
+
+
 def test_every_callback_is_in_the_table_of_the_readme():
     table = README.partition("## Callbacks, by question")[2].partition("\n## ")[0]
     rows = [line for line in table.splitlines() if line.startswith("|")]

@@ -17,6 +17,15 @@ N_EPOCHS = {"finetune": 12}  # so that it unfreezes; else 2
 # What each has reached when it ends, by the names that it has then.
 REACHED = {
     "actor_critic": lambda end: end["learn"].history[-1]["train/falls_in_1000_steps"] < 5,  # 45 at random
+    "classification": lambda end: accuracy_of(end["learn"]) > 0.93,  # 0.1 by chance
+    "detection": lambda end: end["learn"].metrics["valid"]["overlap"] > 0.7,  # 0.2 of boxes in the middle
+    "diffusion": lambda end: end["images"][-1].abs().mean() < 1 and end["learn"].metrics["train"]["loss"] < 0.3,  # 1
+    "distillation": lambda end: accuracy_of(end["alone"]) + 0.05 < accuracy_of(end["taught"]),
+    "hugging_face": lambda end: accuracy_of(end["learn"]) > 0.95,  # 0.5 by chance
+    "regression": lambda end: end["learn"].metrics["valid"]["loss"] < -0.9,  # 0.1 of one normal distribution
+    "self_supervised": lambda end: end["before"]["same_digit"] + 0.1 < end["learn"].metrics["valid"]["same_digit"],
+    "text": lambda end: accuracy_of(end["learn"]) > 0.95,  # 0.5 by chance
+    "vae": lambda end: end["learn"].metrics["valid"]["loss"] < 26,  # 44 untrained
     "bptt": lambda end: end["learn"].metrics["valid"]["loss"] < 2.2,  # 3.2 by how often each character comes
     "finetune": lambda end: accuracy_of(end["scratch"]) < 0.85 < accuracy_of(end["tuned"]),
     "gan": lambda end: distance_of_means(end) < 1.5,  # 5.3 untrained
