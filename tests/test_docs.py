@@ -135,6 +135,12 @@ def test_what_a_name_from_elsewhere_is_here_is_here():
     assert [name for name in names if not hasattr(callbacks, name) and not hasattr(learner, name)] == []
 
 
+def test_the_version_is_the_same_everywhere():
+    newest = re.search(r"^## \[(.*?)\]", (ROOT / "CHANGELOG.md").read_text(), flags=re.MULTILINE)[1]
+    cited = re.search(r"^version: (.*)$", (ROOT / "CITATION.cff").read_text(), flags=re.MULTILINE)[1]
+    assert {newest, cited} - {"Unreleased"} == {learner.__version__}
+
+
 @pytest.mark.parametrize("document", ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", *PAGES])
 def test_links_lead_somewhere(document):
     text = re.sub(r"^```.*?^```", "", (ROOT / document).read_text(), flags=re.DOTALL | re.MULTILINE)  # no code
