@@ -620,11 +620,10 @@ class Learner:
     ) -> Inference:
         """Predict for a sample, an array, a list of samples or a dataset; return predictions, probabilities, names.
 
-        Samples are prepared as those of a loader are: collated by its function, moved and changed by the callbacks that
-        act on its passes. What a sample looks like is read off its dataset, so that nothing is guessed: what has as
-        many axes is one sample, what has one more is several. Of tuples and mappings the inputs will do; the target of
-        another sample stands beside them. Weights, modes, random generators, metrics and callbacks are left as after
-        `get_preds`.
+        Samples are prepared as those of a loader: its collate function makes the batches, and callbacks that act on
+        passes over it move and change them. Nothing is guessed: a sample of the dataset shows how many axes one has, so
+        what has as many is one sample and what has one more is several. Of tuples and mappings the inputs are enough.
+        Weights, modes, random generators and metrics are left as they were.
 
         Args:
             x: a sample; or several as a list, an array with one axis more, arrays side by side, or a dataset.

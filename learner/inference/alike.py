@@ -1,4 +1,4 @@
-"""Bring what a person passes into the form of a sample that is known: no guess, and what cannot be is an error."""
+"""Convert what a person passes to the form of a known sample, and refuse what does not fit."""
 
 from __future__ import annotations
 
@@ -13,11 +13,12 @@ from learner.data.batch import describe
 
 
 def alike(value: Any, known: Any) -> Any:
-    """Return a value in the form of a known one of the same meaning.
+    """Convert a value to the form of a known one.
 
-    Where a tensor or array is known, tensors, arrays, numbers and lists of numbers are taken: with as many axes, in its
-    dtype, and of its kind, since whole numbers in the place of fractions are often values that nobody has scaled.
-    Sizes may differ, as texts and pictures do. Anything else has to be of the type that is known.
+    For a tensor or an array, the value may be a tensor, an array, a number or a list of numbers. It must have as many
+    axes and be of the same kind of numbers, and takes the dtype of the known one. Whole numbers are not taken for
+    fractions: they are often pixels that were not scaled. Sizes may differ, as those of texts and pictures do.
+    Anything else must be of the type of the known value.
 
     Raises:
         TypeError: if the value is of another type or kind.

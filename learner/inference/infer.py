@@ -1,4 +1,4 @@
-"""Predict for samples that are in no loader, prepared as those of a loader are. Start at `infer`."""
+"""Predict for samples that are in no loader, prepared as the samples of one are. Start at `infer`."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def infer(
 
 
 class Samples(Dataset[Any]):
-    """What a person passes as a dataset of samples, each brought into the form of those of a loader.
+    """A dataset of what a person passes, each item converted to the form of a loader's samples.
 
     Args:
         given: anything with a length and items by number.

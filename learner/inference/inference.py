@@ -18,18 +18,18 @@ _MOST_ROWS, _MOST_CLASSES = 10, 5
 
 
 class Inference:
-    """What a model says of samples; printed it is a table, of one sample a line.
+    """Predictions of a model for one sample or several; printed, a table.
 
     Attributes:
-        preds: what the model gave, detached, on the CPU; without the first axis where one sample was asked about.
-        classes: names by class id; None where nobody knows them.
-        is_one: whether it is of one sample, not of several.
+        preds: output of the model, detached, on the CPU; without the axis of samples if one sample was passed.
+        classes: names by class id; None if they are not known.
+        is_one: whether one sample was passed, not several.
 
     Args:
         preds: as `Learner.get_preds` returns them, of several samples.
-        meaning: of the outputs, one of `learner.inference.outputs.MEANINGS`; None if nobody knows.
+        meaning: of the outputs, one of `learner.inference.outputs.MEANINGS`; None if it is not known.
         classes: names by class id.
-        is_one: whether one sample was asked about.
+        is_one: whether one sample was passed.
 
     Example:
         >>> said = Inference(torch.tensor([[2.0, 0.0], [0.0, 1.0]]), "logits", ("cat", "dog"))

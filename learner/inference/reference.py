@@ -1,4 +1,4 @@
-"""What samples of a loader look like, and how it makes batches of them: the measure for what is passed to `infer`."""
+"""What the samples of a loader look like, and how it makes batches of them."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from learner.data.batch import describe, fields_of, has_places
 from learner.data.generators import preserved_rng
 from learner.data.loaders import Loaders, as_it_is, role_of
 from learner.data.moving import mapped
+from learner.data.wrapper import LoaderPart, length_of
 from learner.inference.alike import alike
 from learner.loop.types import Learner
 
@@ -37,7 +38,7 @@ class Reference(NamedTuple):
     batch_size: int
 
     def sample_of(self, value: Any) -> Any:
-        """Return a value as a sample: a whole one, or its inputs alone, with the target of the known one beside them.
+        """Return a value as a sample. It may be a whole one, or the inputs alone: then the known target is added.
 
         Raises:
             TypeError, ValueError: if it is neither.
@@ -56,7 +57,7 @@ class Reference(NamedTuple):
         raise problem
 
     def _readings(self, value: Any, parts: Mapping[Any, Any]) -> Iterator[Mapping[Any, Any]]:
-        """Yield what a value may give of the parts of a sample, by name or place."""
+        """Yield which parts of a sample a value may hold, by name or place."""
         inputs = self.inputs or ()
         fields = fields_of(value)
         if fields_of(self.sample) is not None and fields is not None:
@@ -95,12 +96,16 @@ def loader_like(loaders: Loaders, like: str | None = None) -> str:
 
 
 def reference_of(learn: Learner, name: str) -> Reference | None:
-    """Return a sample of a loader; None of one that has neither a dataset with numbered samples nor batches in a list.
+    """Return a sample of a loader; None of one with neither a dataset of numbered samples nor batches in a list.
 
     A sample is read once; random generators are as before.
     """
     loader: Any = learn.dls[name]
+    while isinstance(loader, LoaderPart):  # which says little of what it is a part of
+        loader = loader.loader
     dataset: Any = getattr(loader, "dataset", None)
+    if 0 in (length_of(loader), length_of(dataset)):
+        return None
     if isinstance(loader, Sequence):
         sample, collate, size = mapped(loader[0], _first), default_collate, 64
         batch = loader[0]

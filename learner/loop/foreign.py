@@ -51,7 +51,7 @@ FOREIGN_ATTRIBUTES = {
     "compile": "`Learner(model, dls, loss_f, opt_func=...)`",
     "evaluate": "`learn.validate()`",
     "test": "`learn.validate(name)`, with the name of a loader",
-    "show_results": "`learn.get_preds()`, which returns predictions and targets",
+    "show_results": "`learn.interpret()`, or `learn.get_preds()`, which returns predictions and targets",
     "to_fp16": "an autocast in `around_predict` of a callback",
     "lr_finder": "`learn.lr_find()`",
     "save_pretrained": "`learn.export(path)`",

@@ -8,6 +8,7 @@ from torch import nn
 from torch.utils.data import DataLoader, IterableDataset
 
 from learner import Learner, Loaders, Predictor
+from learner.data.rounds import RoundsLoader
 from learner.inference.reference import reference_of
 
 
@@ -81,9 +82,16 @@ def test_several_inputs_and_named_tuples():
     assert of(DataLoader([Pair(X[0], Y[0])])).sample_of([5.0, 6.0]).x.tolist() == [5.0, 6.0]
 
 
-def test_a_stream_and_an_iterator_show_no_sample():
-    assert of(DataLoader(Stream())) is None
-    assert of(iter([X])) is None
+@pytest.mark.parametrize(
+    "loader", [DataLoader(Stream()), iter([X]), [], DataLoader([])], ids=["stream", "iterator", "nothing", "no samples"]
+)
+def test_what_shows_no_sample(loader):
+    assert of(loader) is None
+
+
+def test_a_part_of_a_loader_collates_as_the_whole():
+    loader = DataLoader([(X[0], 1)], collate_fn=list)
+    assert of(RoundsLoader(loader, 3)).collate is list
 
 
 def test_looking_moves_no_random_generator():
