@@ -92,6 +92,7 @@ def test_what_is_always_imported_is_always_installed(file):
 HEAVY = {
     *("matplotlib", "pandas", "pyarrow", "sklearn", "scipy", "umap", "IPython", "transformers"),
     *("torchmetrics", "torcheval", "fastcore.xml", "tensorboard", "wandb", "mlflow", "trackio", "safetensors"),
+    *("onnx", "onnxruntime", "onnxscript"),
 }
 
 
