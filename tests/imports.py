@@ -32,7 +32,8 @@ class Tree:
         self.imports = [each for module in self.files for each in self._imports_of(module)]
         for module, file in self.files.items():
             if (stub := root / file.with_suffix(".pyi")).is_file():  # the names that a door resolves when asked for
-                for node in ast.parse(stub.read_text()).body:
+                names = [node for node in ast.parse(stub.read_text()).body if isinstance(node, ast.ImportFrom)]
+                for node in names:
                     target = f"{module}.{node.module}"
                     self.imports += [
                         Import(file.with_suffix(".pyi"), node.lineno, module, target, a.name, True) for a in node.names

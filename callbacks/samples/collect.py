@@ -119,8 +119,7 @@ class CollectCallback(Callback):
     @property
     def classes(self) -> tuple[str, ...] | None:
         """Names of the classes by id, where a collector has them; `Learner.infer` takes them from here."""
-        label = schemas_of(self.collectors).get("label")
-        return None if label is None else label.classes
+        return class_names_of(self.collectors)
 
     @property
     def samples(self) -> Samples:

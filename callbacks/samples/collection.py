@@ -301,6 +301,12 @@ def schemas_of(collectors: Iterable[MetricsCollector]) -> dict[str, CategoricalL
     return schemas
 
 
+def class_names_of(collectors: Iterable[MetricsCollector]) -> tuple[str, ...] | None:
+    """Return the names of the classes by id, where a collector has them."""
+    label = schemas_of(collectors).get("label")
+    return None if label is None else label.classes
+
+
 def layers_of(collectors: Iterable[MetricsCollector]) -> tuple[int | str, ...]:
     """Return the layers that collectors need, each once."""
     return tuple(dict.fromkeys(layer for collector in collectors for layer in collector.layers))
