@@ -59,6 +59,7 @@ class CollectCallback(Callback):
 
     Attributes:
         samples: what was collected, as `Samples`.
+        classes: names of the classes by id, where a collector has them; `Learner.infer` takes them from here.
 
     Reads:
         `batch output yb batch_size i training n_steps epoch n_epochs dl dl_name is_side_pass is_mixed dls model cbs
@@ -102,6 +103,7 @@ class CollectCallback(Callback):
         if not isinstance(on, list | tuple) or not on or not all(isinstance(loader, str) for loader in on):
             raise TypeError(f"`on` must be a list of names or roles of loaders, got {on!r}; as ('train',).")
         self.collectors = checked_collectors(collectors)
+        self.classes = classes_of(self.collectors)
         self.source, self.on, self.name = source, tuple(on), name or source
         self._moments = Moments(at, may_pass=source == "pass")
         self._files = SampleFiles(self.name, run)
@@ -115,11 +117,6 @@ class CollectCallback(Callback):
     def run(self) -> Run | None:
         """Where it records; None for a temporary folder."""
         return self._files.run
-
-    @property
-    def classes(self) -> tuple[str, ...] | None:
-        """Names of the classes by id, where a collector has them; `Learner.infer` takes them from here."""
-        return class_names_of(self.collectors)
 
     @property
     def samples(self) -> Samples:

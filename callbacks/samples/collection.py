@@ -301,7 +301,7 @@ def schemas_of(collectors: Iterable[MetricsCollector]) -> dict[str, CategoricalL
     return schemas
 
 
-def class_names_of(collectors: Iterable[MetricsCollector]) -> tuple[str, ...] | None:
+def classes_of(collectors: Iterable[MetricsCollector]) -> tuple[str, ...] | None:
     """Return the names of the classes by id, where a collector has them."""
     label = schemas_of(collectors).get("label")
     return None if label is None else label.classes
