@@ -1,8 +1,8 @@
 """The site: `python -m sphinx -W --keep-going docs docs/_build`, then open `docs/_build/index.html`."""
 
+import re
 import shutil
 import sys
-import tomllib
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
@@ -15,7 +15,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "docs" / "_ext")]
 project = "learner-callbacks"
 author = "the authors"
 project_copyright = "the authors"
-release = version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+release = version = re.search(r'__version__ = "(.*?)"', (ROOT / "learner/__init__.py").read_text())[1]
 
 extensions = [
     "myst_nb",  # pages in Markdown, and the notebooks
@@ -26,7 +26,8 @@ extensions = [
     "public_names",
     "repository_page",
 ]
-exclude_patterns = ["_build", "_ext"]
+# The last four are for readers of the repository: their links lead to its files.
+exclude_patterns = ["_build", "_ext", "tour.md", "comparison.md", "examples.md", "releasing.md"]
 source_suffix = {".md": "myst-nb", ".ipynb": "myst-nb"}
 
 myst_heading_anchors = 3
