@@ -150,8 +150,19 @@ FLOORS = {
     "loop": ("ranks", "callback", "interrogate", "optim", "data", "drawing", "history", "errors"),
     "checkpoint": ("ranks", "loop", "callback", "interrogate", "optim", "data", "history", "errors"),
     "records": ("ranks.job", "checkpoint.atomic", "checkpoint.lock", "data", "history", "drawing", "errors"),
-    "inference": ("loop", "callback", "interrogate", "data", "history", "errors"),
-    "learner": ("inference", "checkpoint", "loop", "ranks", "callback", "interrogate", "optim", "data", "history", "errors"),
+    "inference": ("checkpoint.atomic", "loop", "callback", "interrogate", "data", "history", "errors"),
+    "learner": (
+        "inference",
+        "checkpoint",
+        "loop",
+        "ranks",
+        "callback",
+        "interrogate",
+        "optim",
+        "data",
+        "history",
+        "errors",
+    ),
 }
 FRONT_DOORS = ("learner", "learner.__main__")  # the names that users import; the demo
 

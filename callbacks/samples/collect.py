@@ -10,6 +10,7 @@ from callbacks.keep.best import BestModelCallback
 from callbacks.samples.collection import (
     Collection,
     checked_collectors,
+    classes_of,
     joined_rows,
     layers_of,
     log_pass,

@@ -55,7 +55,7 @@ def gathered(learn: Learner, name: str, dl: Any) -> tuple[Any, Any]:
     """Return predictions and targets of a pass over any loader, as `Learner.get_preds`."""
     gather = Gather()
     look_over(learn, name, dl, gather)
-    return gather.result()
+    return gather.result(learn.job)
 
 
 def look_over(learn: Learner, name: str, dl: Any, cb: Any) -> None:

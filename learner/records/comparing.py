@@ -20,7 +20,7 @@ def compare(runs: Any, path: str | os.PathLike[str] | None = None) -> Path:
     has not, where the same data was recorded. What cannot be read of a run is left out, and the page says so.
 
     Args:
-        runs: two or more: folders or `Run` objects, a mapping from names of your own to them, or a folder with runs in it.
+        runs: two or more: folders or `Run` objects; or a mapping from names to them; or a folder with runs in it.
         path: the file; `compare.html` in the folder that the first run is in if None.
 
     Raises:
