@@ -104,9 +104,8 @@ class CollectCallback(Callback):
         if not isinstance(on, list | tuple) or not on or not all(isinstance(loader, str) for loader in on):
             raise TypeError(f"`on` must be a list of names or roles of loaders, got {on!r}; as ('train',).")
         self.collectors = checked_collectors(collectors)
-        self.classes = classes_of(self.collectors)
-        self.source, self.on, self.name = source, tuple(on), name or source
-        self._moments = Moments(at, may_pass=source == "pass")
+        self.classes, self.source, self.on = classes_of(self.collectors), source, tuple(on)
+        self.name, self._moments = name or source, Moments(at, may_pass=source == "pass")
         self._files = SampleFiles(self.name, run)
         self._recording: Recording | None = None
         self._rows: Mapping[str, Any] | None = None  # of the pass that is about to go on
