@@ -293,8 +293,7 @@ class DistributedCallback(Callback):
 
     def get_ready_to_save(self, learn: Learner) -> None:
         """Have what a fit that goes on from a checkpoint has: averaged gradients, no order of exchange found yet."""
-        if learn.batches_per_step > 1:
-            self.settle_gradients(learn)
+        self.settle_gradients(learn)
         self._replica.drop()
 
     def around_step(self, learn: Learner, action: Callable[[], None]) -> None:
