@@ -71,6 +71,7 @@ from learner.loop.throughput import Throughput
 from learner.loop.timed import time_callbacks
 from learner.loop.timings import Timings
 from learner.loop.types import Handler
+from learner.replay.rewind import Moment, rewind
 
 OptFunc = Callable[..., torch.optim.Optimizer]
 
@@ -649,6 +650,55 @@ class Learner:
             yield
         finally:
             restore()
+
+    def rewind(
+        self,
+        path: str | os.PathLike[str],
+        step: int | None = None,
+        *,
+        epoch: int | None = None,
+        i: int | None = None,
+        cbs: Any = None,
+    ) -> AbstractContextManager[Moment]:
+        """Go back to a batch of a run that kept checkpoints: within the block the learner is as it was then.
+
+        It goes on from the last checkpoint before, writes nothing, and stands before a training batch, with the
+        weights, the optimizer, open gradients, callbacks and random numbers of then, bit for bit. What the block gives
+        has the `batch` and the `ids` of its samples; `advance(k)` trains on, `run()` runs the batch without a step. At
+        the end of the block all is as it was before, as after `sandbox`.
+
+        Args:
+            path: a folder of a `CheckpointCallback`, or one checkpoint.
+            step: how many optimizer steps had been made; 0 for the first batch.
+            epoch: in place of `step`, an epoch as the history numbers it.
+            i: a batch of its training pass, from 0; the first one if left out.
+            cbs: callbacks that `fit` was given.
+
+        Raises:
+            TypeError, ValueError: if an argument is of the wrong kind or out of range.
+            LearnerError: if there is no such batch, or no checkpoint before it; if model, optimizer, loaders or
+                callbacks are not as those that trained, with what differs; while this learner runs.
+
+        Example:
+            >>> import tempfile
+            >>> from callbacks import CheckpointCallback
+            >>> from learner import Learner, Loaders
+            >>> x, folder = torch.linspace(-1, 1, 20)[:, None], tempfile.mkdtemp()
+            >>> dls = Loaders.from_arrays(train=(x, 2 * x), batch_size=4)
+            >>> learn = Learner(nn.Linear(1, 1), dls, nn.functional.mse_loss, cbs=CheckpointCallback(folder))
+            >>> learn.fit(3)
+            >>> with learn.rewind(folder, step=7) as then:
+            ...     print(then, len(then.ids), learn.n_steps)
+            ...     loss = then.run()
+            ...     then.advance(3)
+            ...     print(then)
+            Moment: before batch 2 of epoch 1, 7 steps made 4 7
+            Moment: before batch 0 of epoch 2, 10 steps made
+            >>> learn.n_steps
+            15
+        """
+        self._refuse_while_running("rewind")
+        return rewind(self, path, step, epoch=epoch, i=i, cbs=cbs)
 
     def summary(self) -> Summary:
         """Run one batch in a sandbox; return a table of layers, output shapes and parameters."""

@@ -147,7 +147,11 @@ FLOORS = {
     "loop": ("callback", "interrogate", "optim", "data", "drawing", "history", "errors"),
     "checkpoint": ("loop", "callback", "interrogate", "optim", "data", "history", "errors"),
     "records": ("checkpoint.atomic", "checkpoint.lock", "data", "history", "drawing", "errors"),
-    "learner": ("checkpoint", "loop", "callback", "interrogate", "optim", "data", "history", "errors"),
+    "replay": (
+        *("checkpoint", "records.ids", "loop", "callback", "interrogate", "optim", "data", "history", "drawing"),
+        "errors",
+    ),
+    "learner": ("replay", "checkpoint", "loop", "callback", "interrogate", "optim", "data", "history", "errors"),
 }
 FRONT_DOORS = ("learner", "learner.__main__")  # the names that users import; the demo
 

@@ -115,7 +115,7 @@ class CheckpointCallback(Callback):
         self._monitor = Monitor("loss" if metric is None else metric, loader, mode)
         self.metric, self.exact = metric, exact
         self.best: Best | None = None
-        self._is_on = self._has_begun = False
+        self._is_on = self._writes = self._has_begun = False
         self._told: set[str] = set()  # what is not saved, of which this fit has warned
         self._n_batches = self._n_done = 0  # batches that train, ever; epochs of this fit
         self._loaders = ResumableLoaders()
@@ -132,19 +132,20 @@ class CheckpointCallback(Callback):
 
     def before_fit(self, learn: Learner) -> None:
         """Check now, not after the first epoch, that loaders, metric and folder can be used."""
-        self._is_on = False
-        if learn.in_sandbox:
+        self._is_on, self._writes = False, not learn.in_sandbox
+        if learn.in_sandbox and not learn.is_resumed:  # a replay goes on from a checkpoint, and writes none
             return
         if self.metric is not None:
             self._monitor.before_fit(learn)
             self.metric = self._monitor.metric  # without its loader
-        for name, loader in learn.dls.items():
+        for name, loader in learn.dls.items() if self._writes else ():
             if reason := why_not_exact(loader):
                 problem = f"loader {name!r} must give the same batches again for a training to go on, but {reason}"
                 if self.exact:
                     raise ValueError(f"{problem}; pass a DataLoader over numbered samples, or leave out `exact`.")
                 warnings.warn(f"{problem}; the rest of a pass may differ.", RuntimeWarning, stacklevel=2)
-        self._folder.open()
+        if self._writes:
+            self._folder.open()
         self._told = set()
         self._options = options_of(learn.opt)  # type: ignore[arg-type]  # there is one in a fit
         self._has_begun, self._n_done = False, 0
@@ -189,12 +190,19 @@ class CheckpointCallback(Callback):
                 if self._has_begun and isinstance(learn.ended_by, CancelFitException):
                     self._save(learn, 0, is_best=self._is_best(learn), is_over=True)
             finally:
-                self._is_on = False
+                self._is_on = self._writes = False
                 self._wait()
 
     def _begin(self, learn: Learner) -> None:
-        """Set checkpoints aside that this fit replaces, and look at loaders and unsaved state."""
+        """Look at loaders, each before its turn; in a fit that writes, at files that it replaces."""
         self._has_begun = True
+        if self._writes:
+            self._begin_to_write(learn)
+        for name, loader in Loaders.of(learn.dls).items():  # each now, since others may use it before its turn
+            self._loaders.get(name, loader)
+
+    def _begin_to_write(self, learn: Learner) -> None:
+        """Set checkpoints aside that this fit replaces, and look at unsaved state."""
         self._look_for_unsaved(learn, may_refuse=self.exact)
         goes_on = learn.is_resumed or self._n_batches > 0
         if aside := self._folder.set_aside(after=self._n_batches if goes_on else -1):
@@ -202,8 +210,6 @@ class CheckpointCallback(Callback):
             what = "later than where this fit begins" if goes_on else "of another training"
             hint = "" if goes_on else ", from which `resume=True` would have gone on"
             tell(f"{self._folder.path} has {files} {what}{hint}: set aside, with `.old` at the end of the name.")
-        for name, loader in Loaders.of(learn.dls).items():  # each now, since others may use it before its turn
-            self._loaders.get(name, loader)
 
     def _look_for_unsaved(self, learn: Learner, may_refuse: bool = False) -> None:
         """Name what no checkpoint saves, once in a fit; some of it is made only in the first batch."""
@@ -237,11 +243,13 @@ class CheckpointCallback(Callback):
         if learn.dl is not Loaders.of(learn.dls)[name] and isinstance(learn.dl, OrderedLoader | SkipLoader):
             return learn.dl  # another callback of this kind has done it
         resumable = self._loaders.get(name, learn.dl)
-        if learn.i and (why := resumable.why_read_again):
+        if self._writes and learn.i and (why := resumable.why_read_again):
             tell(f"resume: reads {learn.i} batches of loader {name!r} again, since {why}.")
         return resumable.at(learn.history.state_dict()["start"] + self._n_done, learn.i)
 
     def _save(self, learn: Learner, i: int, *, is_best: bool = False, is_over: bool = False) -> None:
+        if not self._writes:
+            return
         with trained_weights(learn):  # in a validation, an average may be in their place
             self._save_trained(learn, i, is_best=is_best, is_over=is_over)
 

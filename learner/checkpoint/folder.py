@@ -117,6 +117,10 @@ class CheckpointFolder:
         """Return the path of the best checkpoint, or None if there is none."""
         return next((path for path in reversed(self._files()) if _is_best(path)), None)
 
+    def steps(self) -> list[tuple[int, Path]]:
+        """Return how far the run was at each checkpoint, and its file; the newest last."""
+        return [(_step(path), path) for path in self._files()]
+
     def set_aside(self, after: int = -1) -> list[Path]:
         """Rename all checkpoints of later steps, of a future that will not be; return their new paths.
 
