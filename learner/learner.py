@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from itertools import count
-from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NoReturn
 
 import torch
 from torch import Tensor, nn
@@ -658,20 +658,23 @@ class Learner:
         *,
         epoch: int | None = None,
         i: int | None = None,
+        at: Literal["worst"] | None = None,
         cbs: Any = None,
     ) -> AbstractContextManager[Moment]:
         """Go back to a batch of a run that kept checkpoints: within the block the learner is as it was then.
 
         It goes on from the last checkpoint before, writes nothing, and stands before a training batch, with the
-        weights, the optimizer, open gradients, callbacks and random numbers of then, bit for bit. What the block gives
-        has the `batch` and the `ids` of its samples; `advance(k)` trains on, `run()` runs the batch without a step. At
-        the end of the block all is as it was before, as after `sandbox`.
+        weights, the optimizer, open gradients, callbacks and random numbers of then, bit for bit. A warning says if
+        the losses on the way are not those on record, from which batch on, and what commonly does that. The block gets
+        a `Moment`: `batch` and `ids` of the samples; `advance(k)` trains on, `run()` runs the batch without a step. At
+        the end all is as it was before the block, as after `sandbox`.
 
         Args:
             path: a folder of a `CheckpointCallback`, or one checkpoint.
             step: how many optimizer steps had been made; 0 for the first batch.
             epoch: in place of `step`, an epoch as the history numbers it.
             i: a batch of its training pass, from 0; the first one if left out.
+            at: in place of both, "worst": the batch with the largest loss on record, or the first that is not finite.
             cbs: callbacks that `fit` was given.
 
         Raises:
@@ -698,7 +701,7 @@ class Learner:
             15
         """
         self._refuse_while_running("rewind")
-        return rewind(self, path, step, epoch=epoch, i=i, cbs=cbs)
+        return rewind(self, path, step, epoch=epoch, i=i, at=at, cbs=cbs)
 
     def summary(self) -> Summary:
         """Run one batch in a sandbox; return a table of layers, output shapes and parameters."""

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from learner.checkpoint.file import read_checkpoint
-from learner.checkpoint.folder import CheckpointFolder
+from learner.checkpoint.folder import CheckpointFolder, step_of
 from learner.data.loaders import role_of
 from learner.data.numbers import whole_number
 from learner.errors import LearnerError
@@ -101,12 +101,17 @@ class Checkpoints:
             raise TypeError(f"`path` must be the path of a checkpoint, or of a folder of them, got {path!r}.")
         self.path = Path(path).expanduser()
         is_file = self.path.is_file() or self.path.suffix == ".pt"
-        self._files = [self.path] if is_file else [file for _, file in CheckpointFolder(self.path).steps()]
+        self._files = [self.path] if is_file else CheckpointFolder(self.path).files()
         if not self._files:
             raise LearnerError(
                 f"`path` must be a checkpoint or a folder that has some, got {str(path)!r}, where there is none; train "
                 f"with a CheckpointCallback."
             )
+
+    @property
+    def first(self) -> int:
+        """How many training batches were done at the first one; of one file that stands alone, at that."""
+        return step_of(self._files[0])
 
     def nearest(self, target: Target) -> tuple[Path, dict[str, Any]]:
         """Return path and content of the last checkpoint that is not after a place.

@@ -13,7 +13,7 @@ import numpy as np
 from torch import Tensor
 
 from learner.checkpoint.callback_state import only_shows
-from learner.data.exact import why_not_exact
+from learner.data.exact import require_exact
 from learner.data.loaders import Loaders
 from learner.data.numbers import whole_number
 from learner.data.position import has_state
@@ -21,7 +21,8 @@ from learner.errors import LearnerError
 from learner.history import History
 from learner.loop.state import remember
 from learner.loop.types import Learner
-from learner.replay.find import Checkpoints, Target, at_epoch, at_step
+from learner.replay.find import Checkpoints, Target, at_batch, at_epoch, at_step
+from learner.replay.record import Record, describe_difference
 from learner.replay.walk import Walk
 
 
@@ -108,12 +109,36 @@ def rewind(
     *,
     epoch: int | None = None,
     i: int | None = None,
+    at: str | None = None,
     cbs: Any = None,
 ) -> Iterator[Moment]:
     """Have a learner as it was at a batch, as `Learner.rewind` says."""
-    target = _target(step, epoch, i)
+    target = target_of(path, step, epoch, i, at)
     with travelled(learn, path, target, cbs) as walk:
         yield Moment(learn, walk)
+
+
+def target_of(
+    path: str | os.PathLike[str], step: Any = None, epoch: Any = None, i: Any = None, at: Any = None
+) -> Target:
+    """Return the place that a person asks for.
+
+    Raises:
+        TypeError, ValueError: if none is asked for, or several, or one that cannot be.
+        LearnerError: for the worst batch, if there is no loss on record.
+    """
+    given = [name for name, value in (("step", step), ("epoch", epoch), ("at", at)) if value is not None]
+    if len(given) != 1:
+        raise TypeError(f"one of `step`, `epoch` and `at` must be given, got {given or 'none'}; do step=0.")
+    if i is not None and epoch is None:
+        raise TypeError(f"`i` must go with `epoch`, whose batch it is, got i={i!r} with `{given[0]}`; leave it out.")
+    if step is not None:
+        return at_step(step)
+    if epoch is not None:
+        return at_epoch(epoch, 0 if i is None else i)
+    if at != "worst":
+        raise ValueError(f"`at` must be 'worst', the batch with the largest loss on record, got {at!r}.")
+    return at_batch(Record(path).worst(Checkpoints(path).first), "`at='worst'`")
 
 
 @contextmanager
@@ -138,19 +163,17 @@ def travelled(learn: Learner, path: str | os.PathLike[str], target: Target, cbs:
             )
         if not target.is_exactly(walk.now):
             raise LearnerError(f"{target.words} must be a training batch of the fit, which has none there.")
+        compare(walk, Record(path))
         yield walk
 
 
-def _target(step: Any, epoch: Any, i: Any) -> Target:
-    if (step is None) == (epoch is None):
-        raise TypeError(f"`step` or `epoch` must be given, one of them, got step={step!r}, epoch={epoch!r}; do step=0.")
-    if step is not None:
-        if i is not None:
-            raise TypeError(
-                f"`i` must go with `epoch`, whose batch it is, got i={i!r} with step={step!r}; leave it out."
-            )
-        return at_step(step)
-    return at_epoch(epoch, 0 if i is None else i)
+def compare(walk: Walk, record: Record) -> None:
+    """Say in a warning from which batch on a walk is another training than the run was."""
+    losses = walk.losses
+    if (n := record.first_difference(walk.first, losses)) is not None:
+        where = f"batch {walk.passed[n].i} of epoch {walk.passed[n].epoch}"
+        then = float(record.losses[walk.first + n])
+        warnings.warn(describe_difference(where, n, then, losses[n]), RuntimeWarning, stacklevel=5)
 
 
 @contextmanager
@@ -160,12 +183,7 @@ def _loaders_put_back(learn: Learner) -> Iterator[None]:
     for name, loader in loaders.items():
         if isinstance(loader, Iterator):
             raise LearnerError(f"loader {name!r} must give its batches again, but it is an iterator: pass a loader.")
-        if reason := why_not_exact(loader):
-            warnings.warn(
-                f"loader {name!r} must give the same batches again, but {reason}; this may be another batch than then.",
-                RuntimeWarning,
-                stacklevel=5,
-            )
+    require_exact(loaders, may_warn=True)
     parts = [remember(loader) for loader in loaders.values() if has_state(loader)]
     try:
         yield

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from learner.callback import Callback
+from learner.checkpoint.losses import NONE
 from learner.checkpoint.resume import Resumption
 from learner.checkpoint.rng import rng_state
 from learner.data.batch import fields_of
@@ -97,6 +98,11 @@ class Walk:
     def losses(self) -> list[float]:
         """The losses of all training batches that were gone through; reading waits for the device."""
         return self._watch.losses.read()
+
+    @property
+    def passed(self) -> list[Now]:
+        """Where the fit was at each of these batches."""
+        return self._watch.passed
 
     @property
     def now(self) -> Now:
@@ -218,6 +224,7 @@ class _First(Callback):
     def __init__(self, options: list[dict[str, Any]]) -> None:
         self.options = options
         self.losses = Column()
+        self.passed: list[Now] = []
         self.ids: SampleIds | None = None
         self.stop: Stop | None = None
         self.rng: dict[str, Any] = {}
@@ -255,8 +262,9 @@ class _First(Callback):
         """Count a training batch; take the place down, if the next one is where to stop."""
         if not learn.training or isinstance(learn.ended_by, _ReachedError):
             return
+        self.passed.append(self.now(learn, learn.i))
         self.n_done += 1
-        self.losses.append(math.nan if learn.loss is None else learn.loss.detach())
+        self.losses.append(NONE if learn.loss is None else learn.loss.detach())
         if self.is_there(learn, learn.i + 1):
             self.place = Place.taken_down(learn, learn.i + 1, self.rng, self.options)
 

@@ -283,8 +283,9 @@ def test_a_learner_trains_on_as_if_it_had_not_looked(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "error", "words"),
     [
-        ({}, TypeError, "`step` or `epoch` must be given, one of them, got step=None"),
-        ({"step": 7, "epoch": 1}, TypeError, "`step` or `epoch` must be given, one of them"),
+        ({}, TypeError, "one of `step`, `epoch` and `at` must be given, got none"),
+        ({"step": 7, "epoch": 1}, TypeError, r"one of `step`, `epoch` and `at` must be given, got \['step', 'epoch'\]"),
+        ({"at": "best"}, ValueError, "`at` must be 'worst', the batch with the largest loss on record, got 'best'"),
         ({"step": 7, "i": 1}, TypeError, "`i` must go with `epoch`"),
         ({"step": 2.5}, TypeError, "`step` must be a whole number, got 2.5"),
         ({"step": True}, TypeError, "`step` must be a whole number, got True"),
@@ -396,7 +397,7 @@ def test_loaders_that_nobody_can_promise_are_told_and_iterators_refused(tmp_path
     with pytest.warns(RuntimeWarning, match="must give the same batches again"):
         learner(Stream()).fit(2)
     with (
-        pytest.warns(RuntimeWarning, match="this may be another batch than then"),
+        pytest.warns(RuntimeWarning, match="the rest of a pass may differ"),
         learner(Stream()).rewind(tmp_path, step=4) as then,
     ):
         assert then.n_steps == 4
