@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from itertools import count
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NoReturn
@@ -71,6 +71,7 @@ from learner.loop.throughput import Throughput
 from learner.loop.timed import time_callbacks
 from learner.loop.timings import Timings
 from learner.loop.types import Handler
+from learner.replay.branch import Branch, branch
 from learner.replay.rewind import Moment, rewind
 
 OptFunc = Callable[..., torch.optim.Optimizer]
@@ -702,6 +703,48 @@ class Learner:
         """
         self._refuse_while_running("rewind")
         return rewind(self, path, step, epoch=epoch, i=i, at=at, cbs=cbs)
+
+    def branch(
+        self,
+        path: str | os.PathLike[str],
+        step: int,
+        n_steps: int,
+        change: Callable[[Learner], None] | Mapping[str, Callable[[Learner], None]],
+        cbs: Any = None,
+    ) -> Branch:
+        """Live a part of a run that kept checkpoints twice: as it was, and after `change(learn)`; compare the two.
+
+        Nothing of it stays: it happens in a sandbox, and no file is written. `learner.replay` has changes ready:
+        `without(ids)` and `relabelled({id: label})` of the batch, `lr(factor)`, and `seed(other)`, which says how much
+        of a difference is chance.
+
+        Args:
+            path: as for `rewind`.
+            step: where the futures part, as for `rewind`.
+            n_steps: how many optimizer steps of each.
+            change: a function that changes the learner, or several by name, for a future each.
+            cbs: callbacks that `fit` was given.
+
+        Raises:
+            TypeError, ValueError: if an argument is of the wrong kind or out of range, or a change returns something.
+            LearnerError: as for `rewind`; if fewer steps are left, or a change replaces the model, or the batch does
+                not hold the samples that a change names.
+
+        Example:
+            >>> import tempfile
+            >>> from callbacks import CheckpointCallback
+            >>> from learner import Learner, Loaders
+            >>> from learner.replay import lr, without
+            >>> x, folder = torch.linspace(-1, 1, 20)[:, None], tempfile.mkdtemp()
+            >>> dls = Loaders.from_arrays(train=(x, 2 * x), batch_size=4)
+            >>> learn = Learner(nn.Linear(1, 1), dls, nn.functional.mse_loss, cbs=CheckpointCallback(folder))
+            >>> learn.fit(3)
+            >>> futures = learn.branch(folder, step=7, n_steps=2, change={"same": lambda learn: None, "half": lr(0.5)})
+            >>> futures.difference()["same"], futures.difference()["half"]["Linear"] > 0
+            ({'Linear': 0.0}, True)
+        """
+        self._refuse_while_running("branch")
+        return branch(self, path, step, n_steps, change, cbs)
 
     def summary(self) -> Summary:
         """Run one batch in a sandbox; return a table of layers, output shapes and parameters."""

@@ -1,5 +1,6 @@
 """Trainings to go back into: what each training batch found, in a run that was left alone, to be compared with."""
 
+import hashlib
 import random
 from functools import partial
 
@@ -22,6 +23,8 @@ from callbacks import (
     accuracy,
 )
 from learner import Callback, Learner
+from learner.checkpoint.plain import plain
+from learner.checkpoint.snapshot import snapshot
 from learner.data.moving import cloned
 from tests.kill.training import Setting, count_labels, loaders_of, model_of, optimizer_of
 from tests.resuming import seed_all
@@ -99,3 +102,19 @@ SETTINGS = {
     "steps in rounds": Setting(length="steps", accumulate=1),
     "labels": Setting(weight="labels"),
 }
+
+
+def listing(folder):
+    """Return the files of a folder, each with a checksum of what is in it and the time of its last change."""
+    return {
+        str(path.relative_to(folder)): (hashlib.sha256(path.read_bytes()).hexdigest(), path.stat().st_mtime_ns)
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+
+
+def state_of(learn):
+    """Return all that a learner holds, its callbacks' state included, copied; but for a clock."""
+    state = plain(snapshot(learn), copy=True)
+    state["callbacks"]["CheckpointCallback"].pop("pace")
+    return state

@@ -95,6 +95,19 @@ class Moment:
         loss: Tensor = self._learn.loss
         return loss.detach()
 
+    def change(self, change: Any) -> None:
+        """Change something for the batches to come, and let all of it count: random numbers and buffers, too.
+
+        Args:
+            change: a function of the learner, as `lambda learn: learn.add_cb(ClipGradientCallback(1.0))`, or one of
+                `learner.replay`: `without`, `relabelled`, `lr`, `seed`.
+
+        Raises:
+            TypeError: if it returns something.
+            LearnerError: if the model is another one then, or the batch does not hold the samples that are named.
+        """
+        self._walk.change(change)
+
     def __repr__(self) -> str:
         if self.is_over:
             return f"Moment: the end of the fit, {self.n_steps} steps made"

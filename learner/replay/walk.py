@@ -9,8 +9,8 @@ checkpoints are for.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -29,6 +29,7 @@ from learner.loop.state import put_back_modes, remember_optimizer
 from learner.loop.trainable import named_parameters
 from learner.loop.types import Learner
 from learner.records.ids import SampleIds
+from learner.replay.changes import BatchChange
 from learner.replay.place import Place
 
 
@@ -123,7 +124,7 @@ class Walk:
 
         It may hold when the last batch is done; the fit then is over.
         """
-        start = self._there()
+        start = self.there()
         place = start.place.with_changes(self._learn)
         try:
             self.stop = self._fit(place.resumption(self._learn, self._path), place, start.now.n_batches, until)
@@ -139,7 +140,7 @@ class Walk:
 
     def look(self) -> None:
         """Run the next batch as training would, without a step; leave its gradients and what it gave."""
-        stop, learn = self._there(), self._learn
+        stop, learn = self.there(), self._learn
         stop = stop._replace(place=stop.place.with_changes(learn))
         look = _Look()
         try:
@@ -150,15 +151,24 @@ class Walk:
         for name, p in named_parameters(learn).items():
             p.grad = look.gradients.get(name)
 
-    def change(self, change: Callable[[Learner], None]) -> None:
+    def change(self, change: Any) -> None:
         """Change something, and let all of it count: buffers and random numbers, too.
 
+        Args:
+            change: a function of the learner, or a `BatchChange`.
+
         Raises:
+            TypeError: if the function returns something.
             LearnerError: if the model is another one then.
         """
-        stop, learn = self._there(), self._learn
+        stop, learn = self.there(), self._learn
         model, shapes = learn.model, _shapes(learn)
-        change(learn)
+        if isinstance(change, BatchChange):
+            change.make(learn, stop.now.epoch, stop.now.i, stop.batch, stop.ids)
+        elif (returned := change(learn)) is not None:
+            raise TypeError(
+                f"`change` must change the learner and return nothing, got {type(returned).__name__} from it."
+            )
         if learn.model is not model or _shapes(learn) != shapes:
             raise LearnerError(
                 "`change` must keep the model and the shapes of its parameters, for the rest of the fit is that of "
@@ -171,7 +181,21 @@ class Walk:
         self.stop = stop
         stop.place.stand(self._learn)
 
-    def _there(self) -> Stop:
+    @contextmanager
+    def coming_back(self) -> Iterator[None]:
+        """Stand at the end where one stood before; the learner itself is put back by a sandbox around this."""
+        stop = self.there()
+        try:
+            yield
+        finally:
+            self.stop = stop
+
+    def there(self) -> Stop:
+        """Return where it stands.
+
+        Raises:
+            LearnerError: if the fit is over.
+        """
         if self.stop is None:
             raise LearnerError("the fit is over: there is no batch to train any more; go to an earlier one.")
         return self.stop

@@ -1,7 +1,6 @@
 """To go back to a batch of a run: what is there then, to the last bit, and what is there afterwards."""
 
 import copy
-import hashlib
 import random
 
 import pytest
@@ -21,27 +20,9 @@ from callbacks import (
     SchedulerCallback,
 )
 from learner import Callback, Learner, LearnerError, Loaders
-from learner.checkpoint.plain import plain
-from learner.checkpoint.snapshot import snapshot
 from learner.records import Run
 from tests.resuming import assert_equal_runs, differing, seed_all
-from tests.rewinding import SETTINGS, Spy, length_of, make, seen_by
-
-
-def listing(folder):
-    """Return the files of a folder, each with a checksum of what is in it and the time of its last change."""
-    return {
-        str(path.relative_to(folder)): (hashlib.sha256(path.read_bytes()).hexdigest(), path.stat().st_mtime_ns)
-        for path in sorted(folder.rglob("*"))
-        if path.is_file()
-    }
-
-
-def state_of(learn):
-    """Return all that a learner holds, its callbacks' state included, copied; but for a clock."""
-    state = plain(snapshot(learn), copy=True)
-    state["callbacks"]["CheckpointCallback"].pop("pace")
-    return state
+from tests.rewinding import SETTINGS, Spy, length_of, listing, make, seen_by, state_of
 
 
 @pytest.mark.parametrize("name", SETTINGS)

@@ -6,6 +6,7 @@ import torch
 from callbacks import CheckpointCallback
 from learner import Callback, LearnerError
 from learner.checkpoint.file import read_checkpoint
+from learner.replay import seed
 from learner.replay.walk import Now, Walk
 from tests.resuming import tiny_learner
 
@@ -43,7 +44,7 @@ def test_a_change_counts_as_a_whole_and_one_can_go_back(walk):
     learn, walk = walk
     walk.begin(lambda now: now.n_steps == 8)
     stop, ends = walk.stop, []
-    for change in (lambda learn: None, lambda learn: torch.manual_seed(5), lambda learn: None):
+    for change in (lambda learn: None, seed(5), lambda learn: None):
         walk.go_back(stop)
         walk.change(change)
         walk.go(lambda now: now.n_steps == 10)
