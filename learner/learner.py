@@ -72,6 +72,7 @@ from learner.loop.timed import time_callbacks
 from learner.loop.timings import Timings
 from learner.loop.types import Handler
 from learner.replay.branch import Branch, branch
+from learner.replay.hindsight import hindsight
 from learner.replay.rewind import Moment, rewind
 
 OptFunc = Callable[..., torch.optim.Optimizer]
@@ -745,6 +746,38 @@ class Learner:
         """
         self._refuse_while_running("branch")
         return branch(self, path, step, n_steps, change, cbs)
+
+    def hindsight(self, path: str | os.PathLike[str], cbs: Any, steps: slice) -> None:
+        """Record what callbacks would have recorded, had they been there: run a part of a training again with them.
+
+        It goes on from the last checkpoint before, in a sandbox, so nothing but the callbacks is changed; what they
+        write to files they do not write here. A warning says if the losses on the way are not those on record, as
+        `rewind` does. The fit may be left in the middle of a pass: who records at its end hears `cleanup_epoch` alone.
+
+        Args:
+            path: as for `rewind`.
+            cbs: callbacks that are not among those that trained.
+            steps: optimizer steps, `slice(1000, 1400)`; to the end of the fit without a stop.
+
+        Raises:
+            TypeError, ValueError: if an argument is of the wrong kind or out of range.
+            LearnerError: as for `rewind`; if the fit ends before `steps.stop`.
+
+        Example:
+            >>> import tempfile
+            >>> from callbacks import CheckpointCallback, RecorderCallback
+            >>> from learner import Learner, Loaders
+            >>> x, folder = torch.linspace(-1, 1, 20)[:, None], tempfile.mkdtemp()
+            >>> dls = Loaders.from_arrays(train=(x, 2 * x), batch_size=4)
+            >>> learn = Learner(nn.Linear(1, 1), dls, nn.functional.mse_loss, cbs=CheckpointCallback(folder))
+            >>> learn.fit(3)
+            >>> norms = RecorderCallback(norm=lambda learn: learn.model.weight.grad.norm())
+            >>> learn.hindsight(folder, norms, slice(7, 12))
+            >>> len(norms.values["norm"]), learn.n_steps
+            (5, 15)
+        """
+        self._refuse_while_running("hindsight")
+        hindsight(self, path, cbs, steps)
 
     def summary(self) -> Summary:
         """Run one batch in a sandbox; return a table of layers, output shapes and parameters."""

@@ -180,10 +180,17 @@ def travelled(learn: Learner, path: str | os.PathLike[str], target: Target, cbs:
         yield walk
 
 
-def compare(walk: Walk, record: Record) -> None:
-    """Say in a warning from which batch on a walk is another training than the run was."""
+def compare(walk: Walk, record: Record, n_compared: int = 0) -> None:
+    """Say in a warning from which batch on a walk is another training than the run was.
+
+    Args:
+        walk: the walk.
+        record: of the run.
+        n_compared: how many of its batches were compared before; what differs there was said then.
+    """
     losses = walk.losses
-    if (n := record.first_difference(walk.first, losses)) is not None:
+    n = record.first_difference(walk.first, losses)
+    if n is not None and n >= n_compared:
         where = f"batch {walk.passed[n].i} of epoch {walk.passed[n].epoch}"
         then = float(record.losses[walk.first + n])
         warnings.warn(describe_difference(where, n, then, losses[n]), RuntimeWarning, stacklevel=5)

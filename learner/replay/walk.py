@@ -119,16 +119,17 @@ class Walk:
             self.stop.place.stand(self._learn)
         return self.stop is not None
 
-    def go(self, until: Until) -> bool:
+    def go(self, until: Until | None) -> bool:
         """Go on to where a condition holds; return whether it does, else the learner stands where it stood.
 
-        It may hold when the last batch is done; the fit then is over.
+        It may hold when the last batch is done; the fit then is over. None is for the end of the fit.
         """
         start = self.there()
         place = start.place.with_changes(self._learn)
         try:
-            self.stop = self._fit(place.resumption(self._learn, self._path), place, start.now.n_batches, until)
-            is_there = self.stop is not None or until(self.now)
+            resumption = place.resumption(self._learn, self._path)
+            self.stop = self._fit(resumption, place, start.now.n_batches, until or _never)
+            is_there = until is None or self.stop is not None or until(self.now)
         except BaseException:
             self.go_back(start._replace(place=place))
             raise
