@@ -91,11 +91,13 @@ class Branch:
         figure, (losses, apart, layers) = panels(3)
         first = _losses(self.history[AS_IT_WAS])
         losses.plot(*first, color="black", label=AS_IT_WAS)
+        differences: list[np.ndarray] = []
         for k, name in enumerate(self.names):
             steps, values = _losses(self.history[name])
             losses.plot(steps, values, color=f"C{k}", label=name)
             n = min(len(values), len(first[1]))
-            apart.plot(steps[:n], np.subtract(values[:n], first[1][:n]), color=f"C{k}", label=name)
+            differences.append(np.subtract(values[:n], first[1][:n]))
+            apart.plot(steps[:n], differences[-1], color=f"C{k}", label=name)
             distances = self.difference()[name]
             layers.barh(
                 np.arange(len(distances)) + 0.8 * k / len(self.names),
@@ -107,6 +109,12 @@ class Branch:
         layers.invert_yaxis()
         losses.set(title="loss", xlabel="step")
         apart.set(title="loss, less that as it was", xlabel="step")
+        # Both have a jump in them as a rule, beside which one would see nothing else.
+        if all(value > 0 for line in losses.lines for value in line.get_ydata()):
+            losses.set_yscale("log")
+        sizes = np.abs(np.concatenate(differences))
+        if (sizes > 0).any():
+            apart.set_yscale("symlog", linthresh=float(np.median(sizes[sizes > 0])))
         apart.axhline(0, color="black", linewidth=0.8)
         layers.set(title="distance of the weights")
         losses.legend()
@@ -169,7 +177,8 @@ def _lived(learn: Learner, walk: Walk, n_steps: int, change: Change | None) -> F
             walk.change(change)
         last = walk.now.n_steps + n_steps
         if not walk.go(lambda now: now.n_steps >= last):
-            raise LearnerError(f"`n_steps` must be at most the steps that are left of the fit, got {n_steps}.")
+            left = walk.n_steps_of_fit - walk.now.n_steps
+            raise LearnerError(f"`n_steps` must be at most {left}, the steps that are left of the fit, got {n_steps}.")
         passed, losses = walk.passed[n_before:], walk.losses[n_before:]
         rows: list[dict[str, Any]] = [
             {"n_steps": now.n_steps, "epoch": now.epoch, "i": now.i, "train/loss": loss}

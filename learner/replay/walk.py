@@ -85,7 +85,10 @@ class Walk:
     Attributes:
         stop: where it stands; None where the fit is over.
         first: the training batch that `losses` begin with, by the count of the checkpoints.
+        n_steps_of_fit: how many steps there are in the end, once that was seen.
     """
+
+    n_steps_of_fit: int
 
     def __init__(self, learn: Learner, path: Path, state: dict[str, Any]) -> None:
         self._learn, self._path, self._state = learn, path, state
@@ -210,6 +213,7 @@ class Walk:
             learn.fit(fit["n_epochs"], steps=fit["steps"], resume=resumption, cbs=self._callbacks)  # type: ignore[arg-type]
         except _ReachedError:
             return self._watch.stop
+        self.n_steps_of_fit = learn.n_steps
         return None
 
 

@@ -147,7 +147,7 @@ def broken(learn):
     [
         ({"n_steps": 0}, ValueError, "`n_steps` must be at least 1, got 0"),
         ({"n_steps": 2.5}, TypeError, "`n_steps` must be a whole number"),
-        ({"n_steps": 11}, LearnerError, "`n_steps` must be at most the steps that are left of the fit, got 11"),
+        ({"n_steps": 11}, LearnerError, "`n_steps` must be at most 10, the steps that are left of the fit, got 11"),
         ({"step": 99}, LearnerError, "`step=99` must be within the fit"),
         ({"change": {}}, ValueError, "`change` must hold a change at least"),
         ({"change": {AS_IT_WAS: same}}, ValueError, "`change` must have names that are text and not 'as it was'"),
