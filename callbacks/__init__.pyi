@@ -48,3 +48,4 @@ from .watch.gradients import GradientStats as GradientStats
 from .watch.hooks import HooksCallback as HooksCallback
 from .watch.nan import TerminateOnNaNCallback as TerminateOnNaNCallback
 from .watch.nan_report import NaNReportCallback as NaNReportCallback
+from .watch.self_check import SelfCheckCallback as SelfCheckCallback

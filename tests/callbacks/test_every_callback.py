@@ -71,6 +71,7 @@ MAKE: dict[str, Callable[[Path], Any]] = {
         partial(torch.optim.lr_scheduler.OneCycleLR, max_lr=0.1)
     ),
     "SeedCallback": lambda folder: callbacks.SeedCallback(1),
+    "SelfCheckCallback": lambda folder: callbacks.SelfCheckCallback(every=2),
     "TerminateOnNaNCallback": lambda folder: callbacks.TerminateOnNaNCallback(),
     "ValidateCallback": lambda folder: callbacks.ValidateCallback(every=2),
 }
@@ -90,6 +91,7 @@ OBSERVERS = [
     "ProgressCallback",
     "RecorderCallback",
     "RunCallback",
+    "SelfCheckCallback",
     "TerminateOnNaNCallback",
     "ValidateCallback",
 ]
@@ -109,6 +111,7 @@ READ: dict[str, Callable[[Any], Any]] = {
     "RecorderCallback": lambda cb: cb.values,
     "RunCallback": lambda cb: (cb.run.scalars(), cb.run.info["status"], cb.run.info["error"], cb.run.info["learner"]),
     "SWACallback": lambda cb: (cb.n_updates, cb.average),
+    "SelfCheckCallback": lambda cb: (cb.n_checked, cb.faults),
     "TerminateOnNaNCallback": lambda cb: cb.first_bad,
     "ValidateCallback": lambda cb: cb.rows,
 }
