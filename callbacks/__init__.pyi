@@ -1,6 +1,7 @@
 from .keep.best import BestModelCallback as BestModelCallback
 from .keep.checkpoint import CheckpointCallback as CheckpointCallback
 from .keep.early_stopping import EarlyStoppingCallback as EarlyStoppingCallback
+from .keep.recover import RecoverCallback as RecoverCallback
 from .lambdas import LambdaCallback as LambdaCallback
 from .measure.metric_functions import accuracy as accuracy
 from .measure.metric_functions import mae as mae

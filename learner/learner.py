@@ -62,6 +62,7 @@ from learner.loop.passes import (
 from learner.loop.plan import plan_html, plan_text
 from learner.loop.prepare import drop_batch, end_training, prepare_training, settle_pass, skip_step
 from learner.loop.rates import BaseRates
+from learner.loop.restart import Restart
 from learner.loop.state import pass_mode, remember_learner
 from learner.loop.steps import StepWatch, check_steps, require_progress
 from learner.loop.summary import Summary, summarize
@@ -299,14 +300,19 @@ class Learner:
         if self._is_fitting or self._n_passes:
             raise LearnerError("`fit` must not be called while this learner runs; use `validate`, or a learner more.")
         n_epochs, steps = checked_length(n_epochs, steps)
-        with self.added(cbs), one_batch_each(self, overfit), deferred_interrupts(self), alone_in_its_thread():
+        with (
+            Restart() as restart,
+            self.added(cbs),
+            one_batch_each(self, overfit),
+            deferred_interrupts(self),
+            alone_in_its_thread(),
+        ):
             start = find_resumption(self, resume)
             prepare_training(self, None if lr is None else checked_lr(lr))
             self.n_epochs, self.steps, self.epoch = n_epochs, steps, start.n_done if start else 0
-            self.epochs = count() if n_epochs is None else range(n_epochs)
+            self.epochs, self._n_skipped_at_step = count() if n_epochs is None else range(n_epochs), self.n_skipped
             self.first_step = start.first_step if start else self.n_steps
             self._last_step = math.inf if steps is None else self.first_step + steps
-            self._n_skipped_at_step = self.n_skipped
             self.resume, self.is_resumed, self._n_done = resume, start is not None, 0
             owed: list[Handler] = []
             self._is_fitting = True
@@ -332,6 +338,8 @@ class Learner:
                 self._is_fitting = False
                 end_training(self)
         open_pass(self, "", (), "train")  # lets go of the last batch
+        if restart.find is not None:
+            self.fit(n_epochs, lr, cbs, steps=steps, overfit=overfit, resume=restart.find())
 
     def _passes(self, start: Resumption | None) -> Iterator[tuple[str, Any, Resumption | None]]:
         """Yield the passes of a fit, epoch after epoch; from where a checkpoint was taken, if it goes on from one."""

@@ -62,6 +62,7 @@ class CheckpointCallback(Callback):
 
     Attributes:
         best: `Best(epoch, value, metric)` of the best epoch; None without `metric`, or as long as there is none.
+        path: the folder.
         best_path: the file of the best epoch that is in the folder, or None.
 
     Reads:
@@ -116,12 +117,12 @@ class CheckpointCallback(Callback):
         self._pace = Pace(self._every)
         self._folder, self._writer = CheckpointFolder(path, keep), BackgroundWriter()
         self._keeps_first = not isinstance(keep, int)
-        self._losses = LossRecord(self._folder.path)
+        self.path = self._folder.path
+        self._losses = LossRecord(self.path)
         self._monitor = Monitor("loss" if metric is None else metric, loader, mode)
         self.metric, self.exact = metric, exact
         self.best: Best | None = None
         self._is_on = self._writes = self._has_begun = False
-        self._unsaved = UnsavedWatch()  # of this fit
         self._n_batches = self._n_done = 0  # batches that train, ever; epochs of this fit
         self._loaders = ResumableLoaders()
         self._rng: dict[str, Any] = {}  # when this pass began
@@ -211,7 +212,7 @@ class CheckpointCallback(Callback):
         """Set aside what this fit replaces."""
         self._losses.begin(self._n_batches if goes_on else 0)
         if aside := self._folder.set_aside(after=self._n_batches if goes_on else -1):
-            tell(describe_aside(self._folder.path, len(aside), goes_on=goes_on))
+            tell(describe_aside(self.path, len(aside), goes_on=goes_on))
 
     def _end_epoch(self, learn: Learner, is_last: bool = False) -> None:
         self._n_done += 1
@@ -267,7 +268,7 @@ class CheckpointCallback(Callback):
             self._pass_within = ""
         if learn.interrupt is not None and self._wait():
             again = "fit(n, resume=True)" if learn.steps is None else "fit(steps=n, resume=True)"
-            tell(f"a checkpoint is in {self._folder.path}; `{again}` goes on from it.", to="stderr")
+            tell(f"a checkpoint is in {self.path}; `{again}` goes on from it.", to="stderr")
 
     def _write(self, state: Mapping[str, Any], n_batches: int, losses: list[float], is_best: bool) -> None:
         self._folder.save(state, n_batches, is_best=is_best)
@@ -302,7 +303,7 @@ class CheckpointCallback(Callback):
         """
         if path is None:
             if (found := self._folder.newest()) is None:
-                tell(f"resume: no checkpoint in {self._folder.path} yet; begins anew.")
+                tell(f"resume: no checkpoint in {self.path} yet; begins anew.")
             return found
         return read_newest(path)
 
