@@ -17,6 +17,7 @@ ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
 COMING_FROM = "docs/coming_from.md"
 OPTIMIZER_STEP = "docs/optimizer_step.md"
+BACK_IN_TIME = "docs/back_in_time.md"
 TRAINING_ONLY = "training loaders only"
 
 
@@ -65,7 +66,7 @@ def test_the_drawing_leaves_nothing_out():
     assert set(trace_of_a_run(1)) == {*SIGNALS, *ACTIONS}
 
 
-@pytest.mark.parametrize("document", ["README.md", COMING_FROM, OPTIMIZER_STEP])
+@pytest.mark.parametrize("document", ["README.md", COMING_FROM, OPTIMIZER_STEP, BACK_IN_TIME])
 def test_the_examples_run_one_after_the_other(tmp_path, monkeypatch, capsys, document):
     monkeypatch.chdir(tmp_path)
     torch.manual_seed(0)
@@ -78,7 +79,7 @@ def test_the_examples_run_one_after_the_other(tmp_path, monkeypatch, capsys, doc
 
 def test_no_code_of_a_page_is_left_out_of_the_tests():
     pages = {f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md")}
-    assert pages == {COMING_FROM, OPTIMIZER_STEP}
+    assert pages == {COMING_FROM, OPTIMIZER_STEP, BACK_IN_TIME}
     assert (ROOT / COMING_FROM).read_text().count("```") == 2 * len(blocks("python", (ROOT / COMING_FROM).read_text()))
 
 
@@ -94,7 +95,9 @@ def test_what_a_name_from_elsewhere_is_here_is_here():
     assert [name for name in names if not hasattr(callbacks, name) and not hasattr(learner, name)] == []
 
 
-@pytest.mark.parametrize("document", ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", COMING_FROM, OPTIMIZER_STEP])
+@pytest.mark.parametrize(
+    "document", ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", COMING_FROM, OPTIMIZER_STEP, BACK_IN_TIME]
+)
 def test_links_lead_somewhere(document):
     text = re.sub(r"^```.*?^```", "", (ROOT / document).read_text(), flags=re.DOTALL | re.MULTILINE)  # no code
     for target in re.findall(r"\]\((?!https?:|#)([^)#\s]+)", text):
