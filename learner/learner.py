@@ -72,7 +72,7 @@ from learner.loop.throughput import Throughput
 from learner.loop.timed import time_callbacks
 from learner.loop.timings import Timings
 from learner.loop.types import Handler
-from learner.replay.branch import Branch, branch
+from learner.replay.branch import Branch, Change, branch
 from learner.replay.hindsight import hindsight
 from learner.replay.rewind import Moment, rewind
 
@@ -718,7 +718,7 @@ class Learner:
         path: str | os.PathLike[str],
         step: int,
         n_steps: int,
-        change: Callable[[Learner], None] | Mapping[str, Callable[[Learner], None]],
+        change: Change | Mapping[str, Change],
         cbs: Any = None,
     ) -> Branch:
         """Live a part of a run that kept checkpoints twice: as it was, and after `change(learn)`; compare the two.

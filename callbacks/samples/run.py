@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from callbacks.keep.checkpoint import CheckpointCallback
 from learner import Callback, CancelFitException, Learner
 from learner.data.wrapper import length_of
 from learner.optim.several import kind_of
@@ -79,7 +80,8 @@ class RunCallback(Callback):
             if isinstance(dataset := getattr(dl, "dataset", None), Table):
                 self.run.register_table(dataset)
         # A SeedCallback has seeded by now.
-        self.run.update(status="running", error=None, seed=torch.initial_seed(), learner=_summary(learn))
+        what = {"learner": _summary(learn), "checkpoints": _checkpoints_of(learn)}
+        self.run.update(status="running", error=None, seed=torch.initial_seed(), **what)
         self.run.__enter__()
         self._is_on = True
 
@@ -160,3 +162,8 @@ def _summary(learn: Learner) -> dict[str, Any]:
         "n_batches": {name: length_of(dl) for name, dl in learn.dls.items()},
         "callbacks": [type(cb).__name__ for cb in learn.cbs],
     }
+
+
+def _checkpoints_of(learn: Learner) -> str | None:
+    """Return the folder that checkpoints are written to, where the losses of all batches are as well."""
+    return next((str(cb.path) for cb in learn.cbs if isinstance(cb, CheckpointCallback)), None)

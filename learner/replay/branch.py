@@ -19,6 +19,7 @@ from learner.interrogate.layers import inside
 from learner.loop.gather import Gather
 from learner.loop.types import Learner
 from learner.records.ids import SampleIds
+from learner.replay.changes import BatchChange
 from learner.replay.find import at_step
 from learner.replay.rewind import travelled
 from learner.replay.walk import Walk
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 AS_IT_WAS = "as it was"
-Change = Callable[[Learner], None]
+Change = Callable[[Learner], None] | BatchChange
 
 
 class Future(NamedTuple):
@@ -159,7 +160,7 @@ def _checked_changes(change: Any) -> dict[str, Change]:
     for name, one in changes.items():
         if not isinstance(name, str) or name == AS_IT_WAS:
             raise ValueError(f"`change` must have names that are text and not {AS_IT_WAS!r}, got {name!r}.")
-        if not (callable(one) or hasattr(one, "make")) or isinstance(one, type):
+        if not (callable(one) or isinstance(one, BatchChange)) or isinstance(one, type):
             raise TypeError(f"`change` must be a function of the learner, got {one!r}; do `lambda learn: ...`.")
     return changes
 
