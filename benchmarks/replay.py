@@ -1,8 +1,9 @@
 """What it costs to be able to go back in time: `python benchmarks/replay.py`.
 
 The loss of each batch on record: what a batch pays for it, and the reading of it at a checkpoint, against the time of a
-batch of the demo's network alone. All in CPU time of the process. A rewind: how long it takes to come to a step, against going on from the same checkpoint by
-`fit(resume=path)` to the same step. Files that `keep="spread"` has after so many steps, one checkpoint every 100.
+batch of the demo's network alone. A rewind: how long it takes to come to a step, against going on from the same
+checkpoint by `fit(resume=path)` to the same step. Both in CPU time of the process. Files that `keep="spread"` has after
+so many steps, one checkpoint every 100.
 """
 
 from __future__ import annotations

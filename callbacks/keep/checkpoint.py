@@ -116,11 +116,10 @@ class CheckpointCallback(Callback):
         self._every = Every.of(every, otherwise="leave it out for 'epoch'")
         self._pace = Pace(self._every)
         self._folder, self._writer = CheckpointFolder(path, keep), BackgroundWriter()
-        self._keeps_first = not isinstance(keep, int)
         self.path = self._folder.path
         self._losses = LossRecord(self.path)
         self._monitor = Monitor("loss" if metric is None else metric, loader, mode)
-        self.metric, self.exact = metric, exact
+        self.metric, self.exact, self._keeps_first = metric, exact, not isinstance(keep, int)
         self.best: Best | None = None
         self._is_on = self._writes = self._has_begun = False
         self._n_batches = self._n_done = 0  # batches that train, ever; epochs of this fit
