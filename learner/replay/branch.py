@@ -215,7 +215,10 @@ class _Predictions(Callback):
     def after_batch(self, learn: Learner) -> None:
         self._gather.after_batch(learn)
         if self._known is not None:
-            self._ids.append(self._known.of_batch(learn.i))
+            try:
+                self._ids.append(self._known.of_batch(learn.i))
+            except LearnerError:  # it hands out names
+                self._known, self._ids = None, []
 
     def cleanup_epoch(self, learn: Learner) -> None:
         self._stack.close()

@@ -283,7 +283,7 @@ class _First(Callback):
         if not learn.training or not self.is_there(learn, learn.i):
             return
         place = self.place if isinstance(self.place, Place) else Place(learn, self.place)  # type: ignore[arg-type]
-        ids = _ids_of(learn.batch, None if self.ids is None else self.ids.of_batch(learn.i))
+        ids = _ids_of(learn.batch, self.ids, learn.i)
         self.stop = Stop(place, self.now(learn, learn.i), learn.batch, ids, learn.dl_name)
         raise _ReachedError
 
@@ -360,9 +360,12 @@ def _sample_ids(loader: Any, start: int) -> SampleIds | None:
         return None
 
 
-def _ids_of(batch: Any, of_sampler: np.ndarray | None) -> np.ndarray | None:
+def _ids_of(batch: Any, of_sampler: SampleIds | None, i: int) -> np.ndarray | None:
     """Return the numbers of the samples in a batch: those that it names itself, or those of the sampler."""
     given = (fields_of(batch) or {}).get("example_id")
-    if given is None:
-        return of_sampler
-    return np.asarray(given.cpu() if isinstance(given, Tensor) else given)
+    if given is not None:
+        return np.asarray(given.cpu() if isinstance(given, Tensor) else given)
+    try:
+        return None if of_sampler is None else of_sampler.of_batch(i)
+    except LearnerError:  # it hands out names, or what is no number
+        return None

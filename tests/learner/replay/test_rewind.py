@@ -6,6 +6,7 @@ import random
 import pytest
 import torch
 from torch import nn
+from torch.utils.data import DataLoader
 
 from callbacks import (
     AccumulateCallback,
@@ -108,6 +109,26 @@ def test_samples_that_name_themselves_are_known_and_else_there_are_none(tmp_path
         learner(batches, CheckpointCallback(tmp_path / kind, every=1)).fit(1)
         with learner(batches, CheckpointCallback(tmp_path / kind)).rewind(tmp_path / kind, step=1) as then:
             assert (None if then.ids is None else then.ids.tolist()) == ids
+
+
+def test_of_a_sampler_of_names_nobody_knows_the_numbers(tmp_path):
+    class ByName:
+        def __len__(self):
+            return 6
+
+        def __getitem__(self, name):
+            return torch.tensor([float(name)]), torch.tensor([float(name)])
+
+    def learner():
+        loader = DataLoader(ByName(), sampler=["1", "2", "3", "4", "5", "6"], batch_size=2)
+        dls, cbs = {"train": loader, "valid": loader}, CheckpointCallback(tmp_path)
+        return Learner(nn.Linear(1, 1), dls, nn.functional.mse_loss, cbs=cbs)
+
+    learner().fit(2)
+    with learner().rewind(tmp_path, step=4) as then:
+        assert then.ids is None
+    futures = learner().branch(tmp_path, step=4, n_steps=1, change=lambda learn: learn.opt.param_groups[0].update(lr=0))
+    assert len(futures.samples()["changed"]) == 6
 
 
 def test_a_run_of_a_batch_gives_its_loss_and_gradients_as_a_loop_by_hand_does(learn, folder):
