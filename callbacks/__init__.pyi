@@ -3,6 +3,12 @@ from .keep.checkpoint import CheckpointCallback as CheckpointCallback
 from .keep.early_stopping import EarlyStoppingCallback as EarlyStoppingCallback
 from .keep.recover import RecoverCallback as RecoverCallback
 from .lambdas import LambdaCallback as LambdaCallback
+from .loggers.logger import Logger as Logger
+from .loggers.logger_callback import LoggerCallback as LoggerCallback
+from .loggers.mlflow import MLflowCallback as MLflowCallback
+from .loggers.tensorboard import TensorBoardCallback as TensorBoardCallback
+from .loggers.trackio import TrackioCallback as TrackioCallback
+from .loggers.wandb import WandbCallback as WandbCallback
 from .measure.metric_functions import accuracy as accuracy
 from .measure.metric_functions import mae as mae
 from .measure.metric_functions import mean_over_samples as mean_over_samples
@@ -19,6 +25,8 @@ from .samples.collectors import MetricsCollector as MetricsCollector
 from .samples.embeddings import EmbeddingsMetricsCollector as EmbeddingsMetricsCollector
 from .samples.regression import RegressionMetricsCollector as RegressionMetricsCollector
 from .samples.run import RunCallback as RunCallback
+from .scale.distributed import DistributedCallback as DistributedCallback
+from .scale.shard import ShardCallback as ShardCallback
 from .show.csv_logger import CSVLoggerCallback as CSVLoggerCallback
 from .show.progress import ProgressCallback as ProgressCallback
 from .speed.compile import CompileCallback as CompileCallback

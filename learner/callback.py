@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import difflib
 import inspect
-from typing import Any
+from typing import Any, Literal
 
 from learner.loop.naming import check_handler, declare_signals
 from learner.loop.types import Learner
 
 _SHORT = 60  # letters of an argument in the repr of a callback
-_OPTIONS = ("order", "after", "before", "every", "loaders", "state")
+_OPTIONS = ("order", "after", "before", "every", "loaders", "ranks", "state")
 
 
 class Callback:
@@ -38,17 +38,19 @@ class Callback:
             other weights into the model for a while, such as an average for a validation, has a method
             `trained_weights(learn)`: a context manager that has the trained ones there while a checkpoint is taken.
         loaders: the passes that it is called in, by the names of their loaders: "valid", "valid*", ("train", "valid2").
+        ranks: in which processes it is called, where several train together: in "all", or in the "first" alone, as what
+            shows and writes. What the first does alone must not ask the others: no pass, no `learn.log` after a pass.
 
     A handler ends a stage of the loop by an exception: `CancelBatchException`, `CancelEpochException` or
     `CancelFitException`. `CancelStepException` leaves out the optimizer's step and drops the gradients of the batch;
     `PostponeStepException` puts the step off and keeps them, as accumulation does.
 
-    `every` and `loaders` mean the same for each callback. Signals of a fit always come. `loaders` leaves out all other
-    signals, and the wrapping of actions, in passes over other loaders. `every` in batches leaves out signals and
-    wrapping for all but the n-th, 2n-th, … batch that this callback would hear, counted over passes and epochs from the
-    beginning of the fit; in steps, for all but the training batch that makes the n-th optimizer step since it was last
-    called, and in passes that do not train; in seconds, for all but the first one after so long. Signals of a pass come
-    as ever. In epochs it leaves out all of a round but those of rounds n - 1, 2n - 1, … (from 0). What is left out
+    `every`, `loaders` and `ranks` mean the same for each callback. Signals of a fit always come. `loaders` leaves out
+    all other signals, and the wrapping of actions, in passes over other loaders. `every` in batches leaves out signals
+    and wrapping for all but the n-th, 2n-th, … batch that this callback would hear, counted over passes and epochs from
+    the beginning of the fit; in steps, for all but the training batch that makes the n-th optimizer step since it was
+    last called, and in passes that do not train; in seconds, for all but the first one after so long. Signals of a pass
+    come as ever. In epochs it leaves out all of a round but those of rounds n - 1, 2n - 1, … (from 0). What is left out
     costs a call or two, and a callback that sets neither pays nothing. They are read when callbacks are added and when
     a fit begins. A pass outside of a fit counts on its own and belongs to no round. Who owns an action cannot be away:
     that is an error.
@@ -62,6 +64,7 @@ class Callback:
     | -999 | profiles: around all that others do to a step |
     | -100 | sets up: device, what is trained |
     | -95 | changes batches where they are; mixes the loss for both targets of a mixture |
+    | -90 | lets several processes agree on a backward and a step, and average their gradients |
     | -50 | weighs the loss and accumulates: what comes later hears of whole windows alone |
     | -45 | half precision: scales the loss, unscales gradients, skips steps that overflow |
     | -40 | clips the gradients, or takes a second one |
@@ -94,6 +97,7 @@ class Callback:
     state: tuple[str, ...] = ()
     every: int | str | None = None
     loaders: str | tuple[str, ...] | None = None
+    ranks: Literal["all", "first"] = "all"
 
     def before_fit(self, learn: Learner) -> None:
         """Come first in a fit: the model, the optimizer and `learn.epochs` are there."""
@@ -150,7 +154,7 @@ class Callback:
         for name, value in vars(cls).items():
             if inspect.isfunction(value):
                 check_handler(cls.__name__, name, value.__get__(object()))
-            elif not name.startswith("_") and name not in _OPTIONS:
+            elif not name.startswith("_") and name not in _OPTIONS and not isinstance(value, property):
                 for option in difflib.get_close_matches(name, _OPTIONS, n=1, cutoff=0.85):
                     raise ValueError(f"`{cls.__name__}.{name}` must be named otherwise, or did you mean `{option}`?")
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -47,8 +47,29 @@ class Averages:
         Raises:
             LearnerError: if a weight was negative, infinite or NaN.
         """
+        return {name: total / weight for name, (total, weight) in self.totals().items() if weight}
+
+    def totals(self) -> dict[str, tuple[float, float]]:
+        """Return the weighted sum of each name, and the sum of its weights; waits and raises as `means` does."""
         weights = {name: total.final_weight(name) for name, total in self._sums.items()}
-        return {name: float(self._sums[name].total) / weight for name, weight in weights.items() if weight}
+        return {name: (float(self._sums[name].total), weight) for name, weight in weights.items()}
+
+    @classmethod
+    def joined(cls, totals: Iterable[Mapping[str, tuple[float, float]]]) -> Averages:
+        """Return the averages of all that went into several, from their `totals`, added up in this order.
+
+        Example:
+            >>> ours, theirs = Averages(), Averages()
+            >>> ours.add("loss", torch.tensor(1.0), 2)
+            >>> theirs.add("loss", torch.tensor(4.0), 1)
+            >>> Averages.joined([ours.totals(), theirs.totals()]).means()
+            {'loss': 2.0}
+        """
+        averages = cls()
+        for one in totals:
+            for name, (total, weight) in one.items():
+                averages._sums.setdefault(name, _Sum(0.0)).join(total, weight)
+        return averages
 
     def __len__(self) -> int:
         """Return how many names there are."""
@@ -100,6 +121,10 @@ class _Sum:
         except RuntimeError:  # a scalar of shape (1,)
             self.recent.add_(value.reshape(()))  # type: ignore[union-attr]
         self.n_recent += 1
+
+    def join(self, total: float, weight: float) -> None:
+        self.total = self.total + total
+        self.weight = self.weight + weight
 
     def _add_weighed(self, value: Tensor | float, weight: Tensor | float) -> None:
         exact = torch.float32 if self.recent.device.type == "mps" else torch.float64

@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from itertools import count
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NoReturn
 
 import torch
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 from learner.checkpoint.export import export_weights
 from learner.checkpoint.file import read_checkpoint, write_checkpoint
 from learner.checkpoint.resume import Resumption, between_fits, find_resumption
+from learner.checkpoint.shards import is_model_in_shards, read_shards, write_file_and_shards
 from learner.checkpoint.snapshot import load_snapshot, snapshot
 from learner.checkpoint.unsaved import warn_of_unsaved
 from learner.data.feed import preds_of
@@ -72,6 +74,7 @@ from learner.loop.throughput import Throughput
 from learner.loop.timed import time_callbacks
 from learner.loop.timings import Timings
 from learner.loop.types import Handler
+from learner.ranks.job import ALONE, Job
 from learner.replay.branch import Branch, Change, branch
 from learner.replay.hindsight import hindsight
 from learner.replay.rewind import Moment, rewind
@@ -80,7 +83,7 @@ OptFunc = Callable[..., torch.optim.Optimizer]
 
 # What the batch before leaves is forgotten when one begins, so that nothing stale is ever read.
 _NEW_BATCH = {
-    **dict.fromkeys(("weight", "xb", "yb", "output", "preds", "loss")),
+    **dict.fromkeys(("weight", "global_batch_size", "global_weight", "xb", "yb", "output", "preds", "loss")),
     "batch_size": 0,
     "is_mixed": False,
     "is_in_batch": True,
@@ -130,11 +133,13 @@ class Learner:
     | `batch`, `xb`, `yb` | any | what the loader gave; what goes into the model; the target or None |
     | `batch_size` | `int` or None | samples in this batch; None where `predict` has to set it |
     | `is_mixed` | `bool` | whether a callback has mixed the samples of this batch: they are none of the dataset |
+    | `global_batch_size` | `int` or None | samples of this batch in all processes of the job; None: `batch_size` |
     | `weight` | number, 0-d tensor or None | what the loss of this batch is a mean over; None: `batch_size` |
     | `output`, `preds` | any | what the model returned; its predictions (the logits, where it returns more) |
     | `loss` | 0-d tensor or None | of this batch |
     | `metrics` | `dict` | `metrics[dl_name][metric]` of the last pass over that loader |
     | `history` | `History` | a row per epoch |
+    | `job` | `Job` | the processes that train together: `rank`, `world`, `is_first` |
     | `throughput` | `Throughput` | samples a second, and the share of waiting, of this pass or the last one |
     | `best` | any | the best epoch of the fit and its value, where a callback keeps it; else None |
     | `in_sandbox` | `bool` | whether all of this will be undone: write no files |
@@ -180,6 +185,9 @@ class Learner:
     batch_size: int | None
     is_mixed: bool
     weight: Tensor | float | None
+    global_batch_size: int | None
+    global_weight: Tensor | float | None  # what the loss of this batch is a mean over in all processes of the job
+    job: Job
     xb: Any
     yb: Any
     output: Any
@@ -255,7 +263,7 @@ class Learner:
         self.ended_by, self.interrupt, self._pending = None, None, Pending()
         self.in_sandbox, self._is_fitting, self._n_passes, self._n_done = False, False, 0, 0
         open_pass(self, "", (), "train")
-        self.cbs, self._dispatch = (), Dispatch(())
+        self.cbs, self._dispatch, self.job = (), Dispatch(()), ALONE
         self._tell_predictor()
         self._bound, self._by_hand = dict[str, Callable[[], None]](), {}
         self._set_callbacks(flattened(cbs))
@@ -308,14 +316,12 @@ class Learner:
             alone_in_its_thread(),
         ):
             start = find_resumption(self, resume)
+            self.n_epochs, self.steps, self.resume, self.epoch = n_epochs, steps, resume, start.n_done if start else 0
             prepare_training(self, None if lr is None else checked_lr(lr))
-            self.n_epochs, self.steps, self.epoch = n_epochs, steps, start.n_done if start else 0
-            self.epochs, self._n_skipped_at_step = count() if n_epochs is None else range(n_epochs), self.n_skipped
-            self.first_step = start.first_step if start else self.n_steps
+            self.epochs = count() if n_epochs is None else range(n_epochs)
+            self.first_step, self._n_skipped_at_step = start.first_step if start else self.n_steps, self.n_skipped
             self._last_step = math.inf if steps is None else self.first_step + steps
-            self.resume, self.is_resumed, self._n_done = resume, start is not None, 0
-            owed: list[Handler] = []
-            self._is_fitting = True
+            owed, self.is_resumed, self._n_done, self._is_fitting = list[Handler](), start is not None, 0, True
             try:
                 with start.put_back_around(self) if start else nullcontext():
                     self._dispatch.enter(self, "fit", owed)
@@ -326,10 +332,13 @@ class Learner:
                         finally:  # what was measured is on record, also if a callback has ended the pass or the fit
                             record_pass(self, name)
                 self.callback("after_fit")
+                self.job.gather(None, at="the end of a fit")  # so that all hear of one that has failed in it
             except CancelFitException as cancel:
+                self.job.tell(self, cancel)
                 self._dispatch.leave(self, "fit", owed, cancel)
             except BaseException as error:
                 annotate(error, self, "fit")
+                self.job.tell(self, error)
                 self._dispatch.leave(self, "fit", owed, error)
                 raise
             else:
@@ -338,8 +347,7 @@ class Learner:
                 self._is_fitting = False
                 end_training(self)
         open_pass(self, "", (), "train")  # lets go of the last batch
-        if restart.find is not None:
-            self.fit(n_epochs, lr, cbs, steps=steps, overfit=overfit, resume=restart.find())
+        restart.go_on(self, n_epochs=n_epochs, lr=lr, cbs=cbs, steps=steps, overfit=overfit)
 
     def _passes(self, start: Resumption | None) -> Iterator[tuple[str, Any, Resumption | None]]:
         """Yield the passes of a fit, epoch after epoch; from where a checkpoint was taken, if it goes on from one."""
@@ -384,16 +392,13 @@ class Learner:
                 close_pass(self)
                 self.callback("after_epoch")
                 check_steps(self)
-            except CancelEpochException as cancel:
-                end_early(self, cancel)
-                self._dispatch.leave(self, "epoch", owed, cancel)
             except BaseException as error:
-                if isinstance(error, CancelException):
-                    end_early(self, error)
-                else:
+                if not isinstance(error, CancelException):
                     annotate(error, self, f"the loader, batch {self.i + (self.batch is not None)}")
-                self._dispatch.leave(self, "epoch", owed, error)
-                raise
+                reason = end_early(self, error)
+                self._dispatch.leave(self, "epoch", owed, reason)
+                if not isinstance(reason, CancelEpochException):
+                    raise reason  # noqa: B904  # it is `error`, or what has ended the pass in another process
             else:
                 self._dispatch.leave(self, "epoch", owed)
             finally:
@@ -426,12 +431,13 @@ class Learner:
             self.callback("after_batch")
             count_batch(self)
         except CancelException as cancel:
-            drop_batch(self)
-            self._dispatch.leave(self, "batch", owed, cancel)
-            if not isinstance(cancel, CancelBatchException):
-                raise
+            reason = drop_batch(self, cancel)
+            self._dispatch.leave(self, "batch", owed, reason)
+            if not isinstance(reason, CancelBatchException):
+                raise reason  # noqa: B904  # it is `cancel`, or what has ended the batch in another process
         except BaseException as error:
             annotate(error, self, "the batch")
+            self.job.tell(self, error)
             self._dispatch.leave(self, "batch", owed, error)
             raise
         else:
@@ -546,7 +552,7 @@ class Learner:
     def _set_callbacks(self, cbs: list[Any]) -> None:
         """Resolve who listens to what and who takes over which action; nothing changes if that fails."""
         self._dispatch = self._dispatch.renewed(checked_callbacks(cbs, known=self.cbs), self.signals)
-        self.cbs = tuple(cbs)
+        self.cbs, self.job = tuple(cbs), self._dispatch.job
         bind_actions(self)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -613,7 +619,7 @@ class Learner:
         finally:
             self.metrics.clear()  # in place: others may hold it
             self.metrics.update(metrics)
-        return gather.result()
+        return gather.result(self.job)
 
     def side_pass(self, name: str, dl: Any, role: str = "infer", cbs: Any = None) -> None:
         """Run a pass without gradients over any loader, beside whatever runs, and give that its state back.
@@ -844,7 +850,8 @@ class Learner:
         That is the model, the optimizer, counters, history, random generators, what callbacks keep that name it in
         `state` or have a `state_dict`, and what a subclass of Learner names in `state`. A warning names other
         optimizers, modules and generators on them. The file is plain data: reading it runs no code. It
-        takes its name when it is whole.
+        takes its name when it is whole. Of a model in shards (`callbacks.ShardCallback`) all processes write, to a
+        folder beside the file as well, and all have to call this.
 
         Raises:
             TypeError: if a callback keeps something that is no plain data; names it.
@@ -864,7 +871,10 @@ class Learner:
         """
         self._refuse_while_running("save")
         warn_of_unsaved(self)
-        write_checkpoint(path, snapshot(self))
+        if is_model_in_shards(self.model):
+            write_file_and_shards(path, snapshot(self), self.job)
+        elif self.job.is_first:
+            write_checkpoint(path, snapshot(self))
 
     def load(self, path: str | os.PathLike[str]) -> None:
         """Take over all that `save` wrote, or a `CheckpointCallback`, in a learner that is made as that one was.
@@ -874,7 +884,8 @@ class Learner:
                 nothing was changed.
         """
         self._refuse_while_running("load")
-        load_snapshot(self, between_fits(read_checkpoint(path)))
+        state = self.job.from_first(lambda: read_checkpoint(path), at="a file to load")
+        load_snapshot(self, between_fits(read_shards(state, Path(path), self.model, self.job)))
 
     def export(self, path: str | os.PathLike[str]) -> None:
         """Write the weights alone, for other programs: by the `safetensors` library where the name ends so.
@@ -885,7 +896,7 @@ class Learner:
             ImportError: if the name ends in `.safetensors` and the library is not installed.
             LearnerError: if the file cannot be written.
         """
-        export_weights(self.model, path)
+        export_weights(self.model, path, self.job)
 
     def _refuse_while_running(self, what: str) -> None:
         if self._is_fitting or self._n_passes:

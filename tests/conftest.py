@@ -1,6 +1,8 @@
 """A tiny model and tiny data, the same for every test."""
 
 import gc
+import os
+import tempfile
 from collections.abc import Callable, Iterator
 
 import matplotlib
@@ -14,6 +16,8 @@ from xdist.workermanage import WorkerController
 from learner import Learner, Loaders
 
 matplotlib.use("Agg")
+TRACKIO = tempfile.TemporaryDirectory()  # it is asked for when trackio is imported
+os.environ |= {"TRACKIO_DIR": TRACKIO.name, "WANDB_SILENT": "true", "WANDB_CONSOLE": "off"}
 torch.set_num_threads(1)  # the tests are many and small, and machines are shared
 
 

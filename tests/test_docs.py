@@ -1,6 +1,9 @@
 """What the documents say is so: their code runs, their links lead somewhere, their drawing of the loop is the loop."""
 
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -16,8 +19,9 @@ from learner.loop.naming import ACTIONS
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
 COMING_FROM = "docs/coming_from.md"
-OPTIMIZER_STEP = "docs/optimizer_step.md"
-BACK_IN_TIME = "docs/back_in_time.md"
+PROCESSES = "docs/guides/processes.md"
+PAGES = sorted(str(path.relative_to(ROOT)) for path in (ROOT / "docs").rglob("*.md"))
+WITH_CODE = [page for page in PAGES if "```python" in (ROOT / page).read_text()]
 TRAINING_ONLY = "training loaders only"
 
 
@@ -66,21 +70,43 @@ def test_the_drawing_leaves_nothing_out():
     assert set(trace_of_a_run(1)) == {*SIGNALS, *ACTIONS}
 
 
-@pytest.mark.parametrize("document", ["README.md", COMING_FROM, OPTIMIZER_STEP, BACK_IN_TIME])
+@pytest.mark.parametrize("document", [*WITH_CODE, "README.md"])
 def test_the_examples_run_one_after_the_other(tmp_path, monkeypatch, capsys, document):
     monkeypatch.chdir(tmp_path)
     torch.manual_seed(0)
     namespace: dict[str, object] = {"__name__": "document"}
-    examples = blocks("python", (ROOT / document).read_text())
-    assert len(examples) >= 2
-    for block in examples:
+    for block in blocks("python", (ROOT / document).read_text()):
         exec(compile(block, str(ROOT / document), "exec"), namespace)
 
 
-def test_no_code_of_a_page_is_left_out_of_the_tests():
-    pages = {f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md")}
-    assert pages == {COMING_FROM, OPTIMIZER_STEP, BACK_IN_TIME}
-    assert (ROOT / COMING_FROM).read_text().count("```") == 2 * len(blocks("python", (ROOT / COMING_FROM).read_text()))
+def test_the_script_for_several_processes_is_that_of_one(tmp_path):
+    """The one of the document, as it is started there: alone, and by torchrun; both leave the same weights."""
+    script = tmp_path / "train.py"
+    script.write_text(blocks("python", (ROOT / PROCESSES).read_text())[0])
+    trained = []
+    for name, command in {
+        "one": [],
+        "two": ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"],
+    }.items():
+        folder = tmp_path / name
+        folder.mkdir()
+        subprocess.run(
+            [sys.executable, *command, script],
+            cwd=folder,
+            env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+            check=True,
+            capture_output=True,
+        )
+        trained.append(torch.load(folder / "weights.pt", weights_only=True))
+    one, two = trained
+    assert all(torch.allclose(two[name], weight, atol=1e-5) for name, weight in one.items())
+
+
+@pytest.mark.parametrize("document", PAGES)
+def test_no_code_of_a_page_is_left_out_of_the_tests(document):
+    text = (ROOT / document).read_text()
+    others = re.findall(r"^```(?:text|bash|\{[\w-]+\}[^\n]*)\n.*?^```$", text, flags=re.DOTALL | re.MULTILINE)
+    assert text.count("```") == 2 * (len(blocks("python", text)) + len(others))
 
 
 def test_what_a_name_from_elsewhere_is_here_is_here():
@@ -95,9 +121,7 @@ def test_what_a_name_from_elsewhere_is_here_is_here():
     assert [name for name in names if not hasattr(callbacks, name) and not hasattr(learner, name)] == []
 
 
-@pytest.mark.parametrize(
-    "document", ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", COMING_FROM, OPTIMIZER_STEP, BACK_IN_TIME]
-)
+@pytest.mark.parametrize("document", ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", *PAGES])
 def test_links_lead_somewhere(document):
     text = re.sub(r"^```.*?^```", "", (ROOT / document).read_text(), flags=re.DOTALL | re.MULTILINE)  # no code
     for target in re.findall(r"\]\((?!https?:|#)([^)#\s]+)", text):

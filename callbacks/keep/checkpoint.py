@@ -5,10 +5,13 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Mapping
-from contextlib import closing
+from contextlib import closing, nullcontext
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
+
+from torch import nn
 
 from callbacks.keep.monitor import Best, Monitor
 from learner import Callback, CancelBatchException, CancelFitException, Learner, LearnerError
@@ -17,12 +20,14 @@ from learner.checkpoint.folder import CheckpointFolder, Keep, describe_aside, re
 from learner.checkpoint.losses import LossRecord
 from learner.checkpoint.resume import fit_state, options_of
 from learner.checkpoint.rng import rng_state
+from learner.checkpoint.shards import ShardsError, is_model_in_shards, write_shards
 from learner.checkpoint.snapshot import trained_weights
 from learner.checkpoint.unsaved import UnsavedWatch
 from learner.data.exact import require_exact
 from learner.data.loaders import Loaders
+from learner.data.moving import local_parts
 from learner.data.order import OrderedLoader
-from learner.data.position import SkipLoader
+from learner.data.position import SkipLoader, seed_of
 from learner.data.resumable import ResumableLoaders
 from learner.loop.frequency import Every, Pace
 from learner.loop.tell import tell
@@ -43,7 +48,8 @@ class CheckpointCallback(Callback):
     The copy is taken at once, the file is written beside the training, one at a time; the end of `fit` waits for it.
     What cannot be written is a warning and stops nothing. There is one at the end of a fit as well, also if a callback
     ends it, and on Ctrl-C or SIGTERM when the batch is done; none after an error, when a step may be half done, and
-    none of weights that hold NaN. A fit that does not resume sets the files of an earlier one aside, as `*.old`.
+    none of weights that hold NaN. Of several processes that train together the first one writes, and any number of them
+    goes on from it. A fit that does not resume sets the files of an earlier one aside, as `*.old`.
 
     Args:
         path: the folder, one for each training.
@@ -145,6 +151,7 @@ class CheckpointCallback(Callback):
             self.metric = self._monitor.metric  # without its loader
         if self._writes:
             require_exact(learn.dls, may_warn=not self.exact)
+        if self._writes and learn.job.is_first:
             self._folder.open()
         self._unsaved = UnsavedWatch()
         self._options = options_of(learn.opt)  # type: ignore[arg-type]  # there is one in a fit
@@ -173,9 +180,11 @@ class CheckpointCallback(Callback):
             return  # a step may be half done
         if learn.training:
             self._n_batches += 1
-            if self._writes:
+            if self._writes and learn.job.is_first:
                 self._losses.add(learn.loss)
         is_due = (learn.training or self._every.unit == "s") and self._pace.tick(learn.n_steps)
+        if self._every.unit == "s":  # clocks differ
+            is_due = learn.job.from_first(partial(bool, is_due), at="the clock of checkpoints")
         if is_due or learn.interrupt is not None:
             self._save(learn, learn.i + 1)
 
@@ -188,7 +197,7 @@ class CheckpointCallback(Callback):
         """Write a last checkpoint if a callback has ended the fit, and wait for the file."""
         if not self._is_on:
             return
-        with closing(self._folder):
+        with closing(self._folder) if learn.job.is_first else nullcontext():
             try:
                 if self._has_begun and isinstance(learn.ended_by, CancelFitException):
                     self._save(learn, 0, is_best=self._is_best(learn), is_over=True)
@@ -201,8 +210,13 @@ class CheckpointCallback(Callback):
         self._has_begun = True
         if self._writes:
             self._unsaved.look(learn, may_refuse=self.exact)
+        if self._writes and learn.job.is_first:
             self._set_aside(goes_on=learn.is_resumed or self._n_batches > 0)
-        for name, loader in Loaders.of(learn.dls).items():  # each now, since others may use it before its turn
+        loaders = Loaders.of(learn.dls)
+        self._loaders.agree_on(
+            learn.job.from_first(lambda: {name: seed_of(dl) for name, dl in loaders.items()}, at="the seeds of loaders")
+        )
+        for name, loader in loaders.items():  # each now, since others may use it before its turn
             self._loaders.get(name, loader)
         if self._keeps_first and not learn.is_resumed and not self._n_batches:
             self._save(learn, 0)
@@ -245,19 +259,30 @@ class CheckpointCallback(Callback):
         if not self._writes:
             return
         with trained_weights(learn):  # in a validation, an average may be in their place
-            self._save_trained(learn, i, is_best=is_best, is_over=is_over)
+            self._wait()
+            if not any(learn.job.gather(_holds_nan(learn.model), at="a checkpoint")):
+                self._save_trained(learn, i, is_best=is_best, is_over=is_over)
+                return
+        self._warn(f"the weights hold NaN after batch {self._n_batches}; the last one is kept.")
+        if learn.job.is_first:
+            self._writer.start(self._losses.write, {}, self._n_batches, self._losses.take())
 
     def _save_trained(self, learn: Learner, i: int, *, is_best: bool, is_over: bool) -> None:
-        self._wait()
-        if any(t.isnan().any() for t in chain(learn.model.parameters(), learn.model.buffers())):
-            self._warn(f"the weights hold NaN after batch {self._n_batches}; the last one is kept.")
-            self._writer.start(self._losses.write, {}, self._n_batches, self._losses.take())
-            return
         self._unsaved.look(learn)
         self._pass_within = learn.dl_name if i else ""
+        for cb in learn.cbs:
+            if i and hasattr(cb, "settle_gradients"):  # an open window is saved once, as all processes go on with it
+                cb.settle_gradients(learn)
         try:
             state = fit_state(learn, i, self._rng, self._options, is_over=is_over)
-            self._writer.start(self._write, state, self._n_batches, self._losses.take(), is_best=is_best)
+            if is_model_in_shards(learn.model):
+                place = learn.job.from_first(lambda: self._folder.new_shards(self._n_batches), at="a folder of shards")
+                state = write_shards(state, place, learn.job)
+            if learn.job.is_first:
+                self._writer.start(self._write, state, self._n_batches, self._losses.take(), is_best=is_best)
+        except ShardsError as error:
+            self._warn(error)
+            return
         except (TypeError, LearnerError) as error:  # what a callback keeps is not plain data
             if learn.interrupt is None:
                 raise
@@ -265,7 +290,7 @@ class CheckpointCallback(Callback):
             return
         finally:
             self._pass_within = ""
-        if learn.interrupt is not None and self._wait():
+        if learn.interrupt is not None and learn.job.is_first and self._wait():
             again = "fit(n, resume=True)" if learn.steps is None else "fit(steps=n, resume=True)"
             tell(f"a checkpoint is in {self.path}; `{again}` goes on from it.", to="stderr")
 
@@ -332,3 +357,7 @@ class CheckpointCallback(Callback):
         if not self._is_on:  # the next fit begins its passes anew
             states.pop(state["pass_within"], None)
         self._loaders = ResumableLoaders(state["seeds"], states)
+
+
+def _holds_nan(model: nn.Module) -> bool:
+    return any(bool(t.isnan().any()) for t in local_parts(chain(model.parameters(), model.buffers())))

@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from learner import LearnerError
+
 # Attributes of a metric object that are how it was made, and no part of what it has gathered.
 _FIXED = (FunctionType, BuiltinFunctionType, MethodType, partial, type, torch.device, torch.dtype)
 _OF_MODULES = vars(nn.Module()).keys() - {"_buffers"}
@@ -56,3 +58,95 @@ def _gathered(part: Any) -> dict[str, Any]:
         return {n: v for n, v in attributes.items() if n in states or isinstance(v, Tensor) or type(v) in (int, float)}
     left_out = _OF_MODULES if isinstance(part, nn.Module) else ()
     return {n: v for n, v in attributes.items() if n not in left_out and not isinstance(v, _FIXED)}
+
+
+def joined(name: str, metrics: list[Any]) -> Any:
+    """Return an object that has gathered all that several of one kind have, each on a share of the data.
+
+    Args:
+        name: of the metric, for an error.
+        metrics: at least one; they are used up.
+
+    Raises:
+        LearnerError: if they are neither of torchmetrics nor have a `merge_state`.
+    """
+    first, *others = metrics
+    if not others:
+        return _alone(first)
+    if _is_of_torchmetrics(first):
+        return _synchronised(metrics)
+    if not hasattr(first, "merge_state"):
+        raise LearnerError(
+            f"metric `{name}` must be one that can be joined, where several processes have each seen a share of the "
+            f"data, got a {type(first).__name__}; give it `merge_state(others)`, which takes over what others have "
+            f"gathered, as torcheval's have."
+        )
+    first.merge_state(others)
+    return first
+
+
+def joined_state(name: str, metrics: list[Any]) -> dict[str, Any]:
+    """Return what `state_of` gives of an object that has gathered all that several have; raises as `joined`."""
+    one = joined(name, metrics)
+    for part in _parts_of(one).values():
+        if _is_of_torchmetrics(part) and len(metrics) > 1:
+            lists = [key for key, value in part.metric_state.items() if isinstance(value, list)]
+            part.sync(dist_sync_fn=part.dist_sync_fn, distributed_available=lambda: True)
+            for key in lists:  # which are joined to one tensor, and would not take more
+                value = getattr(part, key)
+                setattr(part, key, value if isinstance(value, list) else [value])
+    return state_of(one)
+
+
+def _is_of_torchmetrics(metric: Any) -> bool:
+    return hasattr(metric, "dist_sync_fn") and hasattr(metric, "metric_state")
+
+
+def _alone(metric: Any) -> Any:
+    """Let an object of torchmetrics not ask other processes by itself."""
+    for part in _parts_of(metric).values():
+        if _is_of_torchmetrics(part):
+            part.distributed_available_fn = lambda: False
+    return metric
+
+
+def _synchronised(metrics: list[Any]) -> Any:
+    """Return the first object, which finds at `compute`, as torchmetrics asks for it, what the others have gathered.
+
+    Torchmetrics calls `dist_sync_fn` with one tensor of its state after the other; what each object would send is
+    listened to first.
+    """
+    every = [_parts_of(metric) for metric in metrics]
+    for path, part in every[0].items():
+        if _is_of_torchmetrics(part):
+            part.dist_sync_fn = _Answers([_sent(parts[path]) for parts in every])
+            part.distributed_available_fn = lambda: True
+    return metrics[0]
+
+
+def _sent(part: Any) -> list[Tensor]:
+    """Return the tensors that an object of torchmetrics would send to others, in order."""
+    sent: list[Tensor] = []
+
+    def listen(tensor: Tensor, group: Any = None) -> list[Tensor]:
+        sent.append(tensor)
+        return [tensor]
+
+    part.sync(dist_sync_fn=listen, distributed_available=lambda: True)
+    part.unsync()
+    return sent
+
+
+class _Answers:
+    """What the others send, for one tensor after the other."""
+
+    def __init__(self, sent: list[list[Tensor]]) -> None:
+        if len({len(one) for one in sent}) > 1:
+            raise LearnerError(
+                "metrics of torchmetrics must gather as many parts in each process to be joined, got "
+                f"{[len(one) for one in sent]}; use one whose state has a `dist_reduce_fx`."
+            )
+        self._columns = iter([list(column) for column in zip(*sent, strict=True)])
+
+    def __call__(self, tensor: Tensor, group: Any = None) -> list[Tensor]:
+        return next(self._columns)

@@ -7,7 +7,15 @@ from contextlib import ExitStack
 from typing import Any, Literal
 
 from callbacks.keep.best import BestModelCallback
-from callbacks.samples.collection import Collection, checked_collectors, layers_of, log_means, schemas_of
+from callbacks.samples.collection import (
+    Collection,
+    checked_collectors,
+    joined_rows,
+    layers_of,
+    log_pass,
+    no_rows,
+    schemas_of,
+)
 from callbacks.samples.in_order import in_order
 from callbacks.samples.recording import Recording
 from callbacks.samples.sample_files import SampleFiles
@@ -93,17 +101,13 @@ class CollectCallback(Callback):
             raise ValueError(f"`source` must be 'step' or 'pass', got {source!r}.")
         if not isinstance(on, list | tuple) or not on or not all(isinstance(loader, str) for loader in on):
             raise TypeError(f"`on` must be a list of names or roles of loaders, got {on!r}; as ('train',).")
-        if not isinstance(name, str):
-            raise TypeError(f"`name` must be a string, got {name!r}.")
-        if not isinstance(run, Run | None):
-            raise TypeError(f"`run` must be a Run, got {run!r}; do `Run.create(path)`.")
         self.collectors = checked_collectors(collectors)
         self.source, self.on, self.name = source, tuple(on), name or source
         self._moments = Moments(at, may_pass=source == "pass")
         self._files = SampleFiles(self.name, run)
         self._recording: Recording | None = None
         self._rows: Mapping[str, Any] | None = None  # of the pass that is about to go on
-        self._holding: ExitStack | None = None  # of the run, during a fit
+        self._holding = ExitStack()  # of the run, during a fit
         self._is_on = self._is_over = False
         self._start = self._n_done = 0
 
@@ -198,9 +202,7 @@ class CollectCallback(Callback):
                 self._last_passes(learn)
         finally:
             self._is_on = False
-            if self._holding is not None:
-                self._holding.close()
-                self._holding = None
+            self._holding.close()
 
     def _last_passes(self, learn: Learner) -> None:
         if not self._is_on or self._is_over or self.source == "step":
@@ -250,7 +252,7 @@ class CollectCallback(Callback):
         writer = self._files.writer(f"{name}-{epoch:04d}", table, schemas_of(self.collectors))
         weights = table.weights if table is not None and self.source == "pass" else None
         is_kept = self.source == "step" and any(hasattr(cb, "find_checkpoint") for cb in learn.cbs)
-        collection = Collection(self.collectors, writer, weights, keeps_rows=is_kept)
+        collection = Collection(self.collectors, writer, weights, keeps_rows=is_kept, job=learn.job)
         keys: dict[str, int | str] = {"epoch": epoch, "split": name}
         try:
             if rows is not None:
@@ -264,16 +266,11 @@ class CollectCallback(Callback):
         run, is_again = self._files.run, self._files.has(recording.writer.name)
         means = self._close(recording)
         if run is not None:
-            # As when training goes on from a checkpoint: the same row does not come twice.
-            known = {str(row) for row in run.logged()} if is_again else set()
-            label = str(recording.keys["split"])
+            split = str(recording.keys["split"])
             if self.source == "step":  # what the history has of this pass is logged already
-                means = {name: value for name, value in means.items() if name not in learn.metrics.get(label, means)}
-            else:
-                label = f"{self.name}/{label}"
-            log_means(
-                lambda row: None if str(row) in known else run.log(row), means, {**recording.keys, "split": label}
-            )
+                means = {name: value for name, value in means.items() if name not in learn.metrics.get(split, means)}
+            label = split if self.source == "step" else f"{self.name}/{split}"
+            log_pass(run, means, {**recording.keys, "split": label}, is_again=is_again)
 
     def _close(self, recording: Recording) -> dict[str, float]:
         """Finish the file; return the means."""
@@ -301,6 +298,14 @@ class CollectCallback(Callback):
         for what, mine in here.items():
             if state["rows"] is not None and mine != state[what]:
                 yield f"`{what}` is {mine} here, {state[what]} saved"
+
+    def join_states(self, states: list[dict[str, Any]]) -> dict[str, Any]:
+        """Return what one process would have recorded, of what each of several has, as `state_dict` gives it."""
+        return {**states[0], "rows": joined_rows([state["rows"] for state in states])}
+
+    def empty_state(self, state: dict[str, Any]) -> dict[str, Any]:
+        """Return the state of a process that has recorded nothing in this pass."""
+        return {**state, "rows": None if state["rows"] is None else no_rows()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take over what `state_dict` gave; find the files again, in the run."""

@@ -12,7 +12,9 @@ from torch import Tensor
 
 from callbacks.samples.collectors import FunctionalMetricsCollector, MetricsCollector
 from callbacks.samples.columns import columns_of
+from callbacks.samples.joined import JoinedWriter, added_up, in_order
 from learner import LearnerError, PredictorOutput
+from learner.ranks.job import ALONE, Job
 from learner.records.schema import CategoricalLabel
 
 # Columns stay where they are, on a device maybe, until so many rows wait, or so many bytes; then they are read at once.
@@ -38,6 +40,7 @@ class Collection:
         writer: takes the columns.
         weights: a weight for each sample of the table (n_samples,), or None; means are weighted by it.
         keeps_rows: whether `rows` will be asked for; then all rows of the pass are held in memory, besides the writer.
+        job: the processes that train together; the rows of all of them are held in memory and written at the end.
     """
 
     def __init__(
@@ -47,8 +50,11 @@ class Collection:
         weights: np.ndarray | None = None,
         *,
         keeps_rows: bool = False,
+        job: Job = ALONE,
     ) -> None:
-        self.collectors, self._writer, self._weights = list(collectors), writer, weights
+        self.collectors, self._weights = list(collectors), weights
+        self._joined = JoinedWriter(writer, job) if job.world > 1 else None
+        self._writer: Writer = self._joined or writer
         self._written: list[dict[str, Any]] | None = [] if keeps_rows else None
         # A block for each column, and no list of what batches gave: that might be the memory of a batch, which a loader
         # uses again, and small tensors that live long leave gaps in the memory of the training.
@@ -57,22 +63,23 @@ class Collection:
         self._n_waiting, self._n_room = 0, 0
         self._sums: dict[str, tuple[float, float]] = {}  # of weighted values, and of weights
 
-    def add(self, batch: Any, output: PredictorOutput, ids: np.ndarray, **keys: int | str) -> None:
+    def add(self, batch: Any, output: PredictorOutput, ids: np.ndarray, i: int = 0, /, **keys: int | str) -> None:
         """Collect a batch.
 
         Args:
             batch: as the loader gave it, on the model's device.
             output: what the predictor gave for it.
             ids: the numbers of its samples (n,).
+            i: which batch of the pass it is.
             **keys: columns that are the same for all of them: epoch, step, split and constants.
 
         Raises:
             LearnerError: if a collector gives something that is no column, or one that another gives too.
         """
         columns: dict[_Key, Any] = {(-1, "example_id"): ids, **{(-1, name): value for name, value in keys.items()}}
-        for i, collector in enumerate(self.collectors):
+        for place, collector in enumerate(self.collectors):
             for name, column in columns_of(collector.name, collector.keep(batch, output), len(ids)).items():
-                columns[i, name] = column
+                columns[place, name] = column
         kinds = {key: _kind(column) for key, column in columns.items()}
         stop = self._n_waiting + len(ids)
         if kinds != self._kinds or stop > self._n_room:
@@ -83,6 +90,8 @@ class Collection:
         for key, column in columns.items():
             self._blocks[key][self._n_waiting : stop] = column
         self._n_waiting = stop
+        if self._joined is not None:
+            self._joined.batches.append((i, len(ids)))
 
     def _finished(self, kept: Mapping[_Key, Any], n_rows: int) -> tuple[dict[str, Any], dict[str, MetricsCollector]]:
         """Return the columns of some rows by name, and which collector each is from."""
@@ -146,6 +155,8 @@ class Collection:
         """
         if self._written is None:
             return None
+        if self._joined is not None:  # what waits cannot be joined with that of other processes
+            self.flush()
         waiting = [
             [*key, isinstance(block, Tensor), _packed(block[: self._n_waiting])] for key, block in self._blocks.items()
         ]
@@ -155,6 +166,7 @@ class Collection:
             "n_waiting": self._n_waiting,
             "n_room": self._n_room,
             "sums": dict(self._sums),
+            "batches": [] if self._joined is None else [list(batch) for batch in self._joined.batches],
         }
 
     def go_on(self, rows: Mapping[str, Any]) -> None:
@@ -165,6 +177,8 @@ class Collection:
         """
         for chunk in rows["written"]:
             self._writer.add({name: _unpacked(column) for name, column in chunk.items()})
+        if self._joined is not None:
+            self._joined.batches += [(i, n) for i, n in rows["batches"]]
         if self._written is not None:
             self._written += rows["written"]
         self._sums = dict(rows["sums"])
@@ -174,6 +188,12 @@ class Collection:
             self._kinds[i, name] = _kind(waiting)
             self._blocks[i, name] = empty_block(self._kinds[i, name], self._n_room)
             self._blocks[i, name][: self._n_waiting] = waiting
+
+    def finish(self) -> None:
+        """Write what waits, and what other processes have collected in this pass."""
+        self.flush()
+        if self._joined is not None:
+            self._sums = self._joined.finish(self._sums)
 
     def means(self) -> dict[str, float]:
         """Return the mean of each column with a number per sample, of all that was written."""
@@ -218,6 +238,27 @@ def _unpacked(packed: Any) -> np.ndarray:
         return packed.numpy()
     data, ends = packed["bytes"].numpy().tobytes(), packed["ends"].tolist()
     return np.array([data[start:end].decode(errors="surrogatepass") for start, end in pairwise([0, *ends])], object)
+
+
+def joined_rows(every: list[Mapping[str, Any] | None]) -> dict[str, Any] | None:
+    """Return what `Collection.rows` would give in one process, of what it gives in each of several."""
+    found = [rows for rows in every if rows is not None]
+    if not found:
+        return None
+    chunks = [[{name: _unpacked(c) for name, c in chunk.items()} for chunk in rows["written"]] for rows in found]
+    columns = in_order([(rows["batches"], each) for rows, each in zip(found, chunks, strict=True)])
+    written = [{name: _packed(column) for name, column in columns.items()}] if columns else []
+    batches = sorted([i, sum(n for rows in found for j, n in rows["batches"] if j == i)] for i in _numbers(found))
+    return {**no_rows(), "written": written, "sums": added_up([rows["sums"] for rows in found]), "batches": batches}
+
+
+def _numbers(found: list[Mapping[str, Any]]) -> set[int]:
+    return {i for rows in found for i, _ in rows["batches"]}
+
+
+def no_rows() -> dict[str, Any]:
+    """Return what `Collection.rows` gives where nothing was collected yet."""
+    return {"written": [], "waiting": [], "n_waiting": 0, "n_room": 0, "sums": {}, "batches": []}
 
 
 def checked_collectors(collectors: Any) -> list[MetricsCollector]:
@@ -271,3 +312,17 @@ def log_means(log: Callable[[dict[str, float]], Any], means: Mapping[str, float]
     axis = {"epoch": keys["epoch"]} if "epoch" in keys else {}
     if means:
         log({**axis, **{f"{prefix}{name}": value for name, value in means.items()}})
+
+
+def log_pass(run: Any, means: Mapping[str, float], keys: Mapping[str, Any], *, is_again: bool) -> None:
+    """Log the means of a pass to a run.
+
+    Args:
+        run: the `Run`.
+        means: by name.
+        keys: as for `log_means`.
+        is_again: whether the run may have this pass already, as when training goes on from a checkpoint before it: then
+            the same row does not come twice.
+    """
+    known = {str(row) for row in run.logged()} if is_again else set()
+    log_means(lambda row: None if str(row) in known else run.log(row), means, keys)

@@ -76,7 +76,7 @@ class Recording:
         keys = {**self.keys, "step": self._n_steps} if learn.training else self.keys
         output = PredictorOutput(in_float32(detached(learn.output)), self._hidden, {"target": learn.yb})
         with torch.no_grad():
-            self.collection.add(learn.batch, output, ids, **keys)
+            self.collection.add(learn.batch, output, ids, learn.i, **keys)
 
     def close(self) -> dict[str, float]:
         """Take everything off and finish the file, also if the pass was cut short; return the means of the columns.
@@ -85,7 +85,7 @@ class Recording:
         """
         self._stack.close()
         try:
-            self.collection.flush()
+            self.collection.finish()
         finally:
             self.writer.close()
         return self.collection.means()

@@ -10,9 +10,8 @@ from typing import Any
 import torch
 
 from callbacks.keep.checkpoint import CheckpointCallback
-from learner import Callback, CancelFitException, Learner
-from learner.data.wrapper import length_of
-from learner.optim.several import kind_of
+from callbacks.loggers.fit_info import describe_end, describe_fit
+from learner import Callback, Learner
 from learner.records.run import Run
 from learner.records.scalars import axis_of
 from learner.records.table import Table
@@ -80,7 +79,7 @@ class RunCallback(Callback):
             if isinstance(dataset := getattr(dl, "dataset", None), Table):
                 self.run.register_table(dataset)
         # A SeedCallback has seeded by now.
-        what = {"learner": _summary(learn), "checkpoints": _checkpoints_of(learn)}
+        what = {"learner": describe_fit(learn), "checkpoints": _checkpoints_of(learn)}
         self.run.update(status="running", error=None, seed=torch.initial_seed(), **what)
         self.run.__enter__()
         self._is_on = True
@@ -104,7 +103,7 @@ class RunCallback(Callback):
         self.run.__exit__(None, None, None)
         self._write(learn)
         seconds = round(time.monotonic() - self._start, 3)
-        self.run.update(**_ending(learn.ended_by), seconds=seconds, learning_rates=self._rates)
+        self.run.update(**describe_end(learn.ended_by), seconds=seconds, learning_rates=self._rates)
         if self.run.info["status"] == "finished":
             self._keep_figures(learn)
 
@@ -131,37 +130,9 @@ class RunCallback(Callback):
                 plt.close(figure)
 
 
-def _ending(error: BaseException | None) -> dict[str, str]:
-    """Return how a fit ended."""
-    if error is None or isinstance(error, CancelFitException):
-        return {"status": "finished"}
-    if isinstance(error, KeyboardInterrupt | SystemExit):
-        return {"status": "interrupted"}
-    return {"status": "failed", "error": f"{type(error).__name__}: {error}"}
-
-
 def _text(row: Mapping[str, Any]) -> dict[str, str]:
     """Return a row with its values as text, by which NaN is known again."""
     return {name: str(value) for name, value in row.items()}
-
-
-def _summary(learn: Learner) -> dict[str, Any]:
-    """Return what is trained and how, as plain data."""
-    parameters = list(learn.model.parameters())
-    loss_f, opt = learn.loss_f, learn.opt
-    return {
-        "model": type(learn.model).__name__,
-        "n_parameters": sum(p.numel() for p in parameters),
-        "device": ", ".join(dict.fromkeys(str(p.device) for p in parameters)) or "cpu",
-        "n_trainable": sum(p.numel() for p in parameters if p.requires_grad),
-        "loss": None if loss_f is None else getattr(loss_f, "__name__", type(loss_f).__name__),
-        "optimizer": None if opt is None else kind_of(opt),
-        "lr": [float(group["lr"]) for group in opt.param_groups] if opt else [],
-        "n_epochs": learn.n_epochs,
-        "steps": learn.steps,
-        "n_batches": {name: length_of(dl) for name, dl in learn.dls.items()},
-        "callbacks": [type(cb).__name__ for cb in learn.cbs],
-    }
 
 
 def _checkpoints_of(learn: Learner) -> str | None:

@@ -21,9 +21,16 @@ class SampleFiles:
     Args:
         name: what the names of the files begin with.
         run: where to record; the active run if None, or else a temporary folder.
+
+    Raises:
+        TypeError: if one of them is something else.
     """
 
     def __init__(self, name: str, run: Run | None) -> None:
+        if not isinstance(name, str):
+            raise TypeError(f"`name` must be a string, got {name!r}.")
+        if not isinstance(run, Run | None):
+            raise TypeError(f"`run` must be a Run, got {run!r}; do `Run.create(path)`.")
         self.name = name
         self._run = run
         self._parts: dict[str, Path | None] = {}  # None for one that was recorded, and is gone

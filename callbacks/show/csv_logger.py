@@ -43,6 +43,7 @@ class CSVLoggerCallback(Callback):
     """
 
     order = 100
+    ranks = "first"
     state = ("_first", "_old_columns", "_n_old", "_epoch")
 
     def __init__(self, path: str | os.PathLike[str], append: bool = False) -> None:

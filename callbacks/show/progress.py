@@ -57,6 +57,7 @@ class ProgressCallback(Callback):
     """
 
     order = 100
+    ranks = "first"
 
     def __init__(self, plot: bool = False) -> None:
         self.plot = plot

@@ -11,7 +11,7 @@ from learner import Callback, CancelBatchException, CancelStepException, Learner
 from learner.loop.checks import sums_over_batch
 from learner.loop.closure import refuse_closure
 from learner.loop.prepare import clear_gradients, skip_step
-from learner.loop.weight import batch_weight
+from learner.loop.weight import global_weight
 
 
 class AccumulateCallback(Callback):
@@ -66,6 +66,7 @@ class AccumulateCallback(Callback):
         if self.n < 1 or isinstance(n, bool):
             raise ValueError(f"`n` must be at least 1 batch, got {n}.")
         self._adds_up = False  # whether the loss is a sum, of which large batches have a larger one
+        self._settlers: list[Callable[[Learner], None]] = []  # who averages gradients over processes, of whole windows
         self._begin_window()
 
     def _begin_window(self) -> None:
@@ -89,11 +90,12 @@ class AccumulateCallback(Callback):
             raise LearnerError("`cbs` must hold one AccumulateCallback, got several; leave all but one out.")
         self._begin_window()
         self._adds_up = sums_over_batch(learn.loss_f)
+        self._settlers = [cb.settle_gradients for cb in learn.cbs if hasattr(cb, "settle_gradients")]
         learn.batches_per_step = self.n
 
     def around_backward(self, learn: Learner, action: Callable[[], None]) -> None:
         """Add the batch's gradient, weighted by what its loss is a mean over."""
-        weight = 1.0 if self._adds_up and learn.weight is None else batch_weight(learn)
+        weight = 1.0 if self._adds_up and learn.weight is None else global_weight(learn)
         if not self._is_open(learn):
             self._begin_window()
             self._unit = _one_for_zero(weight)
@@ -110,6 +112,8 @@ class AccumulateCallback(Callback):
         """Put the step off until the window is full; then make the sum of gradients their mean."""
         if self._n_batches < self.n:
             raise PostponeStepException
+        for settle in self._settlers:
+            settle(learn)
         weight = 1.0 if self._adds_up and learn.weight is None else _one_for_zero(self._weight)
         for group in _groups(learn):
             for p in group["params"]:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from learner import Callback, Learner, LearnerError
+from learner.data.moving import local_parts
 from learner.interrogate.layers import inside
 from learner.loop.trainable import named_parameters
 
@@ -186,4 +187,4 @@ def _copy(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def _write(tensors: Mapping[str, Tensor], values: Mapping[str, Tensor]) -> None:
     """Write values into tensors, in place."""
     with torch.no_grad():
-        torch._foreach_copy_(list(tensors.values()), [values[name] for name in tensors])
+        torch._foreach_copy_(local_parts(tensors.values()), local_parts(values[name] for name in tensors))

@@ -58,7 +58,8 @@ class PositionTransform(Callback):
         before = takewhile(lambda cb: cb is not self, learn.cbs)
         n_alike = sum(type(cb) is type(self) and cb.seed == self.seed for cb in before)
         epoch = learn.history.state_dict()["start"] + learn.epoch
-        self._seed_of_pass = position_seed(self.seed, type(self).__name__, n_alike, epoch, learn.dl_name)
+        own = () if learn.job.is_first else ("rank", learn.job.rank)  # each share has numbers of its own
+        self._seed_of_pass = position_seed(self.seed, type(self).__name__, n_alike, epoch, learn.dl_name, *own)
 
 
 class BatchTransformCallback(PositionTransform):

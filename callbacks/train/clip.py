@@ -1,6 +1,7 @@
 """Keep gradients short."""
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -61,7 +62,8 @@ class ClipGradientCallback(Callback):
         """Clip."""
         groups = learn.opt.param_groups  # type: ignore[union-attr]  # there is one while training
         parameters = [p for group in groups for p in group["params"]]
-        self.norm = clip_grad_norm_(parameters, self.max_norm)
+        norm: Any = clip_grad_norm_(parameters, self.max_norm)
+        self.norm = norm.full_tensor() if hasattr(norm, "full_tensor") else norm  # of gradients in shards
 
     def after_step(self, learn: Learner) -> None:
         """Note the norm of a step that was really made; a step may have been skipped just for its norm."""

@@ -14,7 +14,7 @@ from learner import Callback, Learner, LearnerError
 from learner.data.moving import mapped, tensors_of, to_device
 from learner.data.read_ahead import ReadAhead
 from learner.data.rounds import RoundsLoader
-from learner.optim.several import parts_of
+from learner.optim.several import parts_of, replace_parameters
 
 
 class DeviceCallback(Callback):
@@ -122,16 +122,9 @@ class DeviceCallback(Callback):
             module.to(self.device)
             new = [p for _, p in module.named_parameters(remove_duplicate=False)]
             for opt in _optimizers(learn):
-                self._replace_parameters(opt, dict(zip(old, new, strict=True)))
+                # For some devices and settings of torch, `Module.to` makes new parameters.
+                replace_parameters(opt, dict(zip(old, new, strict=True)))
                 self._move_state(opt)
-
-    def _replace_parameters(self, opt: torch.optim.Optimizer, new: dict[Tensor, Tensor]) -> None:
-        """Let an optimizer hold what `Module.to` made: for some devices and settings of torch, new parameters."""
-        for group in opt.param_groups:
-            group["params"] = [new.get(p, p) for p in group["params"]]
-        state = {new.get(p, p): values for p, values in opt.state.items()}
-        opt.state.clear()
-        opt.state.update(state)
 
     def _move_state(self, opt: torch.optim.Optimizer) -> None:
         """Move momenta and the like to their parameters, as `Optimizer.load_state_dict` would, but cast nothing."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import operator
 from dataclasses import dataclass
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -236,10 +237,13 @@ class LRFinderCallback(Callback):
 
     def _take_down(self, learn: Learner) -> None:
         """Make a point of the window if its step was made; stop if it was the last, or the loss diverges."""
-        if learn.n_steps == self._n_steps or not self._window:
+        if learn.n_steps == self._n_steps:
             return
-        loss = sum(loss * size for loss, size in self._window) / sum(size for _, size in self._window)
+        window = list(chain.from_iterable(learn.job.gather(self._window, at="the losses of a step")))
         self._n_steps, self._window = learn.n_steps, []
+        if not window:
+            return
+        loss = sum(loss * size for loss, size in window) / sum(size for _, size in window)
         lrs, losses = self.result.lrs, self.result.losses
         lrs.append(self._lr())
         losses.append(loss)

@@ -14,6 +14,7 @@ from callbacks.train.accumulate import AccumulateCallback
 from callbacks.train.clip import ClipGradientCallback
 from callbacks.train.precision import MixedPrecisionCallback
 from learner import Callback, Learner, LearnerError
+from learner.data.moving import local_parts
 from learner.data.numbers import real_number
 from learner.loop.closure import evaluate_again, first_forward_kept, refuse_closure
 
@@ -91,7 +92,7 @@ class SAMCallback(Callback):
                 evaluate_again(learn)
         finally:
             with torch.no_grad():  # subtracting what was added is not exact
-                torch._foreach_copy_(parameters, weights)
+                torch._foreach_copy_(local_parts(parameters), local_parts(weights))
         if self.max_norm is not None:
             clip_grad_norm_(parameters, self.max_norm)
         action()

@@ -67,6 +67,8 @@ class ActivationStats(HooksCallback):
         (torch.Size([8, 40]), tensor(True))
     """
 
+    ranks = "first"
+
     def __init__(
         self,
         modules: nn.Module | str | Iterable[nn.Module | str] | None = None,

@@ -96,7 +96,9 @@ class GradientStats(Callback):
         (torch.Size([8, 40]), tensor(True))
     """
 
+    needs_whole_weights = True
     order = 100  # the last to wrap the step: nothing runs between this and the optimizer
+    ranks = "first"
 
     def __init__(
         self,

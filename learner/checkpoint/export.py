@@ -11,19 +11,29 @@ import torch
 from torch import Tensor, nn
 
 from learner.checkpoint.atomic import replacing
+from learner.checkpoint.shards import is_model_in_shards, whole_weights
 from learner.errors import LearnerError
 from learner.interrogate.layers import inside
+from learner.ranks.job import ALONE, Job
 
 
-def export_weights(model: nn.Module, path: str | os.PathLike[str]) -> None:
+def export_weights(model: nn.Module, path: str | os.PathLike[str], job: Job = ALONE) -> None:
     """Write the weights of a model, without wrappers and their prefixes, for other programs.
+
+    Args:
+        model: the model.
+        path: of the file, which the first process writes; all have to call this where the model is in shards.
+        job: the processes.
 
     Raises:
         ImportError: if the name ends in `.safetensors` and the library is not installed.
         LearnerError: if the file cannot be written.
     """
-    target = Path(path).expanduser()
-    state = {name: value.detach().cpu() for name, value in inside(model).state_dict().items()}
+    inner, target = inside(model), Path(path).expanduser()
+    values = whole_weights(inner) if is_model_in_shards(inner) else inner.state_dict() if job.is_first else {}
+    if not job.is_first:
+        return
+    state = {name: value.detach().cpu() for name, value in values.items()}
     write = _write_safetensors if target.suffix == ".safetensors" else torch.save
     try:
         with replacing(target.resolve()) as file:

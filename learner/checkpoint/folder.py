@@ -5,20 +5,23 @@ from __future__ import annotations
 import itertools
 import os
 import re
+import shutil
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self
 
 from learner.checkpoint.file import is_whole, read_checkpoint, write_checkpoint
 from learner.checkpoint.lock import LOCK, Lock
+from learner.checkpoint.shards import SUFFIX, is_whole_folder
 from learner.errors import LearnerError
 
 Keep = int | Literal["all", "spread"]  # how many checkpoints to keep
 
 _N_NEWEST = 3  # that are kept of those that are spread: one may be damaged
 _NAME = re.compile(r"step-(\d{8,18})(\.best)?\.pt", re.ASCII)
+_SHARDS = re.compile(rf"step-(\d{{8,18}})(-\d+)?\{SUFFIX}(\.tmp)?", re.ASCII)  # a folder, of a model in shards
 _TEMPORARY = re.compile(rf"{_NAME.pattern}\.(\d{{1,18}})-[0-9a-f]+\.tmp", re.ASCII)
 
 
@@ -49,7 +52,8 @@ class CheckpointFolder:
 
     Files are `step-00000042.pt`, the best one is `step-00000042.best.pt`. Other files, links and damaged checkpoints
     are never deleted, and an old checkpoint only when `keep` newer ones were gone through and can be read. A new
-    run wants a new folder, or `set_aside`.
+    run wants a new folder, or `set_aside`. Of a model in shards there is a folder `step-00000042.shards` besides, which
+    goes with the last file of its step.
 
     Writing takes a lock, at the first `save` or at the beginning of a `with` block, until `close`. The system holds
     it, so it is gone with the process, however that ends; reading needs none.
@@ -114,9 +118,15 @@ class CheckpointFolder:
             if is_best:
                 self._demote(path)
             self._prune(path)
+            self._prune_shards(step)
         except OSError as error:
             warnings.warn(f"Old checkpoints in `{self.path}` stay: {error}", RuntimeWarning, stacklevel=2)
         return path
+
+    def new_shards(self, step: int) -> Path:
+        """Return a folder for the shards of a step, which is not there yet."""
+        names = (f"step-{step:08d}{f'-{n}' if n else ''}{SUFFIX}" for n in itertools.count())
+        return next(self.path / name for name in names if not (self.path / name).exists())
 
     def newest(self) -> tuple[Path, dict[str, Any]] | None:
         """Return path and state of the newest checkpoint that is whole, or None if there is none at all.
@@ -132,6 +142,8 @@ class CheckpointFolder:
                 state = read_checkpoint(path)
                 if state.get("step") != step_of(path):
                     raise LearnerError(f"`{path}` cannot be used: by what it holds, it is step {state.get('step')!r}.")
+                if "shards" in state and not is_whole_folder(self.path / Path(state["shards"]).name):
+                    raise LearnerError(f"`{path}` cannot be used: `{state['shards']}` is not there as a whole.")
             except LearnerError as error:
                 broken.append(str(error))
                 continue
@@ -181,6 +193,8 @@ class CheckpointFolder:
                 match = _TEMPORARY.fullmatch(name)
                 if match and not _is_alive(int(match[3])):
                     (self.path / name).unlink(missing_ok=True)
+                if (match := _SHARDS.fullmatch(name)) and match[3]:
+                    shutil.rmtree(self.path / name)
         except OSError as error:
             raise LearnerError(f"`{self.path}` must be a folder to write to: {error}") from error
 
@@ -244,6 +258,21 @@ class CheckpointFolder:
             if path in self._whole or is_whole(path):
                 path.unlink(missing_ok=True)
                 self._whole.discard(path)
+
+    def _prune_shards(self, newest: int) -> None:
+        """Delete the shards of steps of which there is no file, up to the newest one."""
+        names = os.listdir(self.path)
+        kept = _kept_steps(names)
+        for name in names:
+            match = _SHARDS.fullmatch(name)
+            if match and match[1] not in kept and int(match[1]) <= newest:
+                shutil.rmtree(self.path / name)
+
+
+def _kept_steps(names: Iterable[str]) -> set[str]:
+    """Return the steps of which there is a file, if it is one that was set aside."""
+    matches = (_NAME.match(name) for name in names)
+    return {match[1] for match in matches if match}
 
 
 def read_newest(path: str | os.PathLike[str]) -> tuple[Path, dict[str, Any]]:

@@ -51,7 +51,9 @@ NAMED_DTYPES = (
 _DTYPES = {*CLASS_DTYPES.values(), *NAMED_DTYPES}
 
 
-def plain(value: Any, name: str = "state", *, copy: bool = False, empty: Any = b"") -> Any:
+def plain(
+    value: Any, name: str = "state", *, copy: bool = False, empty: Any = b"", may_have_shards: bool = False
+) -> Any:
     """Return plain data as it goes into a file, in new containers.
 
     Its tensors are on the CPU, without gradients, and have no more memory than they need: of a view, not what it is a
@@ -62,6 +64,8 @@ def plain(value: Any, name: str = "state", *, copy: bool = False, empty: Any = b
         name: what to call it in an error.
         copy: copy every tensor, so that training may go on in the old ones; else only where it must be.
         empty: what to put for `b""`.
+        may_have_shards: whether a tensor that is in shards over several processes may stay so, as a copy; no file
+            takes it.
 
     Raises:
         TypeError: naming the place of what is not plain data.
@@ -74,7 +78,7 @@ def plain(value: Any, name: str = "state", *, copy: bool = False, empty: Any = b
         TypeError: `state['best'][0]` must be plain data, got numpy.float64; do float(...).
     """
     try:
-        return _Plain(copy, empty).of(value, 0)
+        return _Plain(copy, empty, may_have_shards).of(value, 0)
     except _NotPlainError as error:
         place = "".join(reversed(error.keys[-8:]))  # of what nests without an end, the beginning
         raise TypeError(f"`{name}{place}` must be plain data, got {error.what}.") from None
@@ -89,8 +93,8 @@ class _NotPlainError(Exception):
 class _Plain:
     """One pass over a nest."""
 
-    def __init__(self, copy: bool, empty: Any) -> None:
-        self.copy, self.empty = copy, empty
+    def __init__(self, copy: bool, empty: Any, may_have_shards: bool) -> None:
+        self.copy, self.empty, self.may_have_shards = copy, empty, may_have_shards
         self.tensors: dict[Any, Tensor] = {}  # by memory and shape
         self.taken: set[Any] = set()  # memory that a tensor of the result is in
 
@@ -144,6 +148,8 @@ class _Plain:
         return result
 
     def tensor(self, value: Tensor) -> Tensor:
+        if self.may_have_shards and hasattr(value, "to_local"):
+            return value.detach().clone()
         if problem := _problem_of(value):
             raise _NotPlainError(problem)
         memory = (value.device, value.untyped_storage().data_ptr())
@@ -175,6 +181,11 @@ def _key(key: Any) -> Any:
 def _problem_of(tensor: Tensor) -> str | None:
     """Say why a tensor is not plain data, or None."""
     kind = f"a tensor of {_kind(tensor)}"
+    if hasattr(tensor, "to_local"):
+        return (
+            f"{kind}, of which each process has a part; `learn.save` and a CheckpointCallback write it, and "
+            "`learn.export` the weights as a whole"
+        )
     if torch.nn.parameter.is_lazy(tensor):
         return f"{kind}, which has no values yet; run a batch first"
     if type(tensor).__torch_dispatch__ is not Tensor.__torch_dispatch__:

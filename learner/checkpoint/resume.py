@@ -15,6 +15,7 @@ That is a snapshot (`learner.checkpoint.snapshot`) and, under `fit`, what there 
     gradients           of the parameters, None where there is none
     pass_state          what callbacks carry from batch to batch in this pass
     averages            of this pass
+    ranks               beside `fit`, where several processes train: what each of them holds for itself
     paces               how far callbacks are that are called every so often
 """
 
@@ -36,7 +37,9 @@ from learner.checkpoint.callback_state import only_shows
 from learner.checkpoint.counters import counters, put_back_counters
 from learner.checkpoint.model import put_back_training
 from learner.checkpoint.plain import plain
+from learner.checkpoint.ranks import of_this_rank, with_all_ranks
 from learner.checkpoint.rng import put_back_rng
+from learner.checkpoint.shards import read_shards
 from learner.checkpoint.snapshot import (
     all_or_nothing,
     differences,
@@ -87,7 +90,7 @@ def fit_state(
     """
     names = {module: name for name, module in inside(learn.model).named_modules()}
     modes = learn._modes if learn._n_passes else ()  # after a pass they are what they are
-    return {
+    state = {
         **snapshot(learn),
         "fit": {
             **Position(learn._n_done, learn.dl_name if i else next(iter(learn.dls)), i)._asdict(),
@@ -108,6 +111,7 @@ def fit_state(
             "paces": learn._dispatch.state_dict(),
         },
     }
+    return with_all_ranks(learn, state)
 
 
 def between_fits(state: dict[str, Any]) -> dict[str, Any]:
@@ -149,13 +153,15 @@ class Resumption:
         LearnerError: if it is of no fit.
     """
 
-    def __init__(self, path: Path, state: dict[str, Any], added: Collection[int] = (), *, is_told: bool = True) -> None:
+    def __init__(
+        self, path: Path, state: Mapping[str, Any], added: Collection[int] = (), *, is_told: bool = True
+    ) -> None:
         if "fit" not in state:
             raise LearnerError(
                 f"`resume` must be a checkpoint of a fit, got {str(path)!r}, which `learn.save` wrote between two; do "
                 f"`learn.load(path)`, then `fit`."
             )
-        self._path, self._state, self._fit = path, state, state["fit"]
+        self._path, self._state, self._fit = path, dict(state), state["fit"]
         self._added, self._is_told = added, is_told
         with errors_as_one():
             self._at = Position(index(self._fit["n_done"]), str(self._fit["loader"]), index(self._fit["i"]))
@@ -176,6 +182,8 @@ class Resumption:
                 put_back_counters(learn, self._state["loop"])
             yield
             with errors_as_one():
+                self._state = read_shards(self._state, self._path, learn.model, learn.job)
+                self._fit = self._state["fit"]
                 refuse([*differences(learn, learn.opt, self._state, self._added), *self._differences(learn)])
                 unlike, words = self._unlike(learn), [*self._taken_over(learn, options), *self._words(learn)]
             if unlike:
@@ -332,8 +340,13 @@ def find_resumption(learn: Learner, resume: bool | str | os.PathLike[str] | Resu
             f"`resume` must have one callback that knows where the checkpoints are, got {len(keepers)} in `cbs`; "
             + ("say which by `resume=path`." if keepers else "add a CheckpointCallback.")
         )
-    found = keepers[0].find_checkpoint(None if resume is True else resume)
-    return None if found is None else Resumption(*found)
+    keeper, path = keepers[0], None if resume is True else resume
+    found = learn.job.from_first(lambda: keeper.find_checkpoint(path), at="the checkpoint to go on from")
+    if found is None:
+        return None
+    path, state = found
+    with errors_as_one():
+        return Resumption(path, of_this_rank(learn, state))
 
 
 def _asked_for(n_epochs: int | None, steps: int | None) -> str:

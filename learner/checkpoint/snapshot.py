@@ -157,7 +157,8 @@ def put_back(learn: Learner, opt: torch.optim.Optimizer | None, state: Mapping[s
         if name not in state["callbacks"]:
             continue
         # A copy, for it may be put back once more.
-        put_back_callback(cb, put_on(plain(state["callbacks"][name], copy=True), state["devices"].get(name), device))
+        own = plain(state["callbacks"][name], copy=True, may_have_shards=True)
+        put_back_callback(cb, put_on(own, state["devices"].get(name), device))
 
 
 def _pairs(learn: Learner, state: Mapping[str, Any]) -> list[Pair]:

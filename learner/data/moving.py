@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from operator import is_
 from typing import Any
 
@@ -136,3 +136,11 @@ def copied(tensor: Tensor, device: torch.device) -> Tensor:
     if tensor.device.type == "cpu" and tensor.layout is torch.strided and tensor.nbytes > _WORTH_PINNING:
         tensor = tensor.pin_memory()  # the same tensor if it is pinned
     return tensor.to(device, non_blocking=True)
+
+
+def local_parts(tensors: Iterable[Tensor]) -> list[Tensor]:
+    """Return what this process holds of tensors that are in shards over several (DTensors); others as they are.
+
+    What is done to each number alone is done to these, in place: not all that torch does to tensors it does to shards.
+    """
+    return [tensor.to_local() if hasattr(tensor, "to_local") else tensor for tensor in tensors]

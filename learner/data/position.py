@@ -53,7 +53,7 @@ class ResumableLoader:
     def __init__(self, name: str, loader: Any, seed: int | None = None) -> None:
         self.loader = loader
         read = loader.loader if isinstance(loader, RoundsLoader) else loader
-        self.seed: int = _seed_of(read) if seed is None else seed
+        self.seed: int = seed_of(read) if seed is None else seed
         self._inner = None if read is loader else ResumableLoader(name, read, self.seed)
         parts = loader.loaders if isinstance(loader, ZippedLoader) else {}
         self._parts = {part: ResumableLoader(f"{name}/{part}", one, seed) for part, one in parts.items()}
@@ -204,7 +204,7 @@ def why_read_again(loader: Any) -> str | None:
     return None if is_there else why_not_ordered(loader)
 
 
-def _seed_of(loader: Any) -> int:
+def seed_of(loader: Any) -> int:
     """Return the seed that a person gave for this loader, or for all: nothing is drawn for it."""
     if isinstance(loader, OrderedLoader):
         return loader.position.seed

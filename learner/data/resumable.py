@@ -42,6 +42,10 @@ class ResumableLoaders:
                 resumable.stateful.load_state_dict(self.states.pop(name))
         return self._resumable[name]
 
+    def agree_on(self, seeds: Mapping[str, int]) -> None:
+        """Take seeds that other processes have, too, for loaders that have none yet."""
+        self._seeds = {**seeds, **self._seeds}
+
     def state_dict(self) -> dict[str, Any]:
         """Return the seeds, and the states of loaders that have one, as arguments of a new object."""
         states = {name: one.state_dict() for name, one in self._resumable.items() if one.stateful is not None}

@@ -73,6 +73,8 @@ def _check_options(cb: Any) -> None:
         classes = getattr(cb, side, ())
         if not isinstance(classes, tuple | list) or not all(isinstance(c, type) for c in classes):
             raise TypeError(f"`{owner}.{side}` must be a tuple of callback classes, got {classes!r}.")
+    if getattr(cb, "ranks", "all") not in ("all", "first"):
+        raise ValueError(f"`{owner}.ranks` must be 'all' or 'first', got {cb.ranks!r}; 'first' shows and writes once.")
     state = getattr(cb, "state", ())
     if not isinstance(state, tuple | list) or not all(isinstance(name, str) for name in state):
         raise TypeError(f"`{owner}.state` must be a tuple of names of attributes, got {state!r}; do ('n_seen',).")

@@ -22,8 +22,23 @@ from learner.loop.frequency import Gate, Guard
 from learner.loop.naming import ACTIONS, AROUND, HANDLERS, STAGES
 from learner.loop.ownership import check_owned, owned_state, set_too_early
 from learner.loop.types import Handler, Learner
+from learner.ranks.job import ALONE, Job
 
 _CANCEL_OF = {"batch": CancelBatchException, "epoch": CancelEpochException, "fit": CancelFitException}
+
+
+class Led:
+    """A handler that only the first of several processes calls; what it does must not need the others."""
+
+    __slots__ = ("job", "method")
+
+    def __init__(self, method: Handler, job: Job) -> None:
+        self.method, self.job = method, job
+
+    def __call__(self, learn: Learner) -> None:
+        """Hear a signal."""
+        with self.job.leading():
+            self.method(learn)
 
 
 class Dispatch:
@@ -35,7 +50,8 @@ class Dispatch:
         former: what this one takes the place of; who stays goes on counting.
 
     Attributes:
-        cbs: the callbacks in running order.
+        cbs: the callbacks in running order, those of other processes as well.
+        job: the processes that train together, as one of the callbacks has them.
         gates: by the `id` of a callback that is not always called, what decides when it is.
         listeners: for each signal a tuple of bound methods in the order in which they are called.
         turns: for each stage its `before_` and `cleanup_` methods side by side, callback by callback.
@@ -44,6 +60,9 @@ class Dispatch:
 
     def __init__(self, cbs: Iterable[Any], extra_signals: Iterable[str] = (), former: Dispatch | None = None) -> None:
         self.cbs = sort_callbacks(cbs)
+        self.job = job_of(self.cbs)
+        here = [cb for cb in self.cbs if self.job.is_first or not is_first_alone(cb)]
+        self._here = here
         self.gates = {id(cb): gate for cb in self.cbs if not (gate := Gate(cb)).is_always_open}
         for key, gate in former.gates.items() if former else ():
             if gate.means_the_same(self.gates.get(key)):
@@ -61,12 +80,12 @@ class Dispatch:
         }
         self.turns: dict[str, tuple[tuple[Handler | None, Handler | None], ...]] = {}
         for stage in STAGES:
-            pairs = [(self._handler(cb, f"before_{stage}"), self._handler(cb, f"cleanup_{stage}")) for cb in self.cbs]
+            pairs = [(self._handler(cb, f"before_{stage}"), self._handler(cb, f"cleanup_{stage}")) for cb in here]
             self.turns[stage] = tuple(pair for pair in pairs if any(pair))
         self.actions: dict[str, tuple[Any, list[Any]]] = {}
         for action in ACTIONS:
             owner = self._owner_of(action)
-            wrappers = [cb for cb in self.cbs if method_of(cb, f"around_{action}")]
+            wrappers = [cb for cb in here if method_of(cb, f"around_{action}")]
             if owner is not None or wrappers:
                 self.actions[action] = (owner, wrappers)
 
@@ -101,15 +120,15 @@ class Dispatch:
                 f"`{action}` must have one owner, got {names}; take one out, or let it wrap the other "
                 f"with `around_{action}(self, learn, action)`."
             )
-        if owners and id(owners[0]) in self.gates:
+        if owners and (id(owners[0]) in self.gates or is_first_alone(owners[0])):
             raise ValueError(
-                f"`{type(owners[0]).__name__}` must not set `every` or `loaders`, for it owns `{action}`, which each "
-                f"batch needs; let it wrap the action with `around_{action}(self, learn, action)`."
+                f"`{type(owners[0]).__name__}` must not set `every`, `loaders` or `ranks`, for it owns `{action}`, "
+                f"which each batch needs; let it wrap the action with `around_{action}(self, learn, action)`."
             )
         return owners[0] if owners else None
 
     def _in_order(self, signal: str, *, reverse: bool) -> Iterator[Handler]:
-        for cb in reversed(self.cbs) if reverse else self.cbs:
+        for cb in reversed(self._here) if reverse else self._here:
             if handler := self._handler(cb, signal):
                 yield handler
 
@@ -118,6 +137,8 @@ class Dispatch:
         method, gate = method_of(cb, signal), self.gates.get(id(cb))
         if method is None:
             return None
+        if self.job.world > 1 and is_first_alone(cb):
+            method = Led(method, self.job)
         method = self.prepared(method, cb, signal)
         if gate is None or signal.endswith("_fit") or signal not in SIGNALS:
             return method
@@ -153,7 +174,9 @@ class Dispatch:
         only a Cancel, the first failure is raised when all clean-ups have run; of Cancels, the one that ends more.
         """
         worst, outer, learn.ended_by = reason, learn.ended_by, reason
-        if learn._pending.interrupt is not None:  # not later: a clean-up that writes the last checkpoint has to see it
+        if (
+            learn._pending.interrupt is not None and learn._pending.is_agreed
+        ):  # not later: a clean-up that writes the last checkpoint has to see it
             learn.interrupt = learn._pending.interrupt
         while owed:
             cleanup = owed.pop()
@@ -220,8 +243,27 @@ class Dispatch:
     def name_of(self, handler: Handler, signal: str) -> str:
         """Return `Class.signal` of a handler, for an error's note."""
         method = handler.method if isinstance(handler, Guard) else handler
+        method = method.method if isinstance(method, Led) else method
         owners = [type(cb).__name__ for cb in self.cbs if method_of(cb, signal) == method]
         return f"{owners[0] if owners else repr(method)}.{signal}"
+
+
+def is_first_alone(cb: Any) -> bool:
+    """Tell whether a callback is called in the first of several processes alone."""
+    return getattr(cb, "ranks", "all") == "first"
+
+
+def job_of(cbs: Iterable[Any]) -> Job:
+    """Return the processes that train together, as a callback has them in its `job`; else the one that trains alone.
+
+    Raises:
+        ValueError: if there are two of that kind.
+    """
+    jobs = [(type(cb).__name__, cb.job) for cb in cbs if isinstance(getattr(cb, "job", None), Job)]
+    if len(jobs) > 1:
+        names = " and ".join(name for name, _ in jobs)
+        raise ValueError(f"`cbs` must hold one callback that knows the processes of a job, got {names}; take one out.")
+    return jobs[0][1] if jobs else ALONE
 
 
 def bind_actions(learn: Learner) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable
 from fnmatch import fnmatchcase
+from functools import partial
 from numbers import Integral
 from time import monotonic
 from typing import Any, NamedTuple
@@ -170,6 +171,7 @@ class Gate:
         self.every = Every.of(every, f"{self._owner}.every")
         self.patterns = _checked_patterns(getattr(cb, "loaders", None), f"{self._owner}.loaders")
         self.pace = Pace(self.every)
+        self._is_first_alone = getattr(cb, "ranks", "all") == "first"
         self._words = () if self.every.is_always else (f"every {every}",)
 
     @property
@@ -205,6 +207,8 @@ class Gate:
         decision = learn._decisions.get(self) or self._decide_pass(learn)
         if decision.i != learn.i:
             is_due = decision.is_pass_open and self.pace.tick(expected_steps(learn))
+            if self.every.unit == "s" and not self._is_first_alone:  # clocks differ
+                is_due = learn.job.from_first(partial(bool, is_due), at=f"the clock of {self._owner}")
             decision.i, decision.is_batch_open = learn.i, is_due
         return decision.is_batch_open
 

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Iterable
+from itertools import chain
+from operator import itemgetter
 from typing import Any
 
 import torch
@@ -12,6 +15,7 @@ from torch.nn.utils.rnn import PackedSequence
 
 from learner.callback import Callback
 from learner.loop.types import Learner
+from learner.ranks.job import ALONE, Job
 
 
 class Gather(Callback):
@@ -20,24 +24,31 @@ class Gather(Callback):
     order = math.inf
 
     def __init__(self) -> None:
-        self._preds: list[Any] = []
-        self._targets: list[Any] = []
+        self._preds: list[tuple[int, Any]] = []  # with which batch it was
+        self._targets: list[tuple[int, Any]] = []
 
     def after_batch(self, learn: Learner) -> None:
         """Take this batch's."""
         if learn.preds is None:  # the batch was cut short
             return
-        self._preds.append(_to_cpu(learn.preds, learn.batch_size))
+        self._preds.append((learn.i, _to_cpu(learn.preds, learn.batch_size)))
         if learn.yb is not None:
-            self._targets.append(_to_cpu(learn.yb, learn.batch_size))
+            self._targets.append((learn.i, _to_cpu(learn.yb, learn.batch_size)))
 
-    def result(self) -> tuple[Any, Any]:
+    def result(self, job: Job = ALONE) -> tuple[Any, Any]:
         """Return predictions and targets, each joined along the first axis; None where there was none.
 
+        Where several processes have taken shares of each batch, all of them return the whole, in the loader's order.
         What cannot be joined is a list with what each batch gave: packed and nested sequences, tensors whose other axes
         differ from batch to batch.
         """
-        return _joined(self._preds), _joined(self._targets)
+        preds, targets = zip(*job.gather((self._preds, self._targets), at="predictions of a pass"), strict=True)
+        return _joined(_in_order(preds)), _joined(_in_order(targets))
+
+
+def _in_order(shares: Iterable[list[tuple[int, Any]]]) -> list[Any]:
+    """Return what processes have taken, batch by batch, within a batch in order of ranks."""
+    return [value for _, value in sorted(chain.from_iterable(shares), key=itemgetter(0))]
 
 
 def _to_cpu(value: Any, size: int | None) -> Any:

@@ -25,6 +25,13 @@ class Pending:
     """A signal that has come and waits: whatever is put back meanwhile, as by a sandbox, it is not undone."""
 
     interrupt: BaseException | None = None
+    is_agreed = True  # whether all processes of the training stop for it, after the same batch
+
+    def agree(self) -> None:
+        """Stop when this batch is done, as all processes do, whichever of them has got the signal."""
+        self.is_agreed = True
+        if self.interrupt is None:
+            self.interrupt = SystemExit(_TERMINATED)
 
 
 @contextmanager
@@ -55,6 +62,7 @@ def deferred_interrupts(learn: Learner) -> Iterator[None]:
             if signal.getsignal(number) in (handle, _ignore):  # else somebody has set another one meanwhile
                 signal.signal(number, handler)
         interrupt, learn._pending.interrupt, learn.interrupt = learn._pending.interrupt, None, None
+        learn._pending.is_agreed = True
     if interrupt is not None:
         annotate(interrupt, learn, "an interrupt, when the last batch was done")
         raise interrupt

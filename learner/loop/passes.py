@@ -25,6 +25,7 @@ PASS_STATE = (
     *("dl", "dl_name", "role", "training", "is_side_pass", "i", "n_batches"),
     *("_needs_target", "_averages", "_has_means", "_cut_short", "_modes", "pass_state"),
     *("_n_steps_before", "_n_skipped_before", "_has_dropped", "_has_loss"),
+    *("global_batch_size", "global_weight"),
     *("is_in_batch", "batch", "batch_size", "is_mixed", "weight", "xb", "yb", "output", "preds", "loss"),
     *("_is_counting", "_has_stepped", "_logged", "_decisions"),
 )
@@ -43,6 +44,7 @@ def open_pass(learn: Learner, name: str, dl: Any, role: str, is_side_pass: bool 
     learn._logged = []  # not cleared: the pass around this one may hold it
     learn.xb = learn.yb = learn.output = learn.preds = learn.loss = None
     learn.batch_size, learn.is_mixed, learn.weight = 0, False, None
+    learn.global_batch_size = learn.global_weight = None
     learn.is_in_batch = learn._is_counting = learn._has_stepped = False
 
 
@@ -54,21 +56,42 @@ def close_pass(learn: Learner) -> None:
     if learn.batch is not None and learn.n_batches not in (None, learn.i + 1) and not was_stopped:
         warn_of_length(learn)
     learn._is_counting = False
-    means = learn._averages.means()
-    if len(means) < len(learn._averages):
+    averages = averages_of_all(learn)
+    means = averages.means()
+    if len(means) < len(averages):
         raise no_weight(learn)
     learn.metrics[learn.dl_name] = means
     learn._has_means = True
     tell_of_waiting(learn)
 
 
-def end_early(learn: Learner, cancel: CancelException) -> None:
-    """Keep the means of the batches that a pass has seen when a Cancel ends it, and the reason that it gives."""
+def averages_of_all(learn: Learner) -> Averages:
+    """Return what was measured in this pass, in all processes that train together."""
+    if learn.job.world == 1:
+        return learn._averages
+    return Averages.joined(learn.job.gather(learn._averages.totals(), "the end of a pass"))
+
+
+def end_early(learn: Learner, error: BaseException) -> BaseException:
+    """Tell what has ended a pass; of a Cancel keep the means of the batches that were seen, and the reason it gives.
+
+    Returns:
+        What ends the pass in all processes that train together.
+    """
     learn._is_counting = False
-    means = {} if learn._has_means else learn._averages.means()
+    try:
+        error = learn.job.tell(learn, error)
+        if not isinstance(error, CancelException) or learn._has_means:
+            return error
+        means = averages_of_all(learn).means()
+        reasons = learn.job.gather(str(error), "the reason why a pass ends")
+    except Exception as failure:
+        return failure
     if means:
         learn.metrics[learn.dl_name] = means
-        learn._has_means, learn._cut_short = True, str(cancel) or type(cancel).__name__
+        learn._has_means = True
+        learn._cut_short = next(filter(None, reasons), type(error).__name__)
+    return error
 
 
 def record_pass(learn: Learner, name: str) -> None:
@@ -92,9 +115,10 @@ def count_batch(learn: Learner) -> None:
     for name, value in learn._logged:
         learn._averages.add(name, value, weight)
     learn._is_counting = False
-    learn.throughput.n_samples += learn.batch_size
+    size = learn.batch_size if learn.global_batch_size is None else learn.global_batch_size
+    learn.throughput.n_samples += size
     if learn.training:
-        learn.n_samples += learn.batch_size
+        learn.n_samples += size
 
 
 def log_values(learn: Learner, values: dict[str, Tensor | float]) -> None:
@@ -108,7 +132,7 @@ def log_values(learn: Learner, values: dict[str, Tensor | float]) -> None:
             continue
         learn._averages.add(name, value, learn.batch_size or 1)
         if learn._has_means:  # they have been read already
-            learn.metrics[learn.dl_name][name] = learn._averages.means()[name]
+            learn.metrics[learn.dl_name][name] = averages_of_all(learn).means()[name]
 
 
 @contextmanager

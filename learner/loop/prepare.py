@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from torch import nn
 
 from learner.data.loaders import role_of
 from learner.data.wrapper import length_of
-from learner.errors import CancelStepException, LearnerError, PostponeStepException
+from learner.errors import CancelException, CancelStepException, LearnerError, PostponeStepException
+from learner.loop.alike import what_must_be_alike
 from learner.loop.checks import warn_of_sum
 from learner.loop.diagnose import annotate
 from learner.loop.dispatch import bind_actions
@@ -14,7 +17,7 @@ from learner.loop.passes import open_pass
 from learner.loop.rates import BaseRates
 from learner.loop.state import set_mode
 from learner.loop.steps import step_watch
-from learner.loop.surroundings import refuse_autocast
+from learner.loop.surroundings import refuse_autocast, warn_of_processes
 from learner.loop.trainable import named_parameters, other_parameters, take_stock
 from learner.loop.types import Learner
 
@@ -22,6 +25,8 @@ from learner.loop.types import Learner
 def prepare_training(learn: Learner, lr: float | None) -> None:
     """Be ready to train: callbacks, optimizer, learning rate; without one, rates are as the optimizer was made."""
     refuse_autocast()
+    warn_of_processes(learn)
+    learn.job.begin_fit(learn._pending)
     open_pass(learn, "", (), "train")  # forgets what an error has left to be looked at
     learn._lr_of_fit = learn.lr if lr is None else lr
     learn._set_callbacks(list(learn.cbs))  # `every` and the like may have been set since they were added
@@ -29,6 +34,7 @@ def prepare_training(learn: Learner, lr: float | None) -> None:
     learn._dispatch.restart(learn.n_steps)
     if not any(role_of(name) == "train" for name in learn.dls):
         raise LearnerError(f"`dls` must hold a loader whose name starts with 'train', got {list(learn.dls)}; add one.")
+    learn.job.compare(partial(what_must_be_alike, learn), at="the beginning of a fit")
     take_stock(learn)
     for parameter in (*named_parameters(learn).values(), *other_parameters(learn, learn.opt)):
         parameter.grad = None  # somebody may have tried something out
@@ -80,15 +86,24 @@ def clear_gradients(learn: Learner) -> None:
         learn.opt.zero_grad()
 
 
-def drop_batch(learn: Learner) -> None:
-    """Leave no gradient of a training batch that is cancelled, nor of its window."""
+def drop_batch(learn: Learner, cancel: CancelException) -> BaseException:
+    """Leave no gradient of a training batch that is cancelled, nor of its window; return what ends it for all."""
+    reason = learn.job.tell(learn, cancel)
     if learn.training:
         learn._has_dropped = True
         clear_gradients(learn)
+    return reason
 
 
 def skip_step(learn: Learner, cancel: CancelStepException, has_gradients: bool) -> None:
-    """Leave no gradient of a step that is left out, and count it if it was due; one that is put off keeps them."""
+    """Leave no gradient of a step that is left out, and count it if it was due; one that is put off keeps them.
+
+    Raises:
+        CancelException, LearnerError: if another process that trains along has ended more than this step.
+    """
+    reason = learn.job.tell(learn, cancel)
+    if reason is not cancel and not isinstance(reason, CancelStepException):
+        raise reason
     if not learn.training or isinstance(cancel, PostponeStepException):
         return
     if has_gradients:

@@ -8,6 +8,7 @@ from types import TracebackType
 from typing import Any
 
 from learner.errors import RestartFitException
+from learner.loop.types import Learner
 
 
 class Restart(AbstractContextManager["Restart"]):
@@ -31,3 +32,8 @@ class Restart(AbstractContextManager["Restart"]):
         if isinstance(error, RestartFitException):
             self.find = error.find
         return self.find is not None
+
+    def go_on(self, learn: Learner, **options: Any) -> None:
+        """Fit again, from the checkpoint, if that was asked for; `options` are those of the fit that has ended."""
+        if self.find is not None:
+            learn.fit(**options, resume=self.find())

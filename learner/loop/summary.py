@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -67,7 +68,8 @@ def summarize(learn: Learner) -> Summary:
         shapes[id(module)] = _shape(output)
 
     with Hooks(filter(can_be_hooked, layers.values()), take_shape), uncompiled():
-        learn.get_preds(_first_batch(learn))
+        # Processes that train together look at one batch, each at its share.
+        learn.get_preds(learn.job.from_first(partial(_first_batch, learn), at="a batch to look at"))
     rows = []
     for name, module in layers.items():
         own = list(module.parameters(recurse=False))

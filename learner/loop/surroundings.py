@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 import warnings
 from collections import Counter
@@ -11,6 +12,7 @@ from contextlib import contextmanager
 import torch
 
 from learner.errors import LearnerError
+from learner.loop.types import Learner
 
 _fits: Counter[int] = Counter()  # by thread
 _lock = threading.Lock()
@@ -54,3 +56,23 @@ def alone_in_its_thread() -> Iterator[None]:
             _fits[me] -= 1
             if not _fits[me]:
                 del _fits[me]
+
+
+def warn_of_processes(learn: Learner) -> None:
+    """Say what goes wrong where a model that exchanges gradients by itself is trained without the other processes."""
+    distributed = sys.modules.get("torch.distributed")
+    if learn.job.world > 1 or distributed is None or not distributed.is_available():
+        return
+    if not distributed.is_initialized() or distributed.get_world_size() == 1:
+        return
+    wrapper = type(learn.model).__name__
+    is_sharded = any(type(p).__name__ == "DTensor" for p in learn.model.parameters())
+    if wrapper in ("DistributedDataParallel", "FullyShardedDataParallel") or is_sharded:
+        warnings.warn(
+            f"a model that is spread over processes by hand ({'sharded' if is_sharded else wrapper}) is trained by a "
+            f"learner that does not know of the others: metrics, history and the best epoch are those of each process "
+            f"alone, each of them writes all files, an accumulated step weighs shares wrongly, and one that stops "
+            f"leaves the others waiting. Pass the plain model, and add a DistributedCallback or a ShardCallback.",
+            RuntimeWarning,
+            stacklevel=4,
+        )

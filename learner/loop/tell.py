@@ -6,6 +6,8 @@ import sys
 from contextlib import suppress
 from typing import Any, Literal
 
+from learner.ranks.job import is_other_process
+
 
 def tell(text: str, to: Literal["stdout", "stderr"] = "stdout") -> None:
     r"""Write a line to a standard stream, if there is one that takes it.
@@ -14,6 +16,8 @@ def tell(text: str, to: Literal["stdout", "stderr"] = "stdout") -> None:
     characters of a name: these are then written as `\xe4` or `\u8bad`.
     """
     stream = getattr(sys, to)
+    if is_other_process() and to == "stdout":  # the first one says it
+        return
     if stream is None:  # as of pythonw and of some services
         return
     encoding = getattr(stream, "encoding", None) or "utf-8"

@@ -36,6 +36,11 @@ def batch_weight(learn: Learner) -> Tensor | float:
     return float(weight)
 
 
+def global_weight(learn: Learner) -> Tensor | float:
+    """Return how many things the loss of this batch is a mean over in all processes that train together."""
+    return batch_weight(learn) if learn.global_weight is None else learn.global_weight
+
+
 def _bad_weight(weight: object) -> LearnerError:
     got = weight.item() if isinstance(weight, Tensor) and weight.numel() == 1 else weight
     return LearnerError(

@@ -7,6 +7,7 @@ from types import MappingProxyType
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.optim import Optimizer
 
 from learner.optim.table import groups_html, groups_text
@@ -171,6 +172,27 @@ def parts_of(opt: Optimizer) -> list[Optimizer]:
         (True, True)
     """
     return [part for each in opt.opts.values() for part in parts_of(each)] if isinstance(opt, Optimizers) else [opt]
+
+
+def replace_parameters(opt: Optimizer, new: Mapping[Tensor, Tensor]) -> None:
+    """Let an optimizer hold other tensors in the place of its parameters, and remember the same of them.
+
+    Args:
+        opt: the optimizer, one of `parts_of`.
+        new: by what it replaces; parameters that are not here stay.
+
+    Example:
+        >>> old, new = (torch.nn.Parameter(torch.zeros(1)) for _ in range(2))
+        >>> opt = torch.optim.SGD([old])
+        >>> replace_parameters(opt, {old: new})
+        >>> opt.param_groups[0]["params"][0] is new
+        True
+    """
+    for group in opt.param_groups:
+        group["params"] = [new.get(p, p) for p in group["params"]]
+    state = {new.get(p, p): values for p, values in opt.state.items()}
+    opt.state.clear()
+    opt.state.update(state)
 
 
 def kind_of(opt: Optimizer) -> str:

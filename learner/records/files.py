@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import atexit
 import errno
 import os
 import re
 import secrets
+import shutil
 import stat
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
 from learner.checkpoint.atomic import sync_folder
+from learner.checkpoint.lock import LOCK
 from learner.errors import LearnerError
+from learner.ranks.job import is_other_process
 
 _NO_LINK, _NO_WAIT = getattr(os, "O_NOFOLLOW", 0), getattr(os, "O_NONBLOCK", 0)
 _TEMPORARY = re.compile(r".+\.[0-9]+-[0-9a-f]{16}\.tmp")
@@ -104,3 +109,24 @@ def file_name(name: str) -> str:
     if not isinstance(name, str) or not name:
         raise ValueError(f"`name` must be a string that is not empty, got {name!r}.")
     return re.sub(r"[^A-Za-z0-9_.-]", "_", name)
+
+
+def own_folder(folder: Path) -> Path:
+    """Return a folder to write to; in a process for which another one writes, a copy that is gone when it ends."""
+    if not is_other_process():
+        return folder
+    own = Path(tempfile.mkdtemp(prefix="other-process-"))
+    atexit.register(shutil.rmtree, own, ignore_errors=True)
+    if folder.is_dir():
+        shutil.copytree(folder, own, dirs_exist_ok=True, copy_function=_linked, ignore=shutil.ignore_patterns(LOCK))
+    return own
+
+
+def _linked(source: str, target: str) -> None:
+    if Path(source).suffix == ".parquet":  # large, and never changed
+        try:
+            os.link(source, target)
+            return
+        except OSError:  # on another disk
+            pass
+    shutil.copy2(source, target)

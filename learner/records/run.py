@@ -22,7 +22,7 @@ from learner.checkpoint.lock import LOCK
 from learner.data.batch import describe
 from learner.errors import LearnerError
 from learner.records.environment import environment
-from learner.records.files import file_name, files_in, is_temporary, make_folder, writing
+from learner.records.files import file_name, files_in, is_temporary, make_folder, own_folder, writing
 from learner.records.info import FORMAT, INFO, plain, read_info, write_info
 from learner.records.lock import RunLock
 from learner.records.scalars import Number, ScalarFile, Series, checked_scalars
@@ -58,6 +58,9 @@ class Run:
     Files have their names when they are whole, and nothing is changed that was recorded, so a run that is killed leaves
     all that it recorded before. One writes at a time, of this program and of all others: the run is locked in a `with`
     block, during a fit that records, and when something is put down. Reading and `report` need no lock.
+
+    Of several processes that train together the first one writes; the others have a copy in a temporary folder, where
+    nothing that they do is in its way. Make the run after the `DistributedCallback`.
 
     The folder may come from anywhere: what is a link in it is neither read nor written to.
 
@@ -102,7 +105,7 @@ class Run:
             FileExistsError: if the folder holds something.
             TypeError: if `config` holds something that cannot be kept as text.
         """
-        folder = Path(path).expanduser().absolute()  # wherever the program goes next
+        folder = own_folder(Path(path).expanduser().absolute())  # wherever the program goes next
         if name is not None and not isinstance(name, str):
             raise TypeError(f"`name` must be a string, got {name!r}.")
         kept = plain("config", {} if config is None else config)
@@ -112,7 +115,7 @@ class Run:
             )
         _check_empty(folder)
         created = datetime.now(UTC).isoformat(timespec="seconds")
-        info = {"format": FORMAT, "name": name or folder.name, "created": created, "status": "created"}
+        info = {"format": FORMAT, "name": name or Path(path).name, "created": created, "status": "created"}
         run = cls(folder, {**info, "config": kept, **environment(), "tables": {}})
         with writing(folder):
             folder.mkdir(parents=True, exist_ok=True)
@@ -132,7 +135,8 @@ class Run:
         folder = Path(path).expanduser().absolute()
         if not folder.is_dir():
             raise FileNotFoundError(f"`path` must be the folder of a run, got {str(folder)!r}, which is none.")
-        return cls(folder, read_info(folder))
+        own = own_folder(folder)
+        return cls(own, read_info(own))
 
     @classmethod
     def list(cls, folder: str | os.PathLike[str]) -> Listing:

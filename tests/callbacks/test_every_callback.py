@@ -32,6 +32,15 @@ from learner import (
     Loaders,
 )
 from learner.records.run import Run
+from tests.callbacks.loggers.services import (
+    InMemory,
+    make_mlflow,
+    make_tensorboard,
+    make_trackio,
+    read_mlflow,
+    read_tensorboard,
+    read_trackio,
+)
 from tests.resuming import assert_equal_runs, differing, stopped_and_resumed, uninterrupted
 
 MAKE: dict[str, Callable[[Path], Any]] = {
@@ -46,6 +55,7 @@ MAKE: dict[str, Callable[[Path], Any]] = {
     "CutMix": lambda folder: callbacks.CutMix(1.0),
     "CompileCallback": lambda folder: callbacks.CompileCallback(),
     "DeviceCallback": lambda folder: callbacks.DeviceCallback("cpu"),
+    "DistributedCallback": lambda folder: callbacks.DistributedCallback(),
     "EMACallback": lambda folder: callbacks.EMACallback(0.9),
     "EarlyStoppingCallback": lambda folder: callbacks.EarlyStoppingCallback(patience=1),
     "FreezeCallback": lambda folder: callbacks.FreezeCallback("0", 1, until=1),
@@ -54,7 +64,9 @@ MAKE: dict[str, Callable[[Path], Any]] = {
     "EpochLengthCallback": lambda folder: callbacks.EpochLengthCallback(train=3, valid=2),
     "LRFinderCallback": lambda folder: callbacks.LRFinderCallback(),
     "LambdaCallback": lambda folder: callbacks.LambdaCallback(after_batch=lambda learn: None),
+    "LoggerCallback": lambda folder: callbacks.LoggerCallback(InMemory()),
     "LossWeightCallback": lambda folder: callbacks.LossWeightCallback(weight_of=lambda learn: learn.batch_size),
+    "MLflowCallback": make_mlflow,
     "MetricsCallback": lambda folder: callbacks.MetricsCallback(accuracy=callbacks.accuracy),
     "MixedPrecisionCallback": lambda folder: callbacks.MixedPrecisionCallback("fp16", init_scale=2.0**20),
     "MixUp": lambda folder: callbacks.MixUp(0.4),
@@ -68,13 +80,17 @@ MAKE: dict[str, Callable[[Path], Any]] = {
     "RunCallback": lambda folder: callbacks.RunCallback(Run.create(tempfile.mkdtemp(dir=folder.parent))),
     "SAMCallback": lambda folder: callbacks.SAMCallback(0.05),
     "SWACallback": lambda folder: callbacks.SWACallback(0.4),
+    "ShardCallback": lambda folder: callbacks.ShardCallback(["0", "4"]),  # in one process; several: see there
     "SchedulerCallback": lambda folder: callbacks.SchedulerCallback(
         partial(torch.optim.lr_scheduler.OneCycleLR, max_lr=0.1)
     ),
     "SeedCallback": lambda folder: callbacks.SeedCallback(1),
     "SelfCheckCallback": lambda folder: callbacks.SelfCheckCallback(every=2),
+    "TensorBoardCallback": make_tensorboard,
     "TerminateOnNaNCallback": lambda folder: callbacks.TerminateOnNaNCallback(),
+    "TrackioCallback": make_trackio,
     "ValidateCallback": lambda folder: callbacks.ValidateCallback(every=2),
+    "WandbCallback": lambda folder: callbacks.WandbCallback(mode="disabled"),  # to begin and end runs takes a second
 }
 OBSERVERS = [
     "ActivationStats",
@@ -86,6 +102,8 @@ OBSERVERS = [
     "GradientStats",
     "HooksCallback",
     "LambdaCallback",
+    "LoggerCallback",
+    "MLflowCallback",
     "MetricsCallback",
     "NaNReportCallback",
     "ProfilerCallback",
@@ -93,8 +111,11 @@ OBSERVERS = [
     "RecorderCallback",
     "RunCallback",
     "SelfCheckCallback",
+    "TensorBoardCallback",
     "TerminateOnNaNCallback",
+    "TrackioCallback",
     "ValidateCallback",
+    "WandbCallback",
 ]
 # What a person reads from a callback after a fit, as plain data; of those that are not here there is nothing to read.
 READ: dict[str, Callable[[Any], Any]] = {
@@ -107,6 +128,7 @@ READ: dict[str, Callable[[Any], Any]] = {
     "GradientStats": lambda cb: (rows_of(cb), {name: cb.parameter(name) for name in cb.names}),
     "HooksCallback": lambda cb: [hook.total for hook in cb.hooks],
     "LRFinderCallback": lambda cb: (cb.result.lrs, cb.result.losses),
+    "MLflowCallback": lambda cb: sorted_scalars(read_mlflow(None, cb)),
     "MixedPrecisionCallback": lambda cb: cb.scale,
     "NaNReportCallback": lambda cb: cb.report,
     "RecorderCallback": lambda cb: cb.values,
@@ -114,7 +136,9 @@ READ: dict[str, Callable[[Any], Any]] = {
     "RunCallback": lambda cb: (cb.run.scalars(), cb.run.info["status"], cb.run.info["error"], cb.run.info["learner"]),
     "SWACallback": lambda cb: (cb.n_updates, cb.average),
     "SelfCheckCallback": lambda cb: (cb.n_checked, cb.faults),
+    "TensorBoardCallback": lambda cb: sorted_scalars(read_tensorboard(cb.logger.path.parent, cb)),
     "TerminateOnNaNCallback": lambda cb: cb.first_bad,
+    "TrackioCallback": lambda cb: sorted_scalars(read_trackio(None, cb)),
     "ValidateCallback": lambda cb: cb.rows,
 }
 NOTHING_TO_READ = [
@@ -125,9 +149,11 @@ NOTHING_TO_READ = [
     "CompileCallback",
     "CutMix",
     "DeviceCallback",
+    "DistributedCallback",  # here without other processes
     "EpochLengthCallback",  # but which batches come, which is compared
     "FreezeCallback",  # but what trains, which is compared
     "LambdaCallback",
+    "LoggerCallback",  # but what its service has, see there
     "LossWeightCallback",
     "MetricsCallback",  # but what is in the history
     "MixUp",
@@ -138,6 +164,8 @@ NOTHING_TO_READ = [
     "SAMCallback",
     "SchedulerCallback",  # but the learning rate, which the optimizer has
     "SeedCallback",
+    "ShardCallback",  # but the job, which is of one process here
+    "WandbCallback",  # as for any logger
 ]
 # How much of a prediction a callback may change, relative to it; 0 for those that are not here.
 ROUNDING = {"MixedPrecisionCallback": 1e-2}
@@ -352,6 +380,10 @@ def run_in(folder: Path) -> Run:
 
 def rows_of(stats: Any) -> dict[str, list[Any]]:
     return stats.to_pandas().drop(columns="hist").to_dict("list")
+
+
+def sorted_scalars(seen: Any) -> dict[str, list[Any]]:
+    return {name: sorted(map(list, points)) for name, points in seen.scalars.items()}
 
 
 def columns_of(samples: Any) -> dict[str, list[Any]]:

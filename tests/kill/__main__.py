@@ -1,4 +1,7 @@
-"""Kill trainings of every kind at every point, and write down what came of it: `python -m tests.kill`."""
+"""Kill trainings of every kind at every point, and write down what came of it: `python -m tests.kill`.
+
+`python -m tests.kill ranks` kills processes of jobs by torchrun.
+"""
 
 from __future__ import annotations
 
@@ -14,6 +17,7 @@ from pathlib import Path
 
 import torch
 
+from tests.kill import ranks_table
 from tests.kill.harness import SETTINGS, Case, Reference, Result, examine, exhaustive, pool, reference, sample
 from tests.kill.training import Kill, Setting
 
@@ -148,4 +152,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(min(main(), 1))
+    sys.exit(min(ranks_table.main() if sys.argv[1:] == ["ranks"] else main(), 1))

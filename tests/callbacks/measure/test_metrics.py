@@ -14,7 +14,7 @@ from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score
 from torchmetrics.functional.classification import multiclass_accuracy
 
 from callbacks import CheckpointCallback, MetricsCallback, accuracy, mean_over_samples, top_k_accuracy
-from callbacks.measure import metrics
+from callbacks.measure import metric_pass
 from learner import (
     Callback,
     CancelBatchException,
@@ -179,7 +179,7 @@ def test_only_batches_of_one_shape_are_evaluated_together():
 
 @pytest.mark.parametrize(("limit", "expected"), [(40, [4, 8, 8, 4]), (20, [4] * 6)])
 def test_what_waits_takes_a_bounded_memory(monkeypatch, limit, expected):
-    monkeypatch.setattr(metrics, "_MAX_ELEMENTS", limit)  # a batch has 4 * 3 + 4
+    monkeypatch.setattr(metric_pass, "_MAX_ELEMENTS", limit)  # a batch has 4 * 3 + 4
     metric, sizes = recorded(accuracy)
     fitted(batches_of(6), MetricsCallback(metric))
     assert sizes == expected
@@ -549,7 +549,7 @@ def measured(cbs, *metrics):
 
 @pytest.mark.parametrize("at_once", [64, 2])
 def test_what_was_measured_goes_on_from_every_batch(tmp_path, monkeypatch, at_once):
-    monkeypatch.setattr(metrics, "_MAX_BATCHES", at_once)
+    monkeypatch.setattr(metric_pass, "_MAX_BATCHES", at_once)
     whole, gone_on = resumed_from_each(measured, 3, tmp_path)
     assert len(gone_on) == 18
     for learn in gone_on + resumed_from_each_validation(measured, 3, tmp_path):

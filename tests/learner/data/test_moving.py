@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch.nn.utils.rnn import pack_sequence
 
-from learner.data.moving import HALF, cloned, copied, detached, in_float32, mapped, tensors_of, to_device
+from learner.data.moving import HALF, cloned, copied, detached, in_float32, local_parts, mapped, tensors_of, to_device
 
 CPU, META = torch.device("cpu"), torch.device("meta")
 X = torch.ones(2, 3)
@@ -263,3 +263,13 @@ def test_tensors_of_any_nest():
     assert found[1] is y
     assert len(found) == 5  # the data of the packed sequence, and its sizes
     assert tensors_of("text") == []
+
+
+def test_of_what_is_in_shards_the_part_that_is_here_is_given():
+    class Sharded:
+        def to_local(self):
+            return X[:1]
+
+    mine, other = local_parts([Sharded(), X])
+    assert torch.equal(mine, X[:1])
+    assert other is X

@@ -5,12 +5,14 @@ import gc
 import math
 import pickle
 import weakref
+from contextlib import contextmanager
 
 import pytest
 import torch
 from torch import nn
 
 from learner import Callback, Learner
+from learner.ranks.job import ALONE, Job
 
 ACTIONS = ("predict", "get_loss", "backward", "step", "zero_grad")
 
@@ -347,3 +349,89 @@ def test_a_learner_whose_actions_are_taken_over_is_pickled_copied_and_freed(make
         assert weights() is None
     finally:
         gc.enable()
+
+
+class Pair(Job):
+    """One of two processes."""
+
+    world = 2
+
+    def __init__(self, rank):
+        self.rank, self.leads = rank, 0
+
+    @contextmanager
+    def leading(self):
+        self.leads += 1
+        yield
+
+
+class Knows(Callback):
+    def __init__(self, rank):
+        self.job = Pair(rank)
+
+
+class First(Callback):
+    ranks = "first"
+
+    def __init__(self):
+        self.heard = []
+
+    def before_fit(self, learn):
+        self.heard.append("before_fit")
+
+    def around_step(self, learn, action):
+        self.heard.append("around_step")
+        action()
+
+    def cleanup_batch(self, learn):
+        self.heard.append("cleanup_batch")
+
+
+class OneOfTwo(Learner):
+    """Asks no other process."""
+
+    def _set_callbacks(self, cbs):
+        super()._set_callbacks(cbs)
+        self.seen, self.job = self.job, ALONE
+
+
+def learner_of(rank, *cbs):
+    data = {"train": [(torch.ones(2, 1), torch.ones(2, 1))]}
+    return OneOfTwo(nn.Linear(1, 1), data, nn.functional.mse_loss, cbs=[Knows(rank), *cbs])
+
+
+def test_a_callback_of_the_first_process_is_called_there_alone():
+    for rank, heard in ((0, ["before_fit", "around_step", "cleanup_batch"]), (1, [])):
+        first = First()
+        learn = learner_of(rank, first)
+        learn.fit(1)
+        assert (first.heard, learn.seen.rank, learn.seen.leads) == (heard, rank, 2 * (rank == 0))
+        assert first in learn.cbs
+
+
+def test_an_error_of_the_first_process_names_the_callback():
+    class Fails(Callback):
+        ranks = "first"
+
+        def after_loss(self, learn):
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError) as caught:
+        learner_of(0, Fails()).fit(1)
+    assert "Fails.after_loss" in "".join(caught.value.__notes__)
+
+
+def test_who_owns_an_action_is_needed_in_each_process():
+    owner = type("Owner", (), {"predict": lambda self, learn: None, "ranks": "first"})()
+    with pytest.raises(ValueError, match=r"`Owner` must not set `every`, `loaders` or `ranks`"):
+        learner_of(0, owner)
+
+
+def test_ranks_are_all_or_the_first(make_learner):
+    with pytest.raises(ValueError, match=r"`Odd\.ranks` must be 'all' or 'first', got 'last'"):
+        make_learner(cbs=type("Odd", (Callback,), {"ranks": "last"})())
+
+
+def test_one_callback_knows_the_processes():
+    with pytest.raises(ValueError, match=r"one callback that knows the processes of a job, got Knows and Knows"):
+        learner_of(0, Knows(0))

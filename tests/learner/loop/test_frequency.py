@@ -144,7 +144,7 @@ def test_a_method_of_that_name_is_refused_too():
 def test_who_owns_an_action_cannot_be_away(action, asked):
     owner = type("Owner", (), {action: lambda self, learn: None, **asked})()
     with pytest.raises(
-        ValueError, match=rf"`Owner` must not set `every` or `loaders`, for it owns `{action}`.*around_"
+        ValueError, match=rf"`Owner` must not set `every`, `loaders` or `ranks`, for it owns `{action}`.*around_"
     ):
         learner(owner)
     owner.every = owner.loaders = None

@@ -90,3 +90,10 @@ def test_nothing_else_writes_to_the_console():
             is_stream = isinstance(node, ast.Attribute) and ast.unparse(node).startswith(("sys.stdout.", "sys.stderr."))
             found += [f"{file.name}:{node.lineno}"] if is_print or is_stream else []
     assert found == []
+
+
+def test_of_several_processes_one_tells_but_each_has_its_errors(monkeypatch, capsys):
+    monkeypatch.setattr("learner.loop.tell.is_other_process", lambda: True)
+    tell("resume: goes on")
+    tell("SIGTERM: stops", to="stderr")
+    assert capsys.readouterr() == ("", "SIGTERM: stops\n")

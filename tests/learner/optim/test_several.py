@@ -13,6 +13,7 @@ from torch.optim.lr_scheduler import CosineAnnealingLR, StepLR
 from callbacks import AccumulateCallback, ClipGradientCallback, DeviceCallback, RecorderCallback, SchedulerCallback
 from learner import Callback, Learner, LearnerError
 from learner.optim import Optimizers, add_to, param_groups
+from learner.optim.several import replace_parameters
 from tests.resuming import assert_equal_runs, resumed_from_each, seed_all
 
 SGD, Adam = torch.optim.SGD, torch.optim.Adam
@@ -400,6 +401,20 @@ def test_an_error_within_one_of_them_is_known_to_be_in_the_step():
     with pytest.raises(RuntimeError, match="size mismatch") as raised:
         learn.fit(1)
     assert any("step" in note for note in raised.value.__notes__)
+
+
+def test_replaced_parameters_keep_their_group_and_what_is_remembered_of_them():
+    a, b, new = (nn.Parameter(torch.ones(2)) for _ in range(3))
+    opt = SGD([{"params": [a], "lr": 0.5}, {"params": [b]}], lr=0.1, momentum=0.9)
+    (a * b).sum().backward()
+    opt.step()
+    of_a, of_b = opt.state[a], opt.state[b]
+    replace_parameters(opt, {a: new})
+    assert [[p is new, p is b] for group in opt.param_groups for p in group["params"]] == [[True, False], [False, True]]
+    assert opt.param_groups[0]["lr"] == 0.5
+    assert opt.state[new] is of_a
+    assert opt.state[b] is of_b
+    assert len(opt.state) == 2
 
 
 def test_several_may_be_in_several():

@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from learner.records.files import files_in, is_temporary, make_folder, opened, temporary
+from learner.records.files import files_in, is_temporary, make_folder, opened, own_folder, temporary
 
 
 def test_only_ordinary_files_are_opened_and_none_is_waited_for(tmp_path):
@@ -41,3 +41,17 @@ def test_nobody_can_guess_the_name_of_a_file_that_is_not_whole(tmp_path):
     assert len(names) == 100
     assert all(map(is_temporary, names))
     assert not any(is_temporary(tmp_path / name) for name in ("a.parquet", "a.tmp", "a.parquet.1.tmp"))
+
+
+def test_a_process_for_which_another_one_writes_has_a_copy(tmp_path, monkeypatch):
+    (tmp_path / "samples").mkdir()
+    (tmp_path / "samples" / "a.parquet").write_bytes(b"rows")
+    (tmp_path / "run.json").write_text("{}")
+    (tmp_path / ".lock").touch()
+    assert own_folder(tmp_path) == tmp_path
+    monkeypatch.setattr("learner.records.files.is_other_process", lambda: True)
+    own = own_folder(tmp_path)
+    assert {str(path.relative_to(own)) for path in own.rglob("*")} == {"samples", "samples/a.parquet", "run.json"}
+    (own / "run.json").write_text("changed")
+    assert (tmp_path / "run.json").read_text() == "{}"
+    assert list(own_folder(tmp_path / "missing").iterdir()) == []

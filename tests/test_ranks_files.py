@@ -1,0 +1,213 @@
+"""What several processes write is what one writes, once, and any number of processes goes on with it."""
+
+import os
+import re
+import signal
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import torchmetrics
+from torch.nn.functional import cross_entropy
+
+from callbacks import (
+    AccumulateCallback,
+    BestModelCallback,
+    CheckpointCallback,
+    ClassificationMetricsCollector,
+    CollectCallback,
+    CSVLoggerCallback,
+    DistributedCallback,
+    MetricsCallback,
+    ProgressCallback,
+    RunCallback,
+    accuracy,
+)
+from learner import Callback, Learner
+from learner.records.run import Run
+from tests.ranks import TIMEOUT, error_of, in_each, loaders, network, weights
+
+# -- checkpoints -------------------------------------------------------------------------------------------------------
+
+ANY = "plain", "in a window"  # with no noise but that of samples: the same for any number of processes
+OWN = "dropout", "objects"  # the same, to the bit, for as many
+MOVES = [(1, 2), (2, 1), (2, 4), (4, 2)]
+
+
+class StopAt(Callback):
+    """Send one process a SIGTERM in a batch, counted over the whole fit."""
+
+    def __init__(self, n, rank=0):
+        self.n, self.rank = n, rank
+
+    def after_batch(self, learn):
+        if learn.training and learn.n_samples // 12 == self.n and learn.job.rank == self.rank:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
+def train(kind, folder, stop_at=None, rank=0):
+    """Train three epochs of nine batches with a checkpoint every fourth batch; go on with what is there."""
+    distributed = DistributedCallback(timeout=TIMEOUT)
+    metrics = [torchmetrics.classification.MulticlassF1Score(2)] if kind == "objects" else []
+    learn = Learner(
+        network(0.2 if kind == "dropout" else 0.0),
+        loaders(),
+        cross_entropy,
+        0.3,
+        lambda params, lr: torch.optim.SGD(params, lr=lr, momentum=0.9),
+        cbs=[
+            distributed,
+            CheckpointCallback(folder, every=4),
+            MetricsCallback(*metrics, accuracy=accuracy),
+            AccumulateCallback(5 if kind == "in a window" else 1),
+            StopAt(stop_at, rank),
+        ],
+    )
+    error = error_of(lambda: learn.fit(3, resume=True))
+    return {
+        "error": error,
+        "weights": weights(learn),
+        "history": learn.history.to_dict(),
+        "counts": (learn.n_steps, learn.n_samples),
+        "files": sorted(os.listdir(folder)),
+    }
+
+
+def train_some(home, jobs):
+    """Train for each of some jobs: a name, a kind, and where to stop."""
+    return {name: train(kind, Path(home) / name, *stop) for name, kind, *stop in jobs}
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """Trainings that were left alone, that were stopped, and that went on from there with another number."""
+    home = tmp_path_factory.mktemp("runs")
+    begun, gone_on = {}, {}
+    for world in (1, 2, 4):
+        jobs = [(f"{kind} {world} to {to}", kind, 13, world - 1) for a, to in MOVES if a == world for kind in ANY]
+        if world == 1:
+            jobs += [(f"{kind} whole", kind) for kind in ANY]
+        if world == 2:
+            jobs += [(f"{kind} whole", kind) for kind in OWN]
+            jobs += [(f"{kind} 2 to 2", kind, 13, 1) for kind in OWN]
+        begun[world] = in_each(world, train_some, home, jobs)
+    for world in (1, 2, 4):
+        jobs = [(f"{kind} {a} to {to}", kind) for a, to in MOVES if to == world for kind in ANY]
+        jobs += [(f"{kind} 2 to 2", kind) for kind in OWN if world == 2]
+        gone_on[world] = in_each(world, train_some, home, jobs)
+    return begun, gone_on
+
+
+@pytest.mark.parametrize("kind", ANY)
+@pytest.mark.parametrize(("a", "b"), MOVES)
+def test_any_number_goes_on_with_what_any_number_has_written(runs, kind, a, b):
+    begun, gone_on = runs
+    whole = begun[1][0][f"{kind} whole"]
+    for each in gone_on[b]:
+        run = each[f"{kind} {a} to {b}"]
+        assert run["error"] is None
+        assert (run["weights"] - whole["weights"]).abs().max() <= 1e-12
+        assert run["counts"] == whole["counts"]
+        for name, values in whole["history"].items():
+            assert run["history"][name] == pytest.approx(values, rel=0, abs=1e-7), name
+
+
+@pytest.mark.parametrize("kind", OWN)
+def test_as_many_go_on_bit_for_bit(runs, kind):
+    begun, gone_on = runs
+    for rank in range(2):
+        whole, run = begun[2][rank][f"{kind} whole"], gone_on[2][rank][f"{kind} 2 to 2"]
+        assert torch.equal(run["weights"], whole["weights"])
+        assert run["history"] == whole["history"]
+        assert run["counts"] == whole["counts"]
+
+
+def test_all_stop_for_a_signal_to_one_with_one_checkpoint(runs):
+    begun, _ = runs
+    for world, each in begun.items():
+        stopped = [name for name in each[0] if "whole" not in name]
+        assert stopped
+        for name in stopped:
+            for its in each:
+                assert its[name]["error"] == "SystemExit: 143"
+                assert its[name]["counts"] == each[0][name]["counts"]
+                assert its[name]["counts"][1] == (173 if world == 1 else 185)  # this batch, or the next
+            # One for each fourth batch, of which three are kept, and the one for the signal.
+            assert len([file for file in each[0][name]["files"] if file.endswith(".pt")]) == 3, world
+
+
+# -- logs, runs, the console -------------------------------------------------------------------------------------------
+
+
+def write_all(home):
+    """Train with all that writes; return what went to the standard output."""
+    distributed = DistributedCallback(timeout=TIMEOUT)
+    home = Path(home)
+    with open(home / f"stdout-{distributed.rank}", "w") as sys.stdout:
+        run = Run.create(home / "run")
+        cbs = [
+            distributed,
+            MetricsCallback(accuracy=accuracy),
+            BestModelCallback(),
+            ProgressCallback(),
+            CSVLoggerCallback(home / "log.csv"),
+            CheckpointCallback(home / "checkpoints"),
+            RunCallback(run),
+            CollectCallback(ClassificationMetricsCollector(), run=run),
+        ]
+        learn = Learner(network(), loaders(), cross_entropy, 0.3, cbs=cbs)
+        learn.fit(2)
+        learn.save(home / "learner.pt")
+        learn.export(home / "weights.pt")
+    sys.stdout = sys.__stdout__
+    return distributed.rank
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory):
+    homes = {}
+    for world in (1, 2):
+        homes[world] = tmp_path_factory.mktemp(f"of-{world}")
+        in_each(world, write_all, homes[world])
+    return homes
+
+
+def without_times(text):
+    """Leave out what a clock says, and the name of the folder."""
+    return re.sub(r" +[\d.:]+ ?m?s\b|of-\d\d", " -", text)
+
+
+def test_the_console_shows_what_it_shows_of_one(written):
+    one, first = ((written[world] / "stdout-0").read_text() for world in (1, 2))
+    assert "accuracy" in one
+    assert without_times(first) == without_times(one)
+    assert (written[2] / "stdout-1").read_text() == ""
+
+
+def test_each_file_is_there_once(written):
+    names = {
+        world: sorted(str(path.relative_to(home)) for path in home.rglob("*") if path.is_file())
+        for world, home in written.items()
+    }
+    names[2].remove("stdout-1")
+    assert names[2] == names[1]
+
+
+def test_the_log_has_a_row_for_each_epoch(written):
+    one, several = ((written[world] / "log.csv").read_text().splitlines() for world in (1, 2))
+    assert len(several) == len(one) == 3
+    assert several[0] == one[0]
+
+
+def test_the_run_has_what_that_of_one_has(written):
+    one, several = (Run.open(written[world] / "run") for world in (1, 2))
+    rows = {world: run.samples.numpy("example_id").tolist() for world, run in ((1, one), (2, several))}
+    assert rows[2] == rows[1]
+    assert several.info["status"] == one.info["status"]
+
+
+def test_what_is_saved_is_the_model_of_one(written):
+    weights = [torch.load(written[world] / "weights.pt", weights_only=True) for world in (1, 2)]
+    assert weights[0].keys() == weights[1].keys()
+    assert all((weights[0][name] - weights[1][name]).abs().max() <= 1e-12 for name in weights[0])
