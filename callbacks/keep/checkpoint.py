@@ -271,8 +271,8 @@ class CheckpointCallback(Callback):
         self._unsaved.look(learn)
         self._pass_within = learn.dl_name if i else ""
         for cb in learn.cbs:
-            if i and hasattr(cb, "settle_gradients"):  # an open window is saved once, as all processes go on with it
-                cb.settle_gradients(learn)
+            if hasattr(cb, "get_ready_to_save"):
+                cb.get_ready_to_save(learn)
         try:
             state = fit_state(learn, i, self._rng, self._options, is_over=is_over)
             if is_model_in_shards(learn.model):
