@@ -48,7 +48,10 @@ def test_every_module_has_a_test_file_of_its_name(file):
     assert (ROOT / "tests" / file.parent / f"test_{file.stem.strip('_')}.py").is_file()
 
 
-DOORS = [*PACKAGES, *(f"learner/{room}" for room in ("checkpoint", "data", "interrogate", "optim", "ranks", "records"))]
+DOORS = [
+    *PACKAGES,
+    *(f"learner/{room}" for room in ("checkpoint", "data", "interrogate", "optim", "ranks", "records", "replay")),
+]
 
 
 @pytest.mark.parametrize("package", DOORS)
@@ -148,7 +151,14 @@ FLOORS = {
     "loop": ("ranks", "callback", "interrogate", "optim", "data", "drawing", "history", "errors"),
     "checkpoint": ("ranks", "loop", "callback", "interrogate", "optim", "data", "history", "errors"),
     "records": ("ranks.job", "checkpoint.atomic", "checkpoint.lock", "data", "history", "drawing", "errors"),
-    "learner": ("checkpoint", "loop", "ranks", "callback", "interrogate", "optim", "data", "history", "errors"),
+    "replay": (
+        *("checkpoint", "records.ids", "loop", "callback", "interrogate", "optim", "data", "history", "drawing"),
+        "errors",
+    ),
+    "learner": (
+        *("replay", "checkpoint", "loop", "ranks", "callback", "interrogate", "optim", "data", "history"),
+        "errors",
+    ),
 }
 FRONT_DOORS = ("learner", "learner.__main__")  # the names that users import; the demo
 

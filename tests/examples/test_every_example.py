@@ -17,6 +17,7 @@ N_EPOCHS = {"finetune": 12}  # so that it unfreezes; else 2
 # What each has reached when it ends, by the names that it has then.
 REACHED = {
     "actor_critic": lambda end: end["learn"].history[-1]["train/falls_in_1000_steps"] < 5,  # 45 at random
+    "back_in_time": lambda end: end["found"] in end["BROKEN"],
     "bptt": lambda end: end["learn"].metrics["valid"]["loss"] < 2.2,  # 3.2 by how often each character comes
     "finetune": lambda end: accuracy_of(end["scratch"]) < 0.85 < accuracy_of(end["tuned"]),
     "gan": lambda end: distance_of_means(end) < 1.5,  # 5.3 untrained
