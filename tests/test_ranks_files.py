@@ -91,7 +91,7 @@ def runs(tmp_path_factory):
         if world == 1:
             jobs += [(f"{kind} whole", kind) for kind in ANY]
         for kind, stop_at in ((kind, stop_at) for (n, kind), stop_at in OWN.items() if n == world):
-            jobs += [(f"{kind} whole", kind), (f"{kind} {world} to {world}", kind, stop_at, 1)]
+            jobs += [(f"{kind} {world} whole", kind), (f"{kind} {world} to {world}", kind, stop_at, 1)]
         begun[world] = in_each(world, train_some, home, jobs)
     for world in (1, 2, 4):
         jobs = [(f"{kind} {a} to {to}", kind) for a, to in MOVES if to == world for kind in ANY]
@@ -118,7 +118,7 @@ def test_any_number_goes_on_with_what_any_number_has_written(runs, kind, a, b):
 def test_as_many_go_on_bit_for_bit(runs, world, kind):
     begun, gone_on = runs
     for rank in range(world):
-        whole, run = begun[world][rank][f"{kind} whole"], gone_on[world][rank][f"{kind} {world} to {world}"]
+        whole, run = begun[world][rank][f"{kind} {world} whole"], gone_on[world][rank][f"{kind} {world} to {world}"]
         assert torch.equal(run["weights"], whole["weights"])
         assert run["history"] == whole["history"]
         assert run["counts"] == whole["counts"]
