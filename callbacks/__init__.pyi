@@ -1,6 +1,7 @@
 from .keep.best import BestModelCallback as BestModelCallback
 from .keep.checkpoint import CheckpointCallback as CheckpointCallback
 from .keep.early_stopping import EarlyStoppingCallback as EarlyStoppingCallback
+from .keep.recover import RecoverCallback as RecoverCallback
 from .lambdas import LambdaCallback as LambdaCallback
 from .loggers.logger import Logger as Logger
 from .loggers.logger_callback import LoggerCallback as LoggerCallback
@@ -56,3 +57,4 @@ from .watch.gradients import GradientStats as GradientStats
 from .watch.hooks import HooksCallback as HooksCallback
 from .watch.nan import TerminateOnNaNCallback as TerminateOnNaNCallback
 from .watch.nan_report import NaNReportCallback as NaNReportCallback
+from .watch.self_check import SelfCheckCallback as SelfCheckCallback

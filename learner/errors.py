@@ -7,10 +7,16 @@
         │   └── PostponeStepException    puts it off: the gradients stay, and those of the next batch join them
         ├── CancelBatchException     ends this batch
         ├── CancelEpochException     ends the pass over this loader
-        └── CancelFitException       ends the fit
+        ├── CancelFitException       ends the fit
+        └── RestartFitException      ends the fit, which then goes on from a checkpoint
 
 Wrong arguments are `TypeError` and `ValueError`, as everywhere in Python.
 """
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
 
 
 class LearnerError(Exception):
@@ -43,6 +49,18 @@ class CancelEpochException(CancelException):
 
 class CancelFitException(CancelException):
     """End the fit: no `after_fit`, then `cleanup_fit`, and `fit` returns."""
+
+
+class RestartFitException(CancelException):
+    """End the fit as an error does, then go on from a checkpoint, as if the program had been started again.
+
+    Args:
+        find: returns the checkpoint, as `Learner.fit` takes it as `resume`, when all clean-ups have run.
+    """
+
+    def __init__(self, find: Callable[[], Any]) -> None:
+        super().__init__("goes on from a checkpoint")
+        self.find = find
 
 
 _BY_REACH = (CancelStepException, CancelBatchException, CancelEpochException, CancelFitException)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from itertools import count
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NoReturn
 
 import torch
 from torch import Tensor, nn
@@ -64,6 +64,7 @@ from learner.loop.passes import (
 from learner.loop.plan import plan_html, plan_text
 from learner.loop.prepare import drop_batch, end_training, prepare_training, settle_pass, skip_step
 from learner.loop.rates import BaseRates
+from learner.loop.restart import Restart
 from learner.loop.state import pass_mode, remember_learner
 from learner.loop.steps import StepWatch, check_steps, require_progress
 from learner.loop.summary import Summary, summarize
@@ -74,6 +75,9 @@ from learner.loop.timed import time_callbacks
 from learner.loop.timings import Timings
 from learner.loop.types import Handler
 from learner.ranks.job import ALONE, Job
+from learner.replay.branch import Branch, Change, branch
+from learner.replay.hindsight import hindsight
+from learner.replay.rewind import Moment, rewind
 
 if TYPE_CHECKING:
     from learner.inference.inference import Inference
@@ -307,15 +311,20 @@ class Learner:
         if self._is_fitting or self._n_passes:
             raise LearnerError("`fit` must not be called while this learner runs; use `validate`, or a learner more.")
         n_epochs, steps = checked_length(n_epochs, steps)
-        with self.added(cbs), one_batch_each(self, overfit), deferred_interrupts(self), alone_in_its_thread():
+        with (
+            Restart() as restart,
+            self.added(cbs),
+            one_batch_each(self, overfit),
+            deferred_interrupts(self),
+            alone_in_its_thread(),
+        ):
             start = find_resumption(self, resume)
-            self.n_epochs, self.steps, self.epoch = n_epochs, steps, start.n_done if start else 0
+            self.n_epochs, self.steps, self.resume, self.epoch = n_epochs, steps, resume, start.n_done if start else 0
             prepare_training(self, None if lr is None else checked_lr(lr))
             self.epochs = count() if n_epochs is None else range(n_epochs)
             self.first_step, self._n_skipped_at_step = start.first_step if start else self.n_steps, self.n_skipped
             self._last_step = math.inf if steps is None else self.first_step + steps
-            self.resume, self.is_resumed, self._n_done = resume, start is not None, 0
-            owed, self._is_fitting = list[Handler](), True
+            owed, self.is_resumed, self._n_done, self._is_fitting = list[Handler](), start is not None, 0, True
             try:
                 with start.put_back_around(self) if start else nullcontext():
                     self._dispatch.enter(self, "fit", owed)
@@ -341,6 +350,7 @@ class Learner:
                 self._is_fitting = False
                 end_training(self)
         open_pass(self, "", (), "train")  # lets go of the last batch
+        restart.go_on(self, n_epochs=n_epochs, lr=lr, cbs=cbs, steps=steps, overfit=overfit)
 
     def _passes(self, start: Resumption | None) -> Iterator[tuple[str, Any, Resumption | None]]:
         """Yield the passes of a fit, epoch after epoch; from where a checkpoint was taken, if it goes on from one."""
@@ -732,6 +742,132 @@ class Learner:
             yield
         finally:
             restore()
+
+    def rewind(
+        self,
+        path: str | os.PathLike[str],
+        step: int | None = None,
+        *,
+        epoch: int | None = None,
+        i: int | None = None,
+        at: Literal["worst"] | None = None,
+        cbs: Any = None,
+    ) -> AbstractContextManager[Moment]:
+        """Go back to a batch of a run that kept checkpoints: within the block the learner is as it was then.
+
+        It goes on from the last checkpoint before, writes nothing, and stands before a training batch, with the
+        weights, the optimizer, open gradients, callbacks and random numbers of then, bit for bit. A warning says if
+        the losses on the way are not those on record, from which batch on, and what commonly does that. The block gets
+        a `Moment`: `batch` and `ids` of the samples; `advance(k)` trains on, `run()` runs the batch without a step. At
+        the end all is as it was before the block, as after `sandbox`.
+
+        Args:
+            path: a folder of a `CheckpointCallback`, or one checkpoint.
+            step: how many optimizer steps had been made; 0 for the first batch.
+            epoch: in place of `step`, an epoch as the history numbers it.
+            i: a batch of its training pass, from 0; the first one if left out.
+            at: in place of both, "worst": the batch with the largest loss on record, or the first that is not finite.
+            cbs: callbacks that `fit` was given.
+
+        Raises:
+            TypeError, ValueError: if an argument is of the wrong kind or out of range.
+            LearnerError: if there is no such batch, or no checkpoint before it; if model, optimizer, loaders or
+                callbacks are not as those that trained, with what differs; while this learner runs.
+
+        Example:
+            >>> import tempfile
+            >>> from callbacks import CheckpointCallback
+            >>> from learner import Learner, Loaders
+            >>> x, folder = torch.linspace(-1, 1, 20)[:, None], tempfile.mkdtemp()
+            >>> dls = Loaders.from_arrays(train=(x, 2 * x), batch_size=4)
+            >>> learn = Learner(nn.Linear(1, 1), dls, nn.functional.mse_loss, cbs=CheckpointCallback(folder))
+            >>> learn.fit(3)
+            >>> with learn.rewind(folder, step=7) as then:
+            ...     print(then, len(then.ids), learn.n_steps)
+            ...     loss = then.run()
+            ...     then.advance(3)
+            ...     print(then)
+            Moment: before batch 2 of epoch 1, 7 steps made 4 7
+            Moment: before batch 0 of epoch 2, 10 steps made
+            >>> learn.n_steps
+            15
+        """
+        self._refuse_while_running("rewind")
+        return rewind(self, path, step, epoch=epoch, i=i, at=at, cbs=cbs)
+
+    def branch(
+        self,
+        path: str | os.PathLike[str],
+        step: int,
+        n_steps: int,
+        change: Change | Mapping[str, Change],
+        cbs: Any = None,
+    ) -> Branch:
+        """Live a part of a run that kept checkpoints twice: as it was, and after `change(learn)`; compare the two.
+
+        Nothing of it stays: it happens in a sandbox, and no file is written. `learner.replay` has changes ready:
+        `without(ids)` and `relabelled({id: label})` of the batch, `lr(factor)`, and `seed(other)`, which says how much
+        of a difference is chance.
+
+        Args:
+            path: as for `rewind`.
+            step: where the futures part, as for `rewind`.
+            n_steps: how many optimizer steps of each.
+            change: a function that changes the learner, or several by name, for a future each.
+            cbs: callbacks that `fit` was given.
+
+        Raises:
+            TypeError, ValueError: if an argument is of the wrong kind or out of range, or a change returns something.
+            LearnerError: as for `rewind`; if fewer steps are left, or a change replaces the model, or the batch does
+                not hold the samples that a change names.
+
+        Example:
+            >>> import tempfile
+            >>> from callbacks import CheckpointCallback
+            >>> from learner import Learner, Loaders
+            >>> from learner.replay import lr, without
+            >>> x, folder = torch.linspace(-1, 1, 20)[:, None], tempfile.mkdtemp()
+            >>> dls = Loaders.from_arrays(train=(x, 2 * x), batch_size=4)
+            >>> learn = Learner(nn.Linear(1, 1), dls, nn.functional.mse_loss, cbs=CheckpointCallback(folder))
+            >>> learn.fit(3)
+            >>> futures = learn.branch(folder, step=7, n_steps=2, change={"same": lambda learn: None, "half": lr(0.5)})
+            >>> futures.difference()["same"], futures.difference()["half"]["Linear"] > 0
+            ({'Linear': 0.0}, True)
+        """
+        self._refuse_while_running("branch")
+        return branch(self, path, step, n_steps, change, cbs)
+
+    def hindsight(self, path: str | os.PathLike[str], cbs: Any, steps: slice) -> None:
+        """Record what callbacks would have recorded, had they been there: run a part of a training again with them.
+
+        It goes on from the last checkpoint before, in a sandbox, so nothing but the callbacks is changed; what they
+        write to files they do not write here. A warning says if the losses on the way are not those on record, as
+        `rewind` does. The fit may be left in the middle of a pass: who records at its end hears `cleanup_epoch` alone.
+
+        Args:
+            path: as for `rewind`.
+            cbs: callbacks that are not among those that trained.
+            steps: optimizer steps, `slice(1000, 1400)`; to the end of the fit without a stop.
+
+        Raises:
+            TypeError, ValueError: if an argument is of the wrong kind or out of range.
+            LearnerError: as for `rewind`; if the fit ends before `steps.stop`.
+
+        Example:
+            >>> import tempfile
+            >>> from callbacks import CheckpointCallback, RecorderCallback
+            >>> from learner import Learner, Loaders
+            >>> x, folder = torch.linspace(-1, 1, 20)[:, None], tempfile.mkdtemp()
+            >>> dls = Loaders.from_arrays(train=(x, 2 * x), batch_size=4)
+            >>> learn = Learner(nn.Linear(1, 1), dls, nn.functional.mse_loss, cbs=CheckpointCallback(folder))
+            >>> learn.fit(3)
+            >>> norms = RecorderCallback(norm=lambda learn: learn.model.weight.grad.norm())
+            >>> learn.hindsight(folder, norms, slice(7, 12))
+            >>> len(norms.values["norm"]), learn.n_steps
+            (5, 15)
+        """
+        self._refuse_while_running("hindsight")
+        hindsight(self, path, cbs, steps)
 
     def summary(self) -> Summary:
         """Run one batch in a sandbox; return a table of layers, output shapes and parameters."""

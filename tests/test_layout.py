@@ -48,7 +48,10 @@ def test_every_module_has_a_test_file_of_its_name(file):
     assert (ROOT / "tests" / file.parent / f"test_{file.stem.strip('_')}.py").is_file()
 
 
-DOORS = [*PACKAGES, *(f"learner/{room}" for room in ("checkpoint", "data", "interrogate", "optim", "ranks", "records"))]
+DOORS = [
+    *PACKAGES,
+    *(f"learner/{room}" for room in ("checkpoint", "data", "interrogate", "optim", "ranks", "records", "replay")),
+]
 
 
 @pytest.mark.parametrize("package", DOORS)
@@ -151,16 +154,12 @@ FLOORS = {
     "checkpoint": ("ranks", "loop", "callback", "interrogate", "optim", "data", "history", "errors"),
     "records": ("ranks.job", "checkpoint.atomic", "checkpoint.lock", "data", "history", "drawing", "errors"),
     "inference": ("checkpoint.atomic", "loop", "callback", "interrogate", "data", "history", "errors"),
+    "replay": (
+        *("checkpoint", "records.ids", "loop", "callback", "interrogate", "optim", "data", "history", "drawing"),
+        "errors",
+    ),
     "learner": (
-        "inference",
-        "checkpoint",
-        "loop",
-        "ranks",
-        "callback",
-        "interrogate",
-        "optim",
-        "data",
-        "history",
+        *("replay", "inference", "checkpoint", "loop", "ranks", "callback", "interrogate", "optim", "data", "history"),
         "errors",
     ),
 }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
+from collections.abc import Mapping
 from contextlib import closing, nullcontext
 from functools import partial
 from itertools import chain
@@ -15,13 +16,14 @@ from torch import nn
 from callbacks.keep.monitor import Best, Monitor
 from learner import Callback, CancelBatchException, CancelFitException, Learner, LearnerError
 from learner.checkpoint.file import BackgroundWriter
-from learner.checkpoint.folder import CheckpointFolder, read_newest
+from learner.checkpoint.folder import CheckpointFolder, Keep, describe_aside, read_newest
+from learner.checkpoint.losses import LossRecord
 from learner.checkpoint.resume import fit_state, options_of
 from learner.checkpoint.rng import rng_state
 from learner.checkpoint.shards import ShardsError, is_model_in_shards, write_shards
 from learner.checkpoint.snapshot import trained_weights
-from learner.checkpoint.unsaved import describe_unsaved, unsaved
-from learner.data.exact import why_not_exact
+from learner.checkpoint.unsaved import UnsavedWatch
+from learner.data.exact import require_exact
 from learner.data.loaders import Loaders
 from learner.data.moving import local_parts
 from learner.data.order import OrderedLoader
@@ -33,6 +35,8 @@ from learner.loop.tell import tell
 
 class CheckpointCallback(Callback):
     """Write a checkpoint every so often, from which `fit(n, resume=True)` goes on bit for bit, within an epoch as well.
+
+    The loss of each training batch is on record beside them (`learner.checkpoint.losses`), for `learn.rewind`.
 
     A checkpoint is all that the next batch depends on: model, optimizer, schedules, gradients of an open accumulation
     window, random generators, position, sums of metrics, history, and what callbacks keep (their `state`, or their
@@ -51,7 +55,10 @@ class CheckpointCallback(Callback):
         path: the folder, one for each training.
         every: how often, in the words of any callback's `every`: "epoch", "2 epochs", 100 (training batches),
             "500 steps", "10 min".
-        keep: how many to keep besides the best.
+        keep: how many to keep besides the best; "all"; or "spread": few, ever farther apart as they grow older, so that
+            `learn.rewind` has no more to train again than a third of the way back. Of checkpoints every 100 steps these
+            are 8 files after 10^3 steps, 24 after 10^5, 38 after 10^7. These two keep the beginning of the training as
+            well, from which any step can be had.
         metric: by which an epoch is the best; its checkpoint is kept, named `.best.pt`. `loss`, a metric of a
             `MetricsCallback`, or a name given to `learn.log`.
         loader: over which it is measured, by its name in `dls`.
@@ -61,6 +68,7 @@ class CheckpointCallback(Callback):
 
     Attributes:
         best: `Best(epoch, value, metric)` of the best epoch; None without `metric`, or as long as there is none.
+        path: the folder.
         best_path: the file of the best epoch that is in the folder, or None.
 
     Reads:
@@ -99,30 +107,27 @@ class CheckpointCallback(Callback):
         self,
         path: str | os.PathLike[str],
         every: int | str = "epoch",
-        keep: int = 3,
+        keep: Keep = 3,
         metric: str | None = None,
         loader: str = "valid",
         mode: Literal["min", "max"] | None = None,
         *,
         exact: bool = False,
     ) -> None:
-        if not isinstance(path, str | os.PathLike):
-            raise TypeError(f"`path` must be the path of a folder, got {path!r}.")
         if every is None:
             raise TypeError("`every` must say how often, got None; do 'epoch', 100 or '10 min'.")
-        if not os.fspath(path):
-            raise ValueError("`path` must be the path of a folder, got ''; do 'runs/checkpoints'.")
         if metric is None and mode is not None:
             raise ValueError(f"`mode` must have a `metric`, got {mode!r} alone; say which one, or leave it out.")
         # Not the callback's own `every`, which leaves signals out: it has to hear of each batch.
         self._every = Every.of(every, otherwise="leave it out for 'epoch'")
         self._pace = Pace(self._every)
         self._folder, self._writer = CheckpointFolder(path, keep), BackgroundWriter()
+        self.path = self._folder.path
+        self._losses = LossRecord(self.path)
         self._monitor = Monitor("loss" if metric is None else metric, loader, mode)
-        self.metric, self.exact = metric, exact
+        self.metric, self.exact, self._keeps_first = metric, exact, not isinstance(keep, int)
         self.best: Best | None = None
-        self._is_on = self._has_begun = False
-        self._told: set[str] = set()  # what is not saved, of which this fit has warned
+        self._is_on = self._writes = self._has_begun = False
         self._n_batches = self._n_done = 0  # batches that train, ever; epochs of this fit
         self._loaders = ResumableLoaders()
         self._rng: dict[str, Any] = {}  # when this pass began
@@ -138,23 +143,20 @@ class CheckpointCallback(Callback):
 
     def before_fit(self, learn: Learner) -> None:
         """Check now, not after the first epoch, that loaders, metric and folder can be used."""
-        self._is_on = False
-        if learn.in_sandbox:
+        self._is_on, self._writes = False, not learn.in_sandbox
+        if learn.in_sandbox and not learn.is_resumed:  # a replay goes on from a checkpoint, and writes none
             return
         if self.metric is not None:
             self._monitor.before_fit(learn)
             self.metric = self._monitor.metric  # without its loader
-        for name, loader in learn.dls.items():
-            if reason := why_not_exact(loader):
-                problem = f"loader {name!r} must give the same batches again for a training to go on, but {reason}"
-                if self.exact:
-                    raise ValueError(f"{problem}; pass a DataLoader over numbered samples, or leave out `exact`.")
-                warnings.warn(f"{problem}; the rest of a pass may differ.", RuntimeWarning, stacklevel=2)
-        if learn.job.is_first:
+        if self._writes:
+            require_exact(learn.dls, may_warn=not self.exact)
+        if self._writes and learn.job.is_first:
             self._folder.open()
-        self._told = set()
+        self._unsaved = UnsavedWatch()
         self._options = options_of(learn.opt)  # type: ignore[arg-type]  # there is one in a fit
         self._has_begun, self._n_done = False, 0
+        self._losses.restart()
         self._loaders = ResumableLoaders(states=self._loaders.states)
         self._pace.restart(learn.n_steps)
         self._is_on = True
@@ -178,6 +180,8 @@ class CheckpointCallback(Callback):
             return  # a step may be half done
         if learn.training:
             self._n_batches += 1
+            if self._writes and learn.job.is_first:
+                self._losses.add(learn.loss)
         is_due = (learn.training or self._every.unit == "s") and self._pace.tick(learn.n_steps)
         if self._every.unit == "s":  # clocks differ
             is_due = learn.job.from_first(partial(bool, is_due), at="the clock of checkpoints")
@@ -198,34 +202,30 @@ class CheckpointCallback(Callback):
                 if self._has_begun and isinstance(learn.ended_by, CancelFitException):
                     self._save(learn, 0, is_best=self._is_best(learn), is_over=True)
             finally:
-                self._is_on = False
+                self._is_on = self._writes = False
                 self._wait()
 
     def _begin(self, learn: Learner) -> None:
-        """Set checkpoints aside that this fit replaces, and look at loaders and unsaved state."""
+        """Look at loaders, each before its turn; in a fit that writes, at files that it replaces."""
         self._has_begun = True
-        self._look_for_unsaved(learn, may_refuse=self.exact)
-        goes_on = learn.is_resumed or self._n_batches > 0
-        after = self._n_batches if goes_on else -1
-        if learn.job.is_first and (aside := self._folder.set_aside(after=after)):
-            files = f"{len(aside)} checkpoint{'s' if len(aside) > 1 else ''}"
-            what = "later than where this fit begins" if goes_on else "of another training"
-            hint = "" if goes_on else ", from which `resume=True` would have gone on"
-            tell(f"{self._folder.path} has {files} {what}{hint}: set aside, with `.old` at the end of the name.")
+        if self._writes:
+            self._unsaved.look(learn, may_refuse=self.exact)
+        if self._writes and learn.job.is_first:
+            self._set_aside(goes_on=learn.is_resumed or self._n_batches > 0)
         loaders = Loaders.of(learn.dls)
         self._loaders.agree_on(
             learn.job.from_first(lambda: {name: seed_of(dl) for name, dl in loaders.items()}, at="the seeds of loaders")
         )
         for name, loader in loaders.items():  # each now, since others may use it before its turn
             self._loaders.get(name, loader)
+        if self._keeps_first and not learn.is_resumed and not self._n_batches:
+            self._save(learn, 0)
 
-    def _look_for_unsaved(self, learn: Learner, may_refuse: bool = False) -> None:
-        """Name what no checkpoint saves, once in a fit; some of it is made only in the first batch."""
-        if names := [name for name in unsaved(learn) if name not in self._told]:
-            if may_refuse:
-                raise ValueError(describe_unsaved(names))
-            self._told.update(names)
-            warnings.warn(describe_unsaved(names), RuntimeWarning, stacklevel=3)
+    def _set_aside(self, goes_on: bool) -> None:
+        """Set aside what this fit replaces."""
+        self._losses.begin(self._n_batches if goes_on else 0)
+        if aside := self._folder.set_aside(after=self._n_batches if goes_on else -1):
+            tell(describe_aside(self.path, len(aside), goes_on=goes_on))
 
     def _end_epoch(self, learn: Learner, is_last: bool = False) -> None:
         self._n_done += 1
@@ -251,31 +251,35 @@ class CheckpointCallback(Callback):
         if learn.dl is not Loaders.of(learn.dls)[name] and isinstance(learn.dl, OrderedLoader | SkipLoader):
             return learn.dl  # another callback of this kind has done it
         resumable = self._loaders.get(name, learn.dl)
-        if learn.i and (why := resumable.why_read_again):
+        if self._writes and learn.i and (why := resumable.why_read_again):
             tell(f"resume: reads {learn.i} batches of loader {name!r} again, since {why}.")
         return resumable.at(learn.history.state_dict()["start"] + self._n_done, learn.i)
 
     def _save(self, learn: Learner, i: int, *, is_best: bool = False, is_over: bool = False) -> None:
+        if not self._writes:
+            return
         with trained_weights(learn):  # in a validation, an average may be in their place
-            self._save_trained(learn, i, is_best=is_best, is_over=is_over)
+            self._wait()
+            if not any(learn.job.gather(_holds_nan(learn.model), at="a checkpoint")):
+                self._save_trained(learn, i, is_best=is_best, is_over=is_over)
+                return
+        self._warn(f"the weights hold NaN after batch {self._n_batches}; the last one is kept.")
+        if learn.job.is_first:
+            self._writer.start(self._losses.write, {}, self._n_batches, self._losses.take())
 
     def _save_trained(self, learn: Learner, i: int, *, is_best: bool, is_over: bool) -> None:
-        if any(learn.job.gather(_holds_nan(learn.model), at="a checkpoint")):
-            self._warn(f"the weights hold NaN after batch {self._n_batches}; the last one is kept.")
-            return
-        self._wait()
-        self._look_for_unsaved(learn)
+        self._unsaved.look(learn)
         self._pass_within = learn.dl_name if i else ""
         for cb in learn.cbs:
-            if i and hasattr(cb, "settle_gradients"):  # an open window is saved once, as all processes go on with it
-                cb.settle_gradients(learn)
+            if hasattr(cb, "get_ready_to_save"):
+                cb.get_ready_to_save(learn)
         try:
             state = fit_state(learn, i, self._rng, self._options, is_over=is_over)
             if is_model_in_shards(learn.model):
                 place = learn.job.from_first(lambda: self._folder.new_shards(self._n_batches), at="a folder of shards")
                 state = write_shards(state, place, learn.job)
             if learn.job.is_first:
-                self._writer.start(self._folder.save, state, self._n_batches, is_best=is_best)
+                self._writer.start(self._write, state, self._n_batches, self._losses.take(), is_best=is_best)
         except ShardsError as error:
             self._warn(error)
             return
@@ -288,7 +292,11 @@ class CheckpointCallback(Callback):
             self._pass_within = ""
         if learn.interrupt is not None and learn.job.is_first and self._wait():
             again = "fit(n, resume=True)" if learn.steps is None else "fit(steps=n, resume=True)"
-            tell(f"a checkpoint is in {self._folder.path}; `{again}` goes on from it.", to="stderr")
+            tell(f"a checkpoint is in {self.path}; `{again}` goes on from it.", to="stderr")
+
+    def _write(self, state: Mapping[str, Any], n_batches: int, losses: list[float], is_best: bool) -> None:
+        self._folder.save(state, n_batches, is_best=is_best)
+        self._losses.write({}, n_batches, losses)
 
     def _wait(self) -> bool:
         """Wait for the file that is being written; return whether it was. A failure is a warning."""
@@ -319,7 +327,7 @@ class CheckpointCallback(Callback):
         """
         if path is None:
             if (found := self._folder.newest()) is None:
-                tell(f"resume: no checkpoint in {self._folder.path} yet; begins anew.")
+                tell(f"resume: no checkpoint in {self.path} yet; begins anew.")
             return found
         return read_newest(path)
 

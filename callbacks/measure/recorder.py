@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import Tensor
 
 from learner import Callback, Learner
 from learner.data.batch import describe
+from learner.loop.column import Column
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -52,12 +51,12 @@ class RecorderCallback(Callback):
             if not callable(fn):
                 raise TypeError(f"`{name}` must be a function of the learner, got {fn!r}.")
         self.fns = fns
-        self._columns: dict[str, _Column] = {}
+        self._columns: dict[str, Column] = {}
         self._row: list[Tensor | float] | None = None
 
     def before_fit(self, learn: Learner) -> None:
         """Start clean."""
-        self._columns = {name: _Column() for name in self.fns}
+        self._columns = {name: Column() for name in self.fns}
 
     def before_batch(self, learn: Learner) -> None:
         """Forget the row of a batch that was cancelled."""
@@ -81,7 +80,7 @@ class RecorderCallback(Callback):
 
     def load_state_dict(self, state: dict[str, list[Tensor]]) -> None:
         """Take over what `state_dict` gave."""
-        self._columns = {name: _Column(values) for name, values in state.items()}
+        self._columns = {name: Column(values) for name, values in state.items()}
 
     def differences(self, state: dict[str, list[Tensor]]) -> Iterator[str]:
         """Say whether other values were recorded."""
@@ -122,35 +121,6 @@ class RecorderCallback(Callback):
             ax.plot(column)
             ax.set(xlabel="batch", title=name)
         return figure
-
-
-class _Column:
-    """A growing list of numbers that waits for the device only when it is read."""
-
-    _FOLD = 256  # a tensor of one number occupies 512 bytes of a GPU; put together, a few
-
-    def __init__(self, folded: list[Tensor] | None = None) -> None:
-        self._folded = folded or []
-        self._new: list[Tensor | float] = []
-
-    def append(self, value: Tensor | float) -> None:
-        self._new.append(value)
-        if len(self._new) == self._FOLD:
-            self._folded, self._new = self.state_dict(), []
-
-    def state_dict(self) -> list[Tensor]:
-        """Return all values in a few tensors; what is new stays as it is, or each checkpoint would leave a tensor."""
-        runs = groupby(self._new, key=lambda v: (v.dtype, v.device) if isinstance(v, Tensor) else None)
-        return [*self._folded, *(_folded(list(run)) for _, run in runs)]
-
-    def read(self) -> list[float]:
-        return [float(value) for values in self.state_dict() for value in values.tolist()]
-
-
-def _folded(values: list[Any]) -> Tensor:
-    if isinstance(values[0], Tensor):
-        return torch.stack(values)
-    return torch.tensor(values, dtype=torch.float64)
 
 
 def _checked_value(value: Any) -> Tensor | float:

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from callbacks.keep.checkpoint import CheckpointCallback
 from callbacks.loggers.fit_info import describe_end, describe_fit
 from learner import Callback, Learner
 from learner.records.run import Run
@@ -78,7 +79,8 @@ class RunCallback(Callback):
             if isinstance(dataset := getattr(dl, "dataset", None), Table):
                 self.run.register_table(dataset)
         # A SeedCallback has seeded by now.
-        self.run.update(status="running", error=None, seed=torch.initial_seed(), learner=describe_fit(learn))
+        what = {"learner": describe_fit(learn), "checkpoints": _checkpoints_of(learn)}
+        self.run.update(status="running", error=None, seed=torch.initial_seed(), **what)
         self.run.__enter__()
         self._is_on = True
 
@@ -131,3 +133,8 @@ class RunCallback(Callback):
 def _text(row: Mapping[str, Any]) -> dict[str, str]:
     """Return a row with its values as text, by which NaN is known again."""
     return {name: str(value) for name, value in row.items()}
+
+
+def _checkpoints_of(learn: Learner) -> str | None:
+    """Return the folder that checkpoints are written to, where the losses of all batches are as well."""
+    return next((str(cb.path) for cb in learn.cbs if isinstance(cb, CheckpointCallback)), None)

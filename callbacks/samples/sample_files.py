@@ -125,6 +125,14 @@ class SampleFiles:
         """Know which files there were when a checkpoint was written."""
         self._parts = {name: self._parts.get(name) for name in names}
 
+    def state_dict(self) -> dict[str, Any]:
+        """Return which files there are, for a sandbox to put back."""
+        return {"parts": dict(self._parts)}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take over what `state_dict` gave."""
+        self._parts = dict(state["parts"])
+
     def find(self) -> None:
         """Look for the files in the run; by name, for a path from a checkpoint is not to be followed."""
         run = self.run

@@ -17,7 +17,7 @@ from callbacks.scale.alike import (
     require_own_device,
     say_what_is_read_whole,
 )
-from callbacks.scale.gradients import average, average_all, checksum, copy_from_first, parameters_apart
+from callbacks.scale.gradients import average, average_all, checksum, copy_from_first, parameters_apart, zero_loss
 from callbacks.scale.replica import Replica, explained, is_own_forward
 from learner import Callback, Learner, LearnerError
 from learner.data.position import seed_of
@@ -249,12 +249,11 @@ class DistributedCallback(Callback):
         if self.world == 1:
             action()
             return
-        several = self._several
-        several.before_backward()
+        self._several.before_backward()
         loss, learn.loss = learn.loss, self._weighed(learn)
-        several.during_backward(True)
+        self._several.during_backward(True)
         action()
-        several.during_backward(False)  # not after an error: the others wait for what does not come
+        self._several.during_backward(False)  # not after an error: the others wait for what does not come
         learn.loss = loss
         if self._is_synced:
             average(parameters_apart(learn))
@@ -269,8 +268,8 @@ class DistributedCallback(Callback):
             learn.global_weight = float(n)
             factor = self.world * n_mine / n
         else:
-            mine = torch.as_tensor(batch_weight(learn), dtype=torch.float64, device=learn.loss.device)
-            mine = mine if n_mine else torch.zeros_like(mine)
+            own = batch_weight(learn) if n_mine else 0.0
+            mine = torch.as_tensor(own, dtype=torch.float64, device=learn.loss.device)
             whole = mine.clone()
             dist.all_reduce(whole)
             learn.global_weight = whole
@@ -279,9 +278,7 @@ class DistributedCallback(Callback):
 
     def _weightless(self, learn: Learner) -> Tensor:
         """Return the loss of a stand-in: it takes part in the exchange by zeros, whatever its forward has given."""
-        if self._replica.finds_unused:  # which looks for what the loss has come from
-            return learn.loss * 0.0  # type: ignore[no-any-return]
-        return sum(((p * 0).sum() for p in learn.model.parameters() if p.requires_grad), learn.loss.new_zeros(()))
+        return zero_loss(learn, is_of_forward=self._replica.finds_unused)
 
     def after_backward(self, learn: Learner) -> None:
         """Average the gradients, where the forward was not the learner's own."""
@@ -293,6 +290,11 @@ class DistributedCallback(Callback):
         if self.world > 1 and not self._is_synced:
             average_all(learn)
             self._is_synced = True
+
+    def get_ready_to_save(self, learn: Learner) -> None:
+        """Have what a fit that goes on from a checkpoint has: averaged gradients, no order of exchange found yet."""
+        self.settle_gradients(learn)
+        self._replica.drop()
 
     def around_step(self, learn: Learner, action: Callable[[], None]) -> None:
         """Agree that all make the step."""

@@ -64,6 +64,19 @@ def parameters_apart(learn: Learner) -> list[nn.Parameter]:
     return [p for p in _trained(candidates) if p not in of_model]
 
 
+def zero_loss(learn: Learner, *, is_of_forward: bool) -> Tensor:
+    """Return a loss of which each trained parameter of the model gets a gradient of zeros.
+
+    Args:
+        learn: the learner, with a loss.
+        is_of_forward: whether it has to come from the forward, as where parameters may have no part in that; a loss
+            that is NaN then gives NaN. Else whatever the forward has given does not matter.
+    """
+    if is_of_forward:
+        return learn.loss * 0.0  # type: ignore[no-any-return]
+    return sum(((p * 0).sum() for p in _trained(learn.model.parameters())), learn.loss.new_zeros(()))
+
+
 def _trained(parameters: Iterable[nn.Parameter]) -> list[nn.Parameter]:
     return [p for p in parameters if p.requires_grad]
 

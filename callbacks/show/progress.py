@@ -69,6 +69,7 @@ class ProgressCallback(Callback):
         self._epoch: int | None = None  # of that row, or of the last one
         self._columns: dict[str, dict[str, None]] = {}
         self._is_fitting = False
+        self._has_table = True  # not while something is tried out, whose rows are not to stay
         self._pauses_until = self._next = -math.inf  # [s] when drawing is allowed, and when it is due
         self._curve_due = -math.inf  # [s] when the curve may be drawn again
         self._remaining: Remaining | None = None
@@ -79,7 +80,7 @@ class ProgressCallback(Callback):
         self._curve = Curve() if self.plot and in_notebook() and not learn.in_sandbox else None
         self._screen = Notebook(self._curve) if in_notebook() else Terminal()
         self._rows, self._n_shown, self._round, self._epoch = [], 0, None, None
-        self._is_fitting = True
+        self._is_fitting, self._has_table = True, not learn.in_sandbox
         self._start = learn.history.state_dict()["start"]
         self._columns = {name: {} for name in learn.dls}
         self._remaining = Remaining({name: length_of(dl) for name, dl in learn.dls.items()}, learn.n_epochs)
@@ -157,7 +158,7 @@ class ProgressCallback(Callback):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take over what `state_dict` gave, for the fit that goes on."""
-        if not self._is_fitting:
+        if not (self._is_fitting and self._has_table):
             return
         self._rows, self._epoch = state["rows"], state["epoch"]
         self._round = None if state["round"] is None else _Round(**state["round"])

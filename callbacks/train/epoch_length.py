@@ -24,7 +24,7 @@ class EpochLengthCallback(Callback):
         n: by the loader's name: batches in each epoch, a whole number of at least 1. Loaders that are not named stay as
             they are.
 
-    Reads: in_sandbox.
+    Reads: in_sandbox, is_resumed.
 
     Writes: dls, for the length of a fit.
 
@@ -60,7 +60,7 @@ class EpochLengthCallback(Callback):
         if unknown := [name for name in self.n if name not in dls]:
             raise ValueError(f"`{unknown[0]}` must be the name of a loader, one of {list(dls)}; leave it out.")
         rounds = {name: self._rounds_of(name, dls[name], is_tried_out=learn.in_sandbox) for name in self.n}
-        if not learn.in_sandbox:
+        if learn.is_resumed or not learn.in_sandbox:  # what is only tried out leaves the next fit where it is
             self._rounds = rounds
         self._put_back_positions()
         self._whole, learn.dls = dls, Loaders({**dls, **rounds})  # last: where this fails, nothing is put back

@@ -7,19 +7,44 @@ import os
 import re
 import shutil
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 from learner.checkpoint.file import is_whole, read_checkpoint, write_checkpoint
 from learner.checkpoint.lock import LOCK, Lock
 from learner.checkpoint.shards import SUFFIX, is_whole_folder
 from learner.errors import LearnerError
 
+Keep = int | Literal["all", "spread"]  # how many checkpoints to keep
+
+_N_NEWEST = 3  # that are kept of those that are spread: one may be damaged
 _NAME = re.compile(r"step-(\d{8,18})(\.best)?\.pt", re.ASCII)
 _SHARDS = re.compile(rf"step-(\d{{8,18}})(-\d+)?\{SUFFIX}(\.tmp)?", re.ASCII)  # a folder, of a model in shards
 _TEMPORARY = re.compile(rf"{_NAME.pattern}\.(\d{{1,18}})-[0-9a-f]+\.tmp", re.ASCII)
+
+
+def spread(steps: Sequence[int]) -> list[int]:
+    """Return which of some steps, the newest last, to keep: ever fewer as they grow older, and always the first.
+
+    Those are the newest three, and before them as few as it takes for no gap to be wider than half of its age: from the
+    checkpoint before any step, the way to it is at most a third of the way from there to the newest one. What it leaves
+    out, it leaves out of the rest as well when more steps come; their number grows as the logarithm of that of all.
+
+    Example:
+        >>> kept = []
+        >>> for step in range(0, 1001):
+        ...     kept = spread([*kept, step])
+        >>> kept[:12], len(kept)
+        ([0, 256, 384, 512, 640, 704, 768, 832, 864, 896, 928, 944], 24)
+    """
+    kept = list(steps[:1])
+    for i, step in enumerate(steps[1:], 1):
+        is_new = i >= len(steps) - _N_NEWEST
+        if is_new or steps[i + 1] - kept[-1] > (steps[-1] - steps[i + 1]) / 2:
+            kept.append(step)
+    return kept
 
 
 class CheckpointFolder:
@@ -35,10 +60,10 @@ class CheckpointFolder:
 
     Args:
         path: the folder, made when first written to.
-        keep: how many to keep besides the best.
+        keep: how many to keep besides the best; "all"; or "spread", as `spread` chooses them.
 
     Raises:
-        TypeError, ValueError: if `keep` is not a whole number of at least 1.
+        TypeError, ValueError: if `keep` is none of these, or `path` is no path.
 
     Example:
         >>> import tempfile
@@ -52,11 +77,16 @@ class CheckpointFolder:
         ('step-00000004.pt', {'loss': 0.2, 'step': 4})
     """
 
-    def __init__(self, path: str | os.PathLike[str], keep: int = 3) -> None:
-        if type(keep) is not int:
-            raise TypeError(f"`keep` must be a whole number, got {keep!r}.")
-        if keep < 1:
-            raise ValueError(f"`keep` must be at least 1, got {keep}.")
+    def __init__(self, path: str | os.PathLike[str], keep: Keep = 3) -> None:
+        if not isinstance(path, str | os.PathLike):
+            raise TypeError(f"`path` must be the path of a folder, got {path!r}.")
+        if not os.fspath(path):
+            raise ValueError("`path` must be the path of a folder, got ''; do 'runs/checkpoints'.")
+        if keep not in ("all", "spread"):
+            if type(keep) is not int:
+                raise TypeError(f"`keep` must be a whole number, 'all' or 'spread', got {keep!r}.")
+            if keep < 1:
+                raise ValueError(f"`keep` must be at least 1, got {keep}.")
         self.path, self.keep = Path(path).expanduser().absolute(), keep  # wherever the program goes next
         self._lock: Lock | None = None
         self._whole: set[Path] = set()  # written or read by this object
@@ -107,10 +137,10 @@ class CheckpointFolder:
             LearnerError: if all are broken, naming each, or if the folder cannot be read.
         """
         broken: list[str] = []
-        for path in reversed(self._files()):
+        for path in reversed(self.files()):
             try:
                 state = read_checkpoint(path)
-                if state.get("step") != _step(path):
+                if state.get("step") != step_of(path):
                     raise LearnerError(f"`{path}` cannot be used: by what it holds, it is step {state.get('step')!r}.")
                 if "shards" in state and not is_whole_folder(self.path / Path(state["shards"]).name):
                     raise LearnerError(f"`{path}` cannot be used: `{state['shards']}` is not there as a whole.")
@@ -127,7 +157,7 @@ class CheckpointFolder:
 
     def best(self) -> Path | None:
         """Return the path of the best checkpoint, or None if there is none."""
-        return next((path for path in reversed(self._files()) if _is_best(path)), None)
+        return next((path for path in reversed(self.files()) if _is_best(path)), None)
 
     def set_aside(self, after: int = -1) -> list[Path]:
         """Rename all checkpoints of later steps, of a future that will not be; return their new paths.
@@ -140,8 +170,8 @@ class CheckpointFolder:
         self.open()
         aside = []
         try:
-            for path in self._files():
-                if _step(path) > after:
+            for path in self.files():
+                if step_of(path) > after:
                     names = (path.with_name(f"{path.name}.old{n or ''}") for n in itertools.count())
                     aside.append(path.rename(next(name for name in names if not name.exists())))
         except OSError as error:
@@ -183,7 +213,7 @@ class CheckpointFolder:
     ) -> None:
         self.close()
 
-    def _files(self) -> list[Path]:
+    def files(self) -> list[Path]:
         """Return the checkpoints, the newest last; a link is none."""
         try:
             with os.scandir(self.path) as entries:
@@ -192,19 +222,19 @@ class CheckpointFolder:
             return []
         except OSError as error:
             raise LearnerError(f"`{self.path}` must be a folder to read from: {error}") from error
-        return sorted((self.path / name for name in names), key=lambda path: (_step(path), path.name))
+        return sorted((self.path / name for name in names), key=lambda path: (step_of(path), path.name))
 
     def _demote(self, best: Path) -> None:
         """Make what was the best before one among others; what there is of this step besides was written before."""
-        for path in self._files():
+        for path in self.files():
             if path == best:
                 continue
             if not _is_best(path):
-                if _step(path) == _step(best) and (path in self._whole or is_whole(path)):
+                if step_of(path) == step_of(best) and (path in self._whole or is_whole(path)):
                     path.unlink()  # else it would be the newest
                     self._whole.discard(path)
             else:
-                other = path.with_name(f"step-{_step(path):08d}.pt")
+                other = path.with_name(f"step-{step_of(path):08d}.pt")
                 if is_whole(other):  # the same step again, and later
                     path.unlink()
                 else:
@@ -212,12 +242,19 @@ class CheckpointFolder:
                     self._whole |= {other} if path in self._whole else set()
 
     def _prune(self, newest: Path) -> None:
-        """Delete what is older than the last few that are whole."""
-        older = [path for path in self._files() if not _is_best(path) and _step(path) <= _step(newest)]
-        whole = [path for path in older if path in self._whole]
-        if len(whole) < self.keep:
+        """Delete what is older than the last few that are whole; of these, what is not to be kept."""
+        if self.keep == "all":
             return
-        for path in older[: older.index(whole[-self.keep])]:
+        n_newest = _N_NEWEST if self.keep == "spread" else self.keep
+        older = [path for path in self.files() if not _is_best(path) and step_of(path) <= step_of(newest)]
+        whole = [path for path in older if path in self._whole]
+        if len(whole) < n_newest:
+            return
+        old = older[: older.index(whole[-n_newest])]
+        if self.keep == "spread":
+            kept = set(spread([step_of(path) for path in older]))
+            old = [path for path in old if step_of(path) not in kept]
+        for path in old:
             if path in self._whole or is_whole(path):
                 path.unlink(missing_ok=True)
                 self._whole.discard(path)
@@ -255,7 +292,16 @@ def read_newest(path: str | os.PathLike[str]) -> tuple[Path, dict[str, Any]]:
     return found
 
 
-def _step(path: Path) -> int:
+def describe_aside(path: Path, n: int, *, goes_on: bool) -> str:
+    """Say that checkpoints in a folder were set aside, for a fit that goes on before them, or for another training."""
+    files = f"{n} checkpoint{'s' if n > 1 else ''}"
+    what = "later than where this fit begins" if goes_on else "of another training"
+    hint = "" if goes_on else ", from which `resume=True` would have gone on"
+    return f"{path} has {files} {what}{hint}: set aside, with `.old` at the end of the name."
+
+
+def step_of(path: Path) -> int:
+    """Return the step in the name of a checkpoint; -1 of a file that is named otherwise."""
     match = _NAME.fullmatch(path.name)
     return int(match[1]) if match else -1
 

@@ -7,7 +7,8 @@ That is a snapshot (`learner.checkpoint.snapshot`) and, under `fit`, what there 
     n_epochs, steps, lr what was asked for
     first_step          optimizer steps that were made when it began
     loaders             what each loader must be like for the position to mean the same
-    callbacks           their names, and which of them are called every so often or for some loaders
+    callbacks           their names, which of them only show and write, and which of them are called every so often or
+                        for some loaders
     options             those of the optimizer when the fit began, which a schedule may have changed since
     machine             what changes the last bits of a sum
     rng, modes          the random generators, and the train/eval flags, when this pass began
@@ -23,7 +24,7 @@ from __future__ import annotations
 import os
 import warnings
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from operator import index
 from pathlib import Path
@@ -32,6 +33,7 @@ from typing import Any, NamedTuple
 import torch
 from torch.utils.data import DataLoader
 
+from learner.checkpoint.callback_state import only_shows
 from learner.checkpoint.counters import counters, put_back_counters
 from learner.checkpoint.model import put_back_training
 from learner.checkpoint.plain import plain
@@ -98,7 +100,7 @@ def fit_state(
             "first_step": learn.first_step,
             "lr": learn._lr_of_fit,
             "loaders": {name: _kind_of(dl) for name, dl in Loaders.of(learn.dls).items()},
-            "callbacks": _callbacks_of(learn),
+            "callbacks": callbacks_of(learn),
             "options": list(options),
             "machine": _machine(learn),
             "rng": dict(rng),
@@ -144,18 +146,23 @@ class Resumption:
     Args:
         path: of the checkpoint, to be named.
         state: what it holds.
+        added: the `id` of each callback that was not there when it was taken; it begins anew.
+        is_told: whether to say where the fit goes on.
 
     Raises:
         LearnerError: if it is of no fit.
     """
 
-    def __init__(self, path: Path, state: Mapping[str, Any]) -> None:
+    def __init__(
+        self, path: Path, state: Mapping[str, Any], added: Collection[int] = (), *, is_told: bool = True
+    ) -> None:
         if "fit" not in state:
             raise LearnerError(
                 f"`resume` must be a checkpoint of a fit, got {str(path)!r}, which `learn.save` wrote between two; do "
                 f"`learn.load(path)`, then `fit`."
             )
         self._path, self._state, self._fit = path, dict(state), state["fit"]
+        self._added, self._is_told = added, is_told
         with errors_as_one():
             self._at = Position(index(self._fit["n_done"]), str(self._fit["loader"]), index(self._fit["i"]))
             self.first_step = index(self._fit["first_step"])
@@ -177,7 +184,7 @@ class Resumption:
             with errors_as_one():
                 self._state = read_shards(self._state, self._path, learn.model, learn.job)
                 self._fit = self._state["fit"]
-                refuse([*differences(learn, learn.opt, self._state), *self._differences(learn)])
+                refuse([*differences(learn, learn.opt, self._state, self._added), *self._differences(learn)])
                 unlike, words = self._unlike(learn), [*self._taken_over(learn, options), *self._words(learn)]
             if unlike:
                 warnings.warn(
@@ -195,7 +202,7 @@ class Resumption:
         except BaseException:
             put_back_counters(learn, former)
             raise
-        for line in words:
+        for line in words if self._is_told else ():
             tell(f"resume: {line}")
         if self._fit["is_over"]:
             raise CancelFitException
@@ -256,7 +263,7 @@ class Resumption:
                     found.append(f"{what} of loader {name!r} is {mine} here, {theirs} saved")
         if learn._lr_of_fit != fit["lr"]:
             found.append(f"the learning rate is {learn._lr_of_fit} here, {fit['lr']} saved")
-        mine, theirs = _callbacks_of(learn)["some"], fit["callbacks"]["some"]
+        mine, theirs = callbacks_of(learn)["some"], fit["callbacks"]["some"]
         if mine != theirs:
             found.append(f"callbacks that are not always called are {mine} here, {theirs} saved")
         return found
@@ -279,7 +286,7 @@ class Resumption:
 
     def _words(self, learn: Learner) -> Iterator[str]:
         """Yield what a person should read: what is not as before and may be so, and where the fit goes on."""
-        mine, theirs = (Counter(names["all"]) for names in (_callbacks_of(learn), self._fit["callbacks"]))
+        mine, theirs = (Counter(names["all"]) for names in (callbacks_of(learn), self._fit["callbacks"]))
         # Those that keep something were compared; of others nobody knows whether they matter.
         for word, names in (("without", theirs - mine), ("with", mine - theirs)):
             if names:
@@ -310,13 +317,19 @@ class Resumption:
             yield f"goes on with {where}epoch {at.n_done}{of}{then} ({self._path})."
 
 
-def find_resumption(learn: Learner, resume: bool | str | os.PathLike[str]) -> Resumption | None:
+def find_resumption(learn: Learner, resume: bool | str | os.PathLike[str] | Resumption) -> Resumption | None:
     """Return the checkpoint that a fit goes on from; None to begin anew.
 
+    Args:
+        learn: a learner that is about to begin a fit.
+        resume: as `fit` takes it, or the checkpoint itself, where a replay has one in memory.
+
     Raises:
-        TypeError: if `resume` is neither a bool nor a path.
+        TypeError: if `resume` is none of these.
         LearnerError: if no callback of the learner, or more than one, knows where the checkpoints are.
     """
+    if isinstance(resume, Resumption):
+        return resume
     if not isinstance(resume, bool | str | os.PathLike):
         raise TypeError(f"`resume` must be True, False or the path of a checkpoint, got {resume!r}.")
     if resume is False:
@@ -340,11 +353,12 @@ def _asked_for(n_epochs: int | None, steps: int | None) -> str:
     return f"{n_epochs}" if steps is None else f"{steps} steps"
 
 
-def _callbacks_of(learn: Learner) -> dict[str, list[str]]:
-    """Return the names of callbacks, and which of them are called every so often or for some loaders alone."""
+def callbacks_of(learn: Learner) -> dict[str, list[str]]:
+    """Return the names of callbacks: of all, of those that only show and write, and of those not always called."""
     gates = [(type(cb).__name__, learn._dispatch.gates.get(id(cb))) for cb in learn._dispatch.cbs]
     return {
         "all": [type(cb).__name__ for cb in learn.cbs],
+        "shown": [type(cb).__name__ for cb in learn.cbs if only_shows(cb)],
         "some": [
             f"{name} every {gate.every.n} {gate.every.unit} of {', '.join(gate.patterns) or 'all'}"
             for name, gate in gates

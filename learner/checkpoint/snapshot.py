@@ -19,7 +19,7 @@ so, as a callback that does not understand what it kept, is undone.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -85,8 +85,17 @@ def trained_weights(learn: Learner) -> Iterator[None]:
         yield
 
 
-def differences(learn: Learner, opt: torch.optim.Optimizer | None, state: Mapping[str, Any]) -> list[str]:
-    """Say what of a learner, with this optimizer, is not as the one was that a snapshot was taken of."""
+def differences(
+    learn: Learner, opt: torch.optim.Optimizer | None, state: Mapping[str, Any], added: Collection[int] = ()
+) -> list[str]:
+    """Say what of a learner, with this optimizer, is not as the one was that a snapshot was taken of.
+
+    Args:
+        learn: the learner.
+        opt: its optimizer.
+        state: the snapshot.
+        added: the `id` of each callback that may be new.
+    """
     callbacks, saved = stateful(learn), state["callbacks"]
     return [
         *model_differences("model", learn.model, state["model"]),
@@ -97,7 +106,11 @@ def differences(learn: Learner, opt: torch.optim.Optimizer | None, state: Mappin
             for name in saved
             if saved[name] and name not in {*callbacks, *state["shown"]}
         ),
-        *(f"callback {name} is not in the file" for name, cb in callbacks.items() if is_new(name, cb, saved)),
+        *(
+            f"callback {name} is not in the file"
+            for name, cb in callbacks.items()
+            if id(cb) not in added and is_new(name, cb, saved)
+        ),
         *callback_differences(callbacks, saved),
     ]
 

@@ -45,6 +45,25 @@ def describe_unsaved(names: Iterable[str]) -> str:
     )
 
 
+class UnsavedWatch:
+    """Name what is not saved once in a fit; some of it is made only in the first batch."""
+
+    def __init__(self) -> None:
+        self._told: set[str] = set()
+
+    def look(self, learn: Learner, *, may_refuse: bool = False) -> None:
+        """Warn of what is new, or refuse it.
+
+        Raises:
+            ValueError: if it is to be refused.
+        """
+        if names := [name for name in unsaved(learn) if name not in self._told]:
+            if may_refuse:
+                raise ValueError(describe_unsaved(names))
+            self._told.update(names)
+            warnings.warn(describe_unsaved(names), RuntimeWarning, stacklevel=3)
+
+
 def warn_of_unsaved(learn: Learner) -> None:
     """Name what is not saved in one warning, if there is anything."""
     if names := unsaved(learn):

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import warnings
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
@@ -37,6 +38,24 @@ def why_not_exact(loader: Any) -> str | None:
         is_anew = loader.is_kept_by_position is not False
         return why_not_exact(loader.loader) if is_anew else "its batches were fetched before the fit began"
     return _why_not_read_alike(loader)
+
+
+def require_exact(loaders: Mapping[str, Any], *, may_warn: bool) -> None:
+    """Say of loaders by name that the rest of a pass may be another than it would have been.
+
+    Args:
+        loaders: the loaders.
+        may_warn: whether that is a warning; else it is an error.
+
+    Raises:
+        ValueError: if it is.
+    """
+    for name, loader in loaders.items():
+        if reason := why_not_exact(loader):
+            problem = f"loader {name!r} must give the same batches again for a training to go on, but {reason}"
+            if not may_warn:
+                raise ValueError(f"{problem}; pass a DataLoader over numbered samples, or leave out `exact`.")
+            warnings.warn(f"{problem}; the rest of a pass may differ.", RuntimeWarning, stacklevel=3)
 
 
 def _why_not_read_alike(loader: Any) -> str | None:

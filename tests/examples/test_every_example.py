@@ -26,6 +26,7 @@ REACHED = {
     "self_supervised": lambda end: end["before"]["same_digit"] + 0.1 < end["learn"].metrics["valid"]["same_digit"],
     "text": lambda end: accuracy_of(end["learn"]) > 0.95,  # 0.5 by chance
     "vae": lambda end: end["learn"].metrics["valid"]["loss"] < 26,  # 44 untrained
+    "back_in_time": lambda end: end["found"] in end["BROKEN"],
     "bptt": lambda end: end["learn"].metrics["valid"]["loss"] < 2.2,  # 3.2 by how often each character comes
     "finetune": lambda end: accuracy_of(end["scratch"]) < 0.85 < accuracy_of(end["tuned"]),
     "gan": lambda end: distance_of_means(end) < 1.5,  # 5.3 untrained

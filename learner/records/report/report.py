@@ -14,6 +14,7 @@ from learner.errors import LearnerError
 from learner.records.files import files_in, writing
 from learner.records.report.curves import by_split, curves, last_values
 from learner.records.report.embedded import kept_picture
+from learner.records.report.far_out import far_out
 from learner.records.report.groups import groups_of
 from learner.records.report.notes import Notes
 from learner.records.report.page import page
@@ -72,6 +73,7 @@ def _body(run: Recorded) -> FT:
     metrics = by_split(notes.tried("scalars", run.scalars) or {}, splits)
     sections = [
         ("Curves", curves(metrics, notes)),
+        ("Batches far out", notes.tried("batches far out", far_out, info, groups)),
         ("Last values", last_values(metrics)),
         *((f"Samples of {group.title}", sample_pictures(group, notes)) for group in groups),
         ("Samples", notes.tried("table of samples", sample_table, groups, notes)),

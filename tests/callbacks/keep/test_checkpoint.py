@@ -59,7 +59,7 @@ def written(monkeypatch):
 
 
 def names(folder):
-    return sorted(path.name for path in Path(folder).iterdir() if path.name != ".lock")
+    return sorted(path.name for path in Path(folder).iterdir() if path.name.startswith("step"))
 
 
 def step_of(path):
@@ -170,7 +170,7 @@ def test_every_must_be_an_interval(tmp_path, every, error):
         ({"path": None}, TypeError, "`path` must be the path of a folder, got None"),
         ({"path": 3}, TypeError, "`path` must be the path of a folder, got 3"),
         ({"keep": 0}, ValueError, "`keep` must be at least 1, got 0"),
-        ({"keep": 1.5}, TypeError, "`keep` must be a whole number, got 1.5"),
+        ({"keep": 1.5}, TypeError, "`keep` must be a whole number, 'all' or 'spread', got 1.5"),
         ({"metric": "loss", "mode": "best"}, ValueError, "`mode` must be 'min' or 'max', got 'best'"),
         ({"mode": "min"}, ValueError, "`mode` must have a `metric`, got 'min' alone"),
         ({"metric": 3}, TypeError, "`metric` must be a name"),
@@ -204,6 +204,41 @@ def test_passes_beside_the_fit_are_none_of_its_business(tmp_path, written):
     learn.fit(1)
     learn.get_preds()
     assert written == [(3, 0, "train", 3), (6, 0, "train", 6), (6, 1, "train", 0)]
+
+
+def test_a_fit_that_goes_on_in_a_sandbox_has_the_batches_that_are_left_and_writes_nothing(tmp_path):
+    whole = uninterrupted(tiny_learner, 2, tmp_path / "whole")
+    stopped(tiny_learner, 2, 4, tmp_path / "stopped")
+    there = names(tmp_path / "stopped")
+    learn = tiny_learner([CheckpointCallback(tmp_path / "stopped"), StopAt()])
+    with learn.sandbox():
+        learn.fit(2, resume=True)
+        assert_equal_runs(learn, whole)
+    assert names(tmp_path / "stopped") == there
+
+
+@pytest.mark.parametrize(
+    ("keep", "steps"), [("all", range(31)), ("spread", [0, 8, 12, 16, 20, 22, 24, 26, 27, 28, 29, 30])]
+)
+def test_all_checkpoints_and_those_that_are_spread_have_the_beginning_and_go_on_from_each(tmp_path, keep, steps):
+    whole = tiny_learner([CheckpointCallback(tmp_path / "run", 1, keep)])
+    seed_all(0)
+    whole.fit(5)
+    assert [step_of(path) for path in names(tmp_path / "run")] == list(steps)
+    for step in (0, 12, 28):
+        learn = tiny_learner([CheckpointCallback(tmp_path / "on")])
+        learn.fit(5, resume=tmp_path / "run" / f"step-{step:08d}.pt")
+        assert_equal_runs(learn, whole)
+
+
+def test_the_beginning_is_kept_once(tmp_path):
+    """A second fit, and one that goes on, have the checkpoints of the first before them."""
+    learn = tiny_learner(CheckpointCallback(tmp_path, keep="spread"))
+    learn.fit(1)
+    first = (tmp_path / "step-00000000.pt").read_bytes()
+    learn.fit(1)
+    tiny_learner(CheckpointCallback(tmp_path, keep="spread")).fit(2, resume=True)
+    assert (tmp_path / "step-00000000.pt").read_bytes() == first
 
 
 def test_a_sandbox_writes_nothing(tmp_path):

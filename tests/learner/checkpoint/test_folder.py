@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 from io import FileIO
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ import torch
 
 from learner import LearnerError
 from learner.checkpoint.file import BackgroundWriter, read_checkpoint, write_checkpoint
-from learner.checkpoint.folder import CheckpointFolder, read_newest
+from learner.checkpoint.folder import CheckpointFolder, read_newest, spread
 
 ROOT = Path(__file__).parents[3]
 
@@ -453,3 +454,26 @@ def test_a_path_without_a_checkpoint_is_named(tmp_path):
         read_newest(tmp_path / "nowhere")
     with pytest.raises(LearnerError, match=r"nowhere\.pt"):
         read_newest(tmp_path / "nowhere.pt")
+
+
+@pytest.mark.parametrize(("n", "n_files"), [(10, 8), (1000, 24), (100_000, 38)])
+def test_few_are_kept_of_those_that_are_spread_and_no_gap_is_wider_than_half_of_its_age(n, n_files):
+    """As the docstring of `CheckpointCallback` says: checkpoints every 100 steps, of 10^3, 10^5, 10^7 of these."""
+    kept = []
+    for step in range(n + 1):
+        kept = spread([*kept, step])
+    assert len(kept) == n_files
+    assert kept[0] == 0
+    for before, after in pairwise(kept[:-3]):
+        assert after - before <= (n - after) / 2
+
+
+def test_files_are_spread_as_steps_are_and_all_are_kept_on_demand(tmp_path):
+    with CheckpointFolder(tmp_path / "spread", keep="spread") as few, CheckpointFolder(tmp_path / "all", "all") as all_:
+        kept = []
+        for step in range(0, 300, 7):
+            kept = kept if step == 14 else spread([*kept, step])
+            for folder in (few, all_):
+                folder.save({}, step, is_best=step == 14)
+    assert names(few) == sorted(f"step-{step:08d}{'.best' if step == 14 else ''}.pt" for step in {*kept, 14})
+    assert len(names(all_)) == 43

@@ -142,7 +142,7 @@ def test_why_a_loader_is_read_whole():
     data = list(range(4))
     assert why_read_whole(make()) is None
     assert why_read_whole(SkipLoader(BATCHES, 0)) == "it is a list"
-    assert why_read_whole(Mine(data)) == "it is a Mine, not a plain one"
+    assert why_read_whole(Mine(data)) == "it is a Mine of its own kind"
     assert why_read_whole(ordered(DataLoader(data, batch_size=None), 0)) == (
         "its dataset makes whole batches (batch_size=None)"
     )

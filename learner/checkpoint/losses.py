@@ -1,0 +1,127 @@
+"""The loss of each training batch of a run, on record beside its checkpoints, so that a replay can be compared with it.
+
+A file of it is float64 numbers, the lowest byte first, and nothing else: that of training batch `n`, counted from the
+beginning of the training as checkpoints are, is at byte `8 * n`; -inf where there is none, as of a batch that was
+cancelled before it had one. `numpy.fromfile(path, "<f8")` reads it.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from learner.errors import LearnerError
+from learner.loop.column import Column
+
+NAME = "losses.f64"
+NONE = -math.inf  # no loss; NaN is one
+_SIZE = 8  # [bytes]
+
+
+class LossFile:
+    """Write down the loss of each training batch, some at a time.
+
+    Args:
+        folder: of the checkpoints.
+
+    Example:
+        >>> import tempfile
+        >>> file = LossFile(tempfile.mkdtemp())
+        >>> file.write(0, [0.5, 0.25])
+        >>> file.write(3, [0.125])
+        >>> file.read()
+        array([0.5  , 0.25 ,  -inf, 0.125])
+        >>> file.forget(after=1)
+        >>> file.read()
+        array([0.5])
+    """
+
+    def __init__(self, folder: str | os.PathLike[str]) -> None:
+        self.path = Path(folder).expanduser() / NAME
+
+    def write(self, first: int, losses: Sequence[float]) -> None:
+        """Write losses from training batch `first` on; for batches before it that are missing, `NONE`.
+
+        Raises:
+            LearnerError: if it cannot be written.
+        """
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with open(self.path, "r+b" if self.path.exists() else "w+b") as file:
+                n = file.seek(0, os.SEEK_END) // _SIZE  # of a half one, the beginning is written over
+                file.seek(_SIZE * min(n, first))
+                file.write(np.array([*[NONE] * (first - n), *losses], dtype="<f8").tobytes())
+        except OSError as error:
+            raise LearnerError(f"`{self.path}` cannot be written: {error}") from error
+
+    def read(self) -> np.ndarray:
+        """Return all losses, by the number of their batch; none where there is no file."""
+        if not self.path.is_file():
+            return np.empty(0)
+        return np.frombuffer(self.path.read_bytes()[: self.path.stat().st_size // _SIZE * _SIZE], dtype="<f8")
+
+    def forget(self, after: int) -> None:
+        """Keep the losses of the first `after` batches alone: those of a future that will not be go.
+
+        Raises:
+            LearnerError: if the file cannot be changed.
+        """
+        try:
+            if self.path.is_file() and self.path.stat().st_size > _SIZE * after:
+                os.truncate(self.path, _SIZE * after)
+        except OSError as error:
+            raise LearnerError(f"`{self.path}` cannot be written: {error}") from error
+
+    def set_aside(self) -> None:
+        """Rename the file, for another training begins: `losses.f64.old`.
+
+        Raises:
+            LearnerError: if it cannot be renamed.
+        """
+        try:
+            if self.path.is_file():
+                names = (self.path.with_name(f"{NAME}.old{n or ''}") for n in itertools.count())
+                self.path.rename(next(name for name in names if not name.exists()))
+        except OSError as error:
+            raise LearnerError(f"`{self.path}` cannot be renamed: {error}") from error
+
+
+class LossRecord:
+    """The losses of a fit as they come, read from the device when they are written.
+
+    Args:
+        folder: of the checkpoints.
+    """
+
+    def __init__(self, folder: str | os.PathLike[str]) -> None:
+        self._file, self._new = LossFile(folder), Column()
+
+    def restart(self) -> None:
+        """Forget what was not written of another fit."""
+        self._new = Column()
+
+    def begin(self, n_done: int) -> None:
+        """Keep on file what is of the batches before; 0 for another training, whose file is set aside."""
+        if n_done:
+            self._file.forget(after=n_done)
+        else:
+            self._file.set_aside()
+
+    def add(self, loss: Tensor | None) -> None:
+        """Add the loss of a training batch, or None if it has none."""
+        self._new.append(NONE if loss is None else loss.detach())
+
+    def take(self) -> list[float]:
+        """Return what is new, and forget it; waits for the device."""
+        return self._new.drain()
+
+    def write(self, state: Mapping[str, Any], n_done: int, losses: Sequence[float]) -> None:
+        """Write the last few of `n_done` losses; `state` is what else is written at the time, and not looked at."""
+        self._file.write(n_done - len(losses), losses)

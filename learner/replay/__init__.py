@@ -1,0 +1,9 @@
+"""Go back to any batch of a run that kept checkpoints, look, change something, and go on.
+
+- `without`, `relabelled`, `lr`, `seed`: changes for `learn.branch` and `RecoverCallback`.
+- `Moment`: what `learn.rewind` gives. `Branch`: what `learn.branch` returns.
+"""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

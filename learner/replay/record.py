@@ -1,0 +1,77 @@
+"""Compare what a replay goes through with what the run has on record: the loss of each training batch."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from learner.checkpoint.losses import NONE, LossFile
+from learner.errors import LearnerError
+
+_WHY = (
+    "What commonly does that: another version of the code, of torch or of a driver; another kind of device, or number "
+    "of threads; operations of a GPU that add up in any order, which `torch.use_deterministic_algorithms(True)` "
+    "refuses; data that have changed since; a loader that cannot give the same batches again."
+)
+
+
+class Record:
+    """The losses of a run, by the number of the training batch.
+
+    Args:
+        path: a folder of checkpoints, or a file in it.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        path = Path(path).expanduser()
+        self.folder = path if path.is_dir() else path.parent
+        self.losses = LossFile(self.folder).read()
+
+    def worst(self, first: int) -> int:
+        """Return the training batch with the largest loss, or the first one whose loss is NaN or infinite.
+
+        Args:
+            first: the first batch that can be had again.
+
+        Raises:
+            LearnerError: if there is no loss on record.
+        """
+        losses = self.losses[first:]
+        if not (losses != NONE).any():
+            raise LearnerError(
+                f"`at='worst'` must have losses on record, got none in `{self.folder}`; say `step=`, or train with a "
+                f"CheckpointCallback of now, which writes them."
+            )
+        bad = np.flatnonzero(~np.isfinite(losses) & (losses != NONE))
+        return first + int(bad[0] if len(bad) else losses.argmax())
+
+    def first_difference(self, first: int, losses: Sequence[float]) -> int | None:
+        """Return which of some losses is the first that is not as on record; None if all are, or are not there.
+
+        Args:
+            first: the training batch that they begin with.
+            losses: of a replay.
+        """
+        then = self.losses[first : first + len(losses)]
+        now = np.asarray(losses[: len(then)])
+        is_known = (then != NONE) & (now != NONE)
+        unlike = np.flatnonzero(is_known & (then != now) & ~(np.isnan(then) & np.isnan(now)))
+        return int(unlike[0]) if len(unlike) else None
+
+
+def describe_difference(where: str, n_same: int, then: float, now: float) -> str:
+    """Return a message that says from which batch on a replay is another training than the run was.
+
+    Args:
+        where: the batch, in words.
+        n_same: how many were as on record before it.
+        then: its loss on record.
+        now: its loss here.
+    """
+    return (
+        f"what is gone through must be what the run went through, but the loss differs from {where} on: {now:.9g} "
+        f"here, {then:.9g} on record; the {n_same} batches before it are the same. {_WHY}"
+    )

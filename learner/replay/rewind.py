@@ -1,0 +1,229 @@
+"""Go back to a batch of a run that kept checkpoints, and stand before it. Start reading at `rewind`."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from learner.checkpoint.callback_state import only_shows
+from learner.data.exact import require_exact
+from learner.data.loaders import Loaders
+from learner.data.numbers import whole_number
+from learner.data.position import has_state
+from learner.errors import LearnerError
+from learner.history import History
+from learner.loop.state import remember
+from learner.loop.types import Learner
+from learner.replay.find import Checkpoints, Target, at_batch, at_epoch, at_step
+from learner.replay.record import Record, describe_difference
+from learner.replay.walk import Walk
+
+
+class Moment:
+    """Where a rewind stands: before a training batch of a run that was, with the learner as it was then.
+
+    What is changed in the weights, the optimizer, the loss or the callbacks counts when it trains on. What a look at
+    something leaves behind does not: buffers, gradients, modes of the model and random numbers are those of then when
+    the next batch begins, so that a forward and a backward pass by hand change nothing.
+
+    Args:
+        learn: the learner, in a sandbox.
+        walk: that has come to there.
+    """
+
+    def __init__(self, learn: Learner, walk: Walk) -> None:
+        self._learn, self._walk = learn, walk
+
+    @property
+    def batch(self) -> Any:
+        """The next batch, as the loader gave it; None where the fit is over."""
+        return None if self._walk.stop is None else self._walk.stop.batch
+
+    @property
+    def ids(self) -> np.ndarray | None:
+        """The numbers of its samples in the dataset, or its `example_id`; None where nobody knows."""
+        return None if self._walk.stop is None else self._walk.stop.ids
+
+    @property
+    def epoch(self) -> int:
+        """Which epoch it is, as the history numbers it."""
+        return self._walk.now.epoch
+
+    @property
+    def i(self) -> int:
+        """Which batch of its pass it is, from 0."""
+        return self._walk.now.i
+
+    @property
+    def n_steps(self) -> int:
+        """Optimizer steps that were made."""
+        return self._walk.now.n_steps
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the fit is over: no batch comes any more."""
+        return self._walk.stop is None
+
+    def advance(self, k: int = 1) -> None:
+        """Train the next `k` batches, and stand before the one after them, or at the end of the fit.
+
+        Raises:
+            TypeError, ValueError: if `k` is not a whole number of at least 1.
+            LearnerError: if fewer are left; then the learner stands where it stood.
+        """
+        k = whole_number(k, "k")
+        if k < 1:
+            raise ValueError(f"`k` must be at least 1, got {k}.")
+        last = self._walk.now.n_batches + k
+        if not self._walk.go(lambda now: now.n_batches >= last):
+            raise LearnerError(f"`k` must be at most the number of training batches that are left of the fit, got {k}.")
+
+    def run(self) -> Tensor:
+        """Run the next batch as training would, but for the optimizer's step; return its loss.
+
+        The gradients, as callbacks have left them (clipped, for one), and what the learner has of a batch (`xb`, `yb`,
+        `output`, `preds`, `loss`) are there to be looked at. Where a window of gradients is open, they are the sums.
+        """
+        self._walk.look()
+        loss: Tensor = self._learn.loss
+        return loss.detach()
+
+    def change(self, change: Any) -> None:
+        """Change something for the batches to come, and let all of it count: random numbers and buffers, too.
+
+        Args:
+            change: a function of the learner, as `lambda learn: learn.add_cb(ClipGradientCallback(1.0))`, or one of
+                `learner.replay`: `without`, `relabelled`, `lr`, `seed`.
+
+        Raises:
+            TypeError: if it returns something.
+            LearnerError: if the model is another one then, or the batch does not hold the samples that are named.
+        """
+        self._walk.change(change)
+
+    def __repr__(self) -> str:
+        if self.is_over:
+            return f"Moment: the end of the fit, {self.n_steps} steps made"
+        return f"Moment: before batch {self.i} of epoch {self.epoch}, {self.n_steps} steps made"
+
+
+@contextmanager
+def rewind(
+    learn: Learner,
+    path: str | os.PathLike[str],
+    step: int | None = None,
+    *,
+    epoch: int | None = None,
+    i: int | None = None,
+    at: str | None = None,
+    cbs: Any = None,
+) -> Iterator[Moment]:
+    """Have a learner as it was at a batch, as `Learner.rewind` says."""
+    target = target_of(path, step, epoch, i, at)
+    with travelled(learn, path, target, cbs) as walk:
+        yield Moment(learn, walk)
+
+
+def target_of(
+    path: str | os.PathLike[str], step: Any = None, epoch: Any = None, i: Any = None, at: Any = None
+) -> Target:
+    """Return the place that a person asks for.
+
+    Raises:
+        TypeError, ValueError: if none is asked for, or several, or one that cannot be.
+        LearnerError: for the worst batch, if there is no loss on record.
+    """
+    given = [name for name, value in (("step", step), ("epoch", epoch), ("at", at)) if value is not None]
+    if len(given) != 1:
+        raise TypeError(f"one of `step`, `epoch` and `at` must be given, got {given or 'none'}; do step=0.")
+    if i is not None and epoch is None:
+        raise TypeError(f"`i` must go with `epoch`, whose batch it is, got i={i!r} with `{given[0]}`; leave it out.")
+    if step is not None:
+        return at_step(step)
+    if epoch is not None:
+        return at_epoch(epoch, 0 if i is None else i)
+    if at != "worst":
+        raise ValueError(f"`at` must be 'worst', the batch with the largest loss on record, got {at!r}.")
+    return at_batch(Record(path).worst(Checkpoints(path).first), "`at='worst'`")
+
+
+@contextmanager
+def travelled(learn: Learner, path: str | os.PathLike[str], target: Target, cbs: Any = None) -> Iterator[Walk]:
+    """Have a learner at a place of a run, in a sandbox; give what takes it further.
+
+    Raises:
+        LearnerError: if there is no such place, or no checkpoint before it; if the learner is not as the one was that
+            trained.
+    """
+    checkpoints = Checkpoints(path)
+    file, state = checkpoints.nearest(target)
+    with learn.added(cbs), learn.sandbox(), _loaders_put_back(learn):
+        _check_callbacks(learn, state["fit"]["callbacks"])
+        learn.history = History()  # the sandbox has the other one, which keeps what is in no checkpoint
+        walk = Walk(learn, file, state)
+        if not walk.begin(target.is_there):
+            later = checkpoints.after(file)
+            raise LearnerError(
+                f"{target.words} must be within the fit of {file.name}, which ends when {learn.n_steps} steps are made"
+                + (f"; {later.name}, which comes next, is of another fit, without its beginning." if later else ".")
+            )
+        if not target.is_exactly(walk.now):
+            raise LearnerError(f"{target.words} must be a training batch of the fit, which has none there.")
+        compare(walk, Record(path))
+        yield walk
+
+
+def compare(walk: Walk, record: Record, n_compared: int = 0) -> None:
+    """Say in a warning from which batch on a walk is another training than the run was.
+
+    Args:
+        walk: the walk.
+        record: of the run.
+        n_compared: how many of its batches were compared before; what differs there was said then.
+    """
+    losses = walk.losses
+    n = record.first_difference(walk.first, losses)
+    if n is not None and n >= n_compared:
+        where = f"batch {walk.passed[n].i} of epoch {walk.passed[n].epoch}"
+        then = float(record.losses[walk.first + n])
+        warnings.warn(describe_difference(where, n, then, losses[n]), RuntimeWarning, stacklevel=5)
+
+
+@contextmanager
+def _loaders_put_back(learn: Learner) -> Iterator[None]:
+    """Put loaders with a state of their own back at the end; of those without one nobody can promise a thing."""
+    loaders = Loaders.of(learn.dls)
+    for name, loader in loaders.items():
+        if isinstance(loader, Iterator):
+            raise LearnerError(f"loader {name!r} must give its batches again, but it is an iterator: pass a loader.")
+    require_exact(loaders, may_warn=True)
+    parts = [remember(loader) for loader in loaders.values() if has_state(loader)]
+    try:
+        yield
+    finally:
+        for part in parts:
+            part()
+
+
+def _check_callbacks(learn: Learner, saved: Mapping[str, list[str]]) -> None:
+    """Refuse other callbacks than those that trained; what only shows and writes may be there or not.
+
+    Raises:
+        LearnerError: if there are others.
+    """
+    mine = Counter(type(cb).__name__ for cb in learn.cbs if not only_shows(cb))
+    theirs = Counter(saved["all"]) - Counter(saved["shown"])
+    if mine != theirs:
+        found = [f"without {name}" for name in (theirs - mine).elements()]
+        found += [f"with {name}" for name in (mine - theirs).elements()]
+        raise LearnerError(
+            f"the learner must have the callbacks that trained, but it is {', '.join(found)}; pass what is missing by "
+            f"`cbs=`, and add what is to look on within the block, by `with learn.added(cb)`."
+        )
