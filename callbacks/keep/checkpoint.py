@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import os
-import warnings
-from collections.abc import Mapping
-from contextlib import closing, nullcontext
+from contextlib import closing
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -15,12 +13,11 @@ from torch import nn
 
 from callbacks.keep.monitor import Best, Monitor
 from learner import Callback, CancelBatchException, CancelFitException, Learner, LearnerError
-from learner.checkpoint.file import BackgroundWriter
-from learner.checkpoint.folder import CheckpointFolder, Keep, describe_aside, read_newest
-from learner.checkpoint.losses import LossRecord
+from learner.checkpoint.files import CheckpointFiles, warn_of_unwritten
+from learner.checkpoint.folder import Keep, read_newest
 from learner.checkpoint.resume import fit_state, options_of
 from learner.checkpoint.rng import rng_state
-from learner.checkpoint.shards import ShardsError, is_model_in_shards, write_shards
+from learner.checkpoint.shards import ShardsError
 from learner.checkpoint.snapshot import trained_weights
 from learner.checkpoint.unsaved import UnsavedWatch
 from learner.data.exact import require_exact
@@ -121,9 +118,8 @@ class CheckpointCallback(Callback):
         # Not the callback's own `every`, which leaves signals out: it has to hear of each batch.
         self._every = Every.of(every, otherwise="leave it out for 'epoch'")
         self._pace = Pace(self._every)
-        self._folder, self._writer = CheckpointFolder(path, keep), BackgroundWriter()
-        self.path = self._folder.path
-        self._losses = LossRecord(self.path)
+        self._files = CheckpointFiles(path, keep)
+        self.path = self._files.path
         self._monitor = Monitor("loss" if metric is None else metric, loader, mode)
         self.metric, self.exact, self._keeps_first = metric, exact, not isinstance(keep, int)
         self.best: Best | None = None
@@ -137,7 +133,7 @@ class CheckpointCallback(Callback):
     @property
     def best_path(self) -> Path | None:
         """The checkpoint of the best epoch, if the folder has one."""
-        return self._folder.best()
+        return self._files.folder.best()
 
     # -- when ------------------------------------------------------------------------------------------------------
 
@@ -151,12 +147,10 @@ class CheckpointCallback(Callback):
             self.metric = self._monitor.metric  # without its loader
         if self._writes:
             require_exact(learn.dls, may_warn=not self.exact)
-        if self._writes and learn.job.is_first:
-            self._folder.open()
+            self._files.open(learn)
         self._unsaved = UnsavedWatch()
         self._options = options_of(learn.opt)  # type: ignore[arg-type]  # there is one in a fit
         self._has_begun, self._n_done = False, 0
-        self._losses.restart()
         self._loaders = ResumableLoaders(states=self._loaders.states)
         self._pace.restart(learn.n_steps)
         self._is_on = True
@@ -180,8 +174,7 @@ class CheckpointCallback(Callback):
             return  # a step may be half done
         if learn.training:
             self._n_batches += 1
-            if self._writes and learn.job.is_first:
-                self._losses.add(learn.loss)
+            self._files.add_loss(learn.loss)
         is_due = (learn.training or self._every.unit == "s") and self._pace.tick(learn.n_steps)
         if self._every.unit == "s":  # clocks differ
             is_due = learn.job.from_first(partial(bool, is_due), at="the clock of checkpoints")
@@ -197,21 +190,19 @@ class CheckpointCallback(Callback):
         """Write a last checkpoint if a callback has ended the fit, and wait for the file."""
         if not self._is_on:
             return
-        with closing(self._folder) if learn.job.is_first else nullcontext():
+        with closing(self._files):
             try:
                 if self._has_begun and isinstance(learn.ended_by, CancelFitException):
                     self._save(learn, 0, is_best=self._is_best(learn), is_over=True)
             finally:
                 self._is_on = self._writes = False
-                self._wait()
 
     def _begin(self, learn: Learner) -> None:
         """Look at loaders, each before its turn; in a fit that writes, at files that it replaces."""
         self._has_begun = True
         if self._writes:
             self._unsaved.look(learn, may_refuse=self.exact)
-        if self._writes and learn.job.is_first:
-            self._set_aside(goes_on=learn.is_resumed or self._n_batches > 0)
+        self._files.begin(self._n_batches, goes_on=learn.is_resumed or self._n_batches > 0)
         loaders = Loaders.of(learn.dls)
         self._loaders.agree_on(
             learn.job.from_first(lambda: {name: seed_of(dl) for name, dl in loaders.items()}, at="the seeds of loaders")
@@ -220,12 +211,6 @@ class CheckpointCallback(Callback):
             self._loaders.get(name, loader)
         if self._keeps_first and not learn.is_resumed and not self._n_batches:
             self._save(learn, 0)
-
-    def _set_aside(self, goes_on: bool) -> None:
-        """Set aside what this fit replaces."""
-        self._losses.begin(self._n_batches if goes_on else 0)
-        if aside := self._folder.set_aside(after=self._n_batches if goes_on else -1):
-            tell(describe_aside(self.path, len(aside), goes_on=goes_on))
 
     def _end_epoch(self, learn: Learner, is_last: bool = False) -> None:
         self._n_done += 1
@@ -259,13 +244,12 @@ class CheckpointCallback(Callback):
         if not self._writes:
             return
         with trained_weights(learn):  # in a validation, an average may be in their place
-            self._wait()
+            self._files.wait()
             if not any(learn.job.gather(_holds_nan(learn.model), at="a checkpoint")):
                 self._save_trained(learn, i, is_best=is_best, is_over=is_over)
                 return
-        self._warn(f"the weights hold NaN after batch {self._n_batches}; the last one is kept.")
-        if learn.job.is_first:
-            self._writer.start(self._losses.write, {}, self._n_batches, self._losses.take())
+        warn_of_unwritten(f"the weights hold NaN after batch {self._n_batches}; the last one is kept.")
+        self._files.save_losses(self._n_batches)
 
     def _save_trained(self, learn: Learner, i: int, *, is_best: bool, is_over: bool) -> None:
         self._unsaved.look(learn)
@@ -275,40 +259,20 @@ class CheckpointCallback(Callback):
                 cb.get_ready_to_save(learn)
         try:
             state = fit_state(learn, i, self._rng, self._options, is_over=is_over)
-            if is_model_in_shards(learn.model):
-                place = learn.job.from_first(lambda: self._folder.new_shards(self._n_batches), at="a folder of shards")
-                state = write_shards(state, place, learn.job)
-            if learn.job.is_first:
-                self._writer.start(self._write, state, self._n_batches, self._losses.take(), is_best=is_best)
+            self._files.save(learn, state, self._n_batches, is_best=is_best)
         except ShardsError as error:
-            self._warn(error)
+            warn_of_unwritten(error)
             return
         except (TypeError, LearnerError) as error:  # what a callback keeps is not plain data
             if learn.interrupt is None:
                 raise
-            self._warn(error)  # an interrupt must end the training all the same
+            warn_of_unwritten(error)  # an interrupt must end the training all the same
             return
         finally:
             self._pass_within = ""
-        if learn.interrupt is not None and learn.job.is_first and self._wait():
+        if learn.interrupt is not None and learn.job.is_first and self._files.wait():
             again = "fit(n, resume=True)" if learn.steps is None else "fit(steps=n, resume=True)"
             tell(f"a checkpoint is in {self.path}; `{again}` goes on from it.", to="stderr")
-
-    def _write(self, state: Mapping[str, Any], n_batches: int, losses: list[float], is_best: bool) -> None:
-        self._folder.save(state, n_batches, is_best=is_best)
-        self._losses.write({}, n_batches, losses)
-
-    def _wait(self) -> bool:
-        """Wait for the file that is being written; return whether it was. A failure is a warning."""
-        try:
-            self._writer.wait()
-        except Exception as error:
-            self._warn(error)
-            return False
-        return True
-
-    def _warn(self, reason: object) -> None:
-        warnings.warn(f"a checkpoint was not written: {reason}", RuntimeWarning, stacklevel=3)
 
     # -- going on --------------------------------------------------------------------------------------------------
 
@@ -326,7 +290,7 @@ class CheckpointCallback(Callback):
                 was given.
         """
         if path is None:
-            if (found := self._folder.newest()) is None:
+            if (found := self._files.folder.newest()) is None:
                 tell(f"resume: no checkpoint in {self.path} yet; begins anew.")
             return found
         return read_newest(path)
