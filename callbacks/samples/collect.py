@@ -13,7 +13,6 @@ from callbacks.samples.collection import (
     classes_of,
     joined_rows,
     layers_of,
-    log_pass,
     no_rows,
     schemas_of,
 )
@@ -272,7 +271,7 @@ class CollectCallback(Callback):
             if self.source == "step":  # what the history has of this pass is logged already
                 means = {name: value for name, value in means.items() if name not in learn.metrics.get(split, means)}
             label = split if self.source == "step" else f"{self.name}/{split}"
-            log_pass(run, means, {**recording.keys, "split": label}, is_again=is_again)
+            self._files.log(run, means, {**recording.keys, "split": label}, is_again=is_again)
 
     def _close(self, recording: Recording) -> dict[str, float]:
         """Finish the file; return the means."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from itertools import pairwise
 from typing import Any, Protocol
@@ -248,12 +249,9 @@ def joined_rows(every: list[Mapping[str, Any] | None]) -> dict[str, Any] | None:
     chunks = [[{name: _unpacked(c) for name, c in chunk.items()} for chunk in rows["written"]] for rows in found]
     columns = in_order([(rows["batches"], each) for rows, each in zip(found, chunks, strict=True)])
     written = [{name: _packed(column) for name, column in columns.items()}] if columns else []
-    batches = sorted([i, sum(n for rows in found for j, n in rows["batches"] if j == i)] for i in _numbers(found))
+    rows_of = Counter(i for rows in found for i, n in rows["batches"] for _ in range(n))
+    batches = sorted(map(list, rows_of.items()))
     return {**no_rows(), "written": written, "sums": added_up([rows["sums"] for rows in found]), "batches": batches}
-
-
-def _numbers(found: list[Mapping[str, Any]]) -> set[int]:
-    return {i for rows in found for i, _ in rows["batches"]}
 
 
 def no_rows() -> dict[str, Any]:
@@ -318,17 +316,3 @@ def log_means(log: Callable[[dict[str, float]], Any], means: Mapping[str, float]
     axis = {"epoch": keys["epoch"]} if "epoch" in keys else {}
     if means:
         log({**axis, **{f"{prefix}{name}": value for name, value in means.items()}})
-
-
-def log_pass(run: Any, means: Mapping[str, float], keys: Mapping[str, Any], *, is_again: bool) -> None:
-    """Log the means of a pass to a run.
-
-    Args:
-        run: the `Run`.
-        means: by name.
-        keys: as for `log_means`.
-        is_again: whether the run may have this pass already, as when training goes on from a checkpoint before it: then
-            the same row does not come twice.
-    """
-    known = {str(row) for row in run.logged()} if is_again else set()
-    log_means(lambda row: None if str(row) in known else run.log(row), means, keys)

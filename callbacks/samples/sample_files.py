@@ -9,6 +9,7 @@ from typing import Any
 
 from torch.utils.data import IterableDataset
 
+from callbacks.samples.collection import log_means
 from callbacks.samples.recording import Folder
 from learner.records import CategoricalLabel, Run, Samples, Table
 from learner.records.files import file_name, files_in
@@ -97,6 +98,19 @@ class SampleFiles:
     def has(self, name: str) -> bool:
         """Tell whether the run has a file of this name already."""
         return self.run is not None and (self.run.path / "samples" / f"{name}.parquet").exists()
+
+    def log(self, run: Run, means: Mapping[str, float], keys: Mapping[str, Any], *, is_again: bool) -> None:
+        """Log the means of a pass to a run.
+
+        Args:
+            run: where to.
+            means: by name.
+            keys: as for `log_means`.
+            is_again: whether the run may have this pass already, as when training goes on from a checkpoint before it:
+                then the same row does not come twice.
+        """
+        known = {str(row) for row in run.logged()} if is_again else set()
+        log_means(lambda row: None if str(row) in known else run.log(row), means, keys)
 
     def add(self, paths: Iterable[Path]) -> None:
         """Put files down that have been written."""
