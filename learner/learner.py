@@ -398,10 +398,10 @@ class Learner:
             except BaseException as error:
                 if not isinstance(error, CancelException):
                     annotate(error, self, f"the loader, batch {self.i + (self.batch is not None)}")
-                reason = end_early(self, error)
-                self._dispatch.leave(self, "epoch", owed, reason)
-                if not isinstance(reason, CancelEpochException):
-                    raise reason  # noqa: B904  # it is `error`, or what has ended the pass in another process
+                error = end_early(self, error)  # or what has ended the pass in another process
+                self._dispatch.leave(self, "epoch", owed, error)
+                if not isinstance(error, CancelEpochException):
+                    raise error  # another name would keep it, and the batch with it
             else:
                 self._dispatch.leave(self, "epoch", owed)
             finally:
@@ -434,10 +434,10 @@ class Learner:
             self.callback("after_batch")
             count_batch(self)
         except CancelException as cancel:
-            reason = drop_batch(self, cancel)
-            self._dispatch.leave(self, "batch", owed, reason)
-            if not isinstance(reason, CancelBatchException):
-                raise reason  # noqa: B904  # it is `cancel`, or what has ended the batch in another process
+            cancel = drop_batch(self, cancel)  # type: ignore[assignment]  # or what ended it in another process
+            self._dispatch.leave(self, "batch", owed, cancel)
+            if not isinstance(cancel, CancelBatchException):
+                raise cancel  # another name would keep it, and the batch with it
         except BaseException as error:
             annotate(error, self, "the batch")
             self.job.tell(self, error)

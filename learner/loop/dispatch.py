@@ -260,7 +260,7 @@ def job_of(cbs: Iterable[Any]) -> Job:
         ValueError: if there are two of that kind.
     """
     jobs = [(type(cb).__name__, cb.job) for cb in cbs if isinstance(getattr(cb, "job", None), Job)]
-    if len(jobs) > 1:
+    if any(job is not jobs[0][1] for _, job in jobs):  # one of yours may hold that of another
         names = " and ".join(name for name, _ in jobs)
         raise ValueError(f"`cbs` must hold one callback that knows the processes of a job, got {names}; take one out.")
     return jobs[0][1] if jobs else ALONE

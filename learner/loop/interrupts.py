@@ -43,6 +43,7 @@ def deferred_interrupts(learn: Learner) -> Iterator[None]:
     handlers that were there are put back however the block ends. In another thread than the main one, which hears no
     signals, nothing is changed.
     """
+    learn.job.begin_fit(learn._pending)
     former: dict[int, Any] = {}
     handle = partial(_handle, learn, os.getpid(), former)
     if threading.current_thread() is threading.main_thread():

@@ -26,7 +26,6 @@ def prepare_training(learn: Learner, lr: float | None) -> None:
     """Be ready to train: callbacks, optimizer, learning rate; without one, rates are as the optimizer was made."""
     refuse_autocast()
     warn_of_processes(learn)
-    learn.job.begin_fit(learn._pending)
     open_pass(learn, "", (), "train")  # forgets what an error has left to be looked at
     learn._lr_of_fit = learn.lr if lr is None else lr
     learn._set_callbacks(list(learn.cbs))  # `every` and the like may have been set since they were added

@@ -86,7 +86,8 @@ class Ranks(Job):
         self._n_per_batch = {"step": 2, "batch": 1, None: 0}[agree]
         self._n_owed = 0  # words of this training batch that are not said yet
         self._is_forward_owed = False  # whether one is due before the forward of this batch
-        self._is_over = False  # a process has failed, or is gone
+        self._is_over = False  # a process has failed, or is gone: nothing more can be agreed on in this fit
+        self._is_gone = False  # or ever: one may wait where nothing comes any more
         self._leads = 0  # within a method that only the first process calls
         self._is_in_backward = False
         self._pending: Any = None  # a signal that has come to this process, of the learner that trains
@@ -102,6 +103,7 @@ class Ranks(Job):
     def begin_fit(self, pending: Any) -> None:
         """Forget how the fit before has ended, but not that a process is gone; hold signals back, if all can agree."""
         self._n_owed, self._is_forward_owed, self._is_in_backward, self._settled = 0, False, False, None
+        self._is_over = self._is_gone
         self._pending = pending
         pending.is_agreed = self.agree is None
 
@@ -159,7 +161,7 @@ class Ranks(Job):
             if is_elsewhere:
                 raise self._strayed(self.talk.texts(at))
         except RuntimeError as error:
-            self._is_over = True
+            self._is_over = self._is_gone = True
             raise OtherProcessError(
                 f"another process is gone; this is rank {self.rank}. Its own output says why."
             ) from error
@@ -241,7 +243,7 @@ class Ranks(Job):
         if self._is_over or error in (self._settled, learn.interrupt):
             return error
         if self._is_in_backward:  # the others wait for tensors, and hear nothing but the end of this process
-            self._is_over = True
+            self._is_over = self._is_gone = True
             return error
         word = word_of(error)
         is_of_batch = word <= Word.BATCH

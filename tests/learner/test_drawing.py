@@ -37,6 +37,14 @@ train = collect.samples.where(split="train")
 found = dynamics(train)
 with learn.timed() as timings:
     learn.validate()
+read = learn.interpret("valid", classes=["a", "b"])
+points = torch.rand(40, 1)
+line = Loaders.from_arrays(train=(points, 2 * points), valid=(points, 2 * points), batch_size=10)
+keep = CheckpointCallback(tempfile.mkdtemp())
+other = Learner(nn.Linear(1, 1), line, nn.functional.mse_loss)
+other.fit(2, cbs=keep)
+residuals = other.interpret("valid")
+futures = other.branch(keep.path, step=4, n_steps=2, change=lambda learn: None, cbs=keep)
 """
 
 # What to ask of the notebook above; each method that returns a figure is here.
@@ -44,14 +52,20 @@ CALLS = {
     "ActivationStats.color_dim": "stats.color_dim()",
     "ActivationStats.dead_chart": "stats.dead_chart()",
     "ActivationStats.plot_stats": "stats.plot_stats()",
+    "Branch.plot": "futures.plot()",
+    "Calibration.plot": "read.calibration.plot()",
+    "ClassInterpretation.plot": "read.plot()",
+    "ClassInterpretation.plot_confusion": "read.plot_confusion()",
     "Dynamics.plot": "found.plot()",
     "Dynamics.plot_suspects": "found.plot_suspects(2)",
     "GradientStats.color_dim": "gradients.color_dim()",
     "GradientStats.dead_chart": "gradients.dead_chart()",
     "GradientStats.plot_stats": "gradients.plot_stats()",
     "History.plot": "learn.history.plot()",
+    "Interpretation.plot_top_losses": "read.plot_top_losses(2)",
     "LRFinderResult.plot": "learn.lr_find(plot=False).plot()",
     "RecorderCallback.plot": "recorder.plot()",
+    "RegressionInterpretation.plot": "residuals.plot()",
     "RepresentationMap.plot": "representation_map(images.flatten(1)).plot()",
     "Samples.plot_confusion": "train.plot_confusion()",
     "Samples.plot_histogram": "train.plot_histogram()",

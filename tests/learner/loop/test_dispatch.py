@@ -435,3 +435,9 @@ def test_ranks_are_all_or_the_first(make_learner):
 def test_one_callback_knows_the_processes():
     with pytest.raises(ValueError, match=r"one callback that knows the processes of a job, got Knows and Knows"):
         learner_of(0, Knows(0))
+
+
+def test_a_callback_may_hold_the_job_of_another():
+    knows = Knows(0)
+    other = type("Holds", (Callback,), {"job": knows.job, "after_batch": lambda self, learn: None})()
+    assert OneOfTwo(nn.Linear(1, 1), {"train": []}, nn.functional.mse_loss, cbs=[knows, other]).seen is knows.job
