@@ -7,7 +7,6 @@ import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from functools import partial
 from types import FrameType
 from typing import Any
 
@@ -45,7 +44,11 @@ def deferred_interrupts(learn: Learner) -> Iterator[None]:
     """
     learn.job.begin_fit(learn._pending)
     former: dict[int, Any] = {}
-    handle = partial(_handle, learn, os.getpid(), former)
+    process = os.getpid()
+
+    def handle(number: int, frame: FrameType | None) -> None:  # Python asks for its repr, which must be a short one
+        _handle(learn, process, former, number)
+
     if threading.current_thread() is threading.main_thread():
         former.update((number, default) for number, default in _DEFAULTS.items() if signal.getsignal(number) is default)
     try:
@@ -69,7 +72,7 @@ def deferred_interrupts(learn: Learner) -> Iterator[None]:
         raise interrupt
 
 
-def _handle(learn: Learner, process: int, former: dict[int, Any], number: int, frame: FrameType | None) -> None:
+def _handle(learn: Learner, process: int, former: dict[int, Any], number: int) -> None:
     if os.getpid() != process:  # a worker of a loader, made by a fork: it goes when its parent does
         if number == signal.SIGTERM:
             os._exit(_TERMINATED)

@@ -66,8 +66,8 @@ class BaseRates:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take over what `state_dict` gave."""
-        self.lr, self._unit, self._now = state["lr"], state["unit"], state["now"]
-        self._of_groups, self._at_end = list(state["of_groups"]), list(state["at_end"])
+        self.lr, self._unit, self._now = (float(state[name]) for name in ("lr", "unit", "now"))
+        self._of_groups, self._at_end = ([*map(float, state[name])] for name in ("of_groups", "at_end"))
 
     def start_from(self, lr: float | None) -> None:
         """Set the rates; None leaves them as they were written."""
