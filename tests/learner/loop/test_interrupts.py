@@ -586,7 +586,7 @@ def test_a_signal_to_a_whole_job_with_workers(tmp_path, place, number, n_steps):
     if number == signal.SIGTERM:
         assert process.returncode == 143
     else:
-        # 1 where what torch does at the exit imports `tabulate`, if that is installed: it makes Python forget the signal.
+        # 1 where torch imports `tabulate` at the exit, if that is installed: Python then forgets the signal.
         assert process.returncode in (-signal.SIGINT, 130, 1)
         assert err.endswith("KeyboardInterrupt\nlearner: in an interrupt, after batch 0, epoch 0, loader 'train'\n")
 
