@@ -65,6 +65,7 @@ class Callback:
     | -100 | sets up: device, what is trained |
     | -95 | changes batches where they are; mixes the loss for both targets of a mixture |
     | -90 | lets several processes agree on a backward and a step, and average their gradients |
+    | -60 | runs a step's forward and backward again, to compare them |
     | -50 | weighs the loss and accumulates: what comes later hears of whole windows alone |
     | -45 | half precision: scales the loss, unscales gradients, skips steps that overflow |
     | -40 | clips the gradients, or takes a second one |
