@@ -153,7 +153,16 @@ FLOORS = {
     "loop": ("ranks", "callback", "interrogate", "optim", "data", "drawing", "history", "errors"),
     "checkpoint": ("ranks", "loop", "callback", "interrogate", "optim", "data", "history", "errors"),
     "records": ("ranks.job", "checkpoint.atomic", "checkpoint.lock", "data", "history", "drawing", "errors"),
-    "inference": ("checkpoint.atomic", "loop", "callback", "interrogate", "data", "history", "errors"),
+    "inference": (
+        "checkpoint.atomic",
+        "checkpoint.shards",
+        "loop",
+        "callback",
+        "interrogate",
+        "data",
+        "history",
+        "errors",
+    ),
     "replay": (
         *("checkpoint", "records.ids", "loop", "callback", "interrogate", "optim", "data", "history", "drawing"),
         "errors",

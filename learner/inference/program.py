@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
 from learner.checkpoint.atomic import replacing
+from learner.checkpoint.shards import is_model_in_shards
 from learner.data.batch import describe
 from learner.data.loaders import Loaders
 from learner.data.moving import tensors_of, to_device
@@ -35,6 +36,13 @@ Inputs = tuple[tuple[Any, ...], dict[str, Any]]
 
 def export_program(learn: Learner, path: str | os.PathLike[str]) -> None:
     """Write a model as a program, as `Learner.export` says."""
+    if is_model_in_shards(learn.model):
+        raise LearnerError(
+            "`model` must be whole to be exported as a program, got one in shards; export its weights, as `model.pt`, "
+            "and load them into a model in one process."
+        )
+    if not learn.job.is_first:
+        return
     target = Path(path).expanduser()
     is_onnx = target.suffix == ".onnx"
     if is_onnx and (missing := [name for name in _ONNX if find_spec(name) is None]):
