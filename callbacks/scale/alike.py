@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import nn
@@ -36,13 +37,12 @@ def require_equal_weights(of_ranks: Sequence[tuple[int, int]]) -> None:
     Raises:
         LearnerError: if so; names the rank.
     """
-    for rank, other in enumerate(of_ranks):
-        if other != of_ranks[0]:
-            raise LearnerError(
-                f"all processes must hold the same weights after a pass, but those of rank {rank} differ from those of "
-                f"rank 0, after {other[0]} and {of_ranks[0][0]} steps: one has left out a step or a batch, or has "
-                f"changed weights or gradients by itself; decide by what all have alike, or do `agree='step'`."
-            )
+    if (rank := _first_unlike(of_ranks)) is not None:
+        raise LearnerError(
+            f"all processes must hold the same weights after a pass, but those of rank {rank} differ from those of "
+            f"rank 0, after {of_ranks[rank][0]} and {of_ranks[0][0]} steps: one has left out a step or a batch, or has "
+            f"changed weights or gradients by itself; decide by what all have alike, or do `agree='step'`."
+        )
 
 
 def require_one_batch(name: str, digests: Sequence[str]) -> None:
@@ -55,13 +55,17 @@ def require_one_batch(name: str, digests: Sequence[str]) -> None:
     Raises:
         LearnerError: if they differ; names the rank.
     """
-    for rank, digest in enumerate(digests):
-        if digest != digests[0]:
-            raise LearnerError(
-                f"each process must read the same batches of loader {name!r}, to take its share of each, but the first "
-                f"one of rank {rank} is another than that of rank 0: the loader gives each process data of its own, or "
-                f"shuffles by its own seed; let it give all of them the same, in one order."
-            )
+    if (rank := _first_unlike(digests)) is not None:
+        raise LearnerError(
+            f"each process must read the same batches of loader {name!r}, to take its share of each, but the first "
+            f"one of rank {rank} is another than that of rank 0: the loader gives each process data of its own, or "
+            f"shuffles by its own seed; let it give all of them the same, in one order."
+        )
+
+
+def _first_unlike(of_ranks: Sequence[Any]) -> int | None:
+    """Return the first rank that has something else than rank 0; None if all have the same."""
+    return next((rank for rank, one in enumerate(of_ranks) if one != of_ranks[0]), None)
 
 
 def say_what_is_read_whole(learn: Learner, told: set[str]) -> None:

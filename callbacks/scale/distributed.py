@@ -11,12 +11,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from callbacks.scale.alike import (
-    require_equal_weights,
-    require_one_batch,
-    require_own_device,
-    say_what_is_read_whole,
-)
+from callbacks.scale.alike import require_equal_weights, require_one_batch, require_own_device, say_what_is_read_whole
 from callbacks.scale.gradients import average, average_all, checksum, copy_from_first, parameters_apart, zero_loss
 from callbacks.scale.replica import Replica, explained, is_own_forward
 from learner import Callback, Learner, LearnerError
@@ -105,10 +100,10 @@ class DistributedCallback(Callback):
             bucket_cap_mb=bucket_cap_mb,
         )
         self.job = joined_job(agree, timeout)
-        self._several: Any = self.job  # where there are several
         self._loaders = ResumableLoaders()
         self._passes: list[Shares] = []  # of this pass and those around it
         self._told: set[str] = set()  # of loaders that are read whole
+        self._apart: list[nn.Parameter] = []  # trained in this pass, and no part of the model
         self._is_synced = False  # whether the last backward has averaged the gradients
         self._adds_up = False  # whether the loss is a sum over the batch
 
@@ -147,8 +142,9 @@ class DistributedCallback(Callback):
         self._prepare(learn)
         seed = self.job.from_first(torch.initial_seed, at="the seed of the noise")
         if not self.is_first:  # dropout must differ
-            torch.manual_seed(position_seed(seed, "rank", self.rank))
-            seed_generators(position_seed(seed, "rank", self.rank))
+            own = position_seed(seed, "rank", self.rank)
+            torch.manual_seed(own)
+            seed_generators(own)
 
     def _prepare(self, learn: Learner) -> None:
         """Have the same weights everywhere."""
@@ -170,7 +166,7 @@ class DistributedCallback(Callback):
         if self.world == 1:
             return
         if learn.training:
-            self._several.owe()
+            self.job.owe()
         else:
             self.job.gather(None, at="the beginning of a pass")
             copy_from_first(list(learn.model.buffers()))
@@ -217,11 +213,14 @@ class DistributedCallback(Callback):
     # -- batches ---------------------------------------------------------------------------------------------------
 
     def before_batch(self, learn: Learner) -> None:
-        """Say how large the whole batch is."""
+        """Say how large the whole batch is; see what is trained, in the first one of a pass."""
         if self.world == 1:
             return
-        self._several.begin_batch()
+        self.job.begin_batch()
         shares = self._passes[-1]
+        if learn.training and shares.now == (0, 0):  # the first batch: nobody freezes anything any more
+            self._replica.look_at(learn.model)
+            self._apart = parameters_apart(learn)
         shares.now = learn.global_batch_size, _ = shares.sizes.pop(learn.i)
         if shares.digest:
             digests, shares.digest = self.job.gather(shares.digest, at="the first batch of a pass"), ""
@@ -249,14 +248,14 @@ class DistributedCallback(Callback):
         if self.world == 1:
             action()
             return
-        self._several.before_backward()
+        self.job.before_backward()
         loss, learn.loss = learn.loss, self._weighed(learn)
-        self._several.during_backward(True)
+        self.job.during_backward(True)
         action()
-        self._several.during_backward(False)  # not after an error: the others wait for what does not come
+        self.job.during_backward(False)  # not after an error: the others wait for what does not come
         learn.loss = loss
         if self._is_synced:
-            average(parameters_apart(learn))
+            average(self._apart)
 
     def _weighed(self, learn: Learner) -> Tensor:
         """Return the loss, times this share's part of the whole, times the number of processes."""
@@ -268,8 +267,9 @@ class DistributedCallback(Callback):
             learn.global_weight = float(n)
             factor = self.world * n_mine / n
         else:
-            own = batch_weight(learn) if n_mine else 0.0
-            mine = torch.as_tensor(own, dtype=torch.float64, device=learn.loss.device)
+            mine = torch.as_tensor(
+                batch_weight(learn) if n_mine else 0.0, dtype=torch.float64, device=learn.loss.device
+            )
             whole = mine.clone()
             dist.all_reduce(whole)
             learn.global_weight = whole
@@ -298,8 +298,7 @@ class DistributedCallback(Callback):
 
     def around_step(self, learn: Learner, action: Callable[[], None]) -> None:
         """Agree that all make the step."""
-        if self.world > 1:
-            self._several.before_step()
+        self.job.before_step()
         action()
 
     def after_batch(self, learn: Learner) -> None:
@@ -316,5 +315,5 @@ class DistributedCallback(Callback):
 
     def cleanup_batch(self, learn: Learner) -> None:
         """Be ready for the next batch."""
-        if self.world > 1 and learn.training:
-            self._several.owe()
+        if learn.training:
+            self.job.owe()

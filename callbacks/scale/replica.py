@@ -38,20 +38,25 @@ class Replica:
         self._ddp: DistributedDataParallel | None = None
         self._trained: list[int] = []
 
+    def look_at(self, model: nn.Module) -> None:
+        """See, when a pass begins, whether other parameters are trained than before."""
+        trained = [id(p) for p in model.parameters() if p.requires_grad]
+        if trained != self._trained:
+            self.drop()
+            self._trained = trained
+
     def of(self, model: nn.Module) -> DistributedDataParallel:
         """Return a model in its wrapper; all processes call this together."""
-        trained = [id(p) for p in model.parameters() if p.requires_grad]
-        if self._ddp is None or trained != self._trained or self._ddp.module is not model:
+        if self._ddp is None or self._ddp.module is not model:
             self.drop()  # its hooks go before others come
             device = next(model.parameters()).device
             ids = [device] if device.type == "cuda" else None
             self._ddp = DistributedDataParallel(model, device_ids=ids, **self._options)
-            self._trained = trained
         return self._ddp
 
     def drop(self) -> None:
         """Leave the model alone."""
-        self._ddp, self._trained = None, []
+        self._ddp = None
 
 
 def is_own_forward(learn: Learner) -> bool:

@@ -168,16 +168,15 @@ class ShardCallback(DistributedCallback):
         """Expect a forward of all processes."""
         super().before_batch(learn)
         if self.world > 1:
-            self._several.owe_forward()
+            self.job.owe_forward()
 
     def around_predict(self, learn: Learner, action: Callable[[], None]) -> None:
         """Agree that all call the model, in which each sends what it holds of the weights."""
         if self.world == 1:
             action()
             return
-        several = self._several
-        several.before_forward()
-        several.during_backward(True)
+        self.job.before_forward()
+        self.job.during_backward(True)
         try:
             action()
         except CancelException as cancel:
@@ -185,7 +184,7 @@ class ShardCallback(DistributedCallback):
                 f"a forward of weights in shards must not be cancelled, got {type(cancel).__name__}: the other "
                 f"processes are in it; cancel before it, in `before_batch`, or after it."
             ) from cancel
-        several.during_backward(False)  # not after an error: the others wait for what does not come
+        self.job.during_backward(False)  # not after an error: the others wait for what does not come
 
     def settle_gradients(self, learn: Learner) -> None:
         """Leave gradients as they are: each backward has reduced them, for whole ones may not fit."""

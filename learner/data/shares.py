@@ -85,11 +85,11 @@ class Shares:
         vars(mine).update(batch_sampler=ShareSampler(loader.position, self), _iterator=None)
         return mine
 
-    def taken(self, i: int, n: int) -> tuple[int, int, bool]:
-        """Put down the size of a batch; return which samples to read, and whether they are a stand-in."""
+    def taken(self, i: int, n: int) -> tuple[int, int]:
+        """Put down the size of a batch; return which samples to read: the share, or the first one as a stand-in."""
         start, stop = share(n, self.rank, self.world)
         self.sizes[i] = n, stop - start
-        return (start, stop, False) if stop > start else (0, 1, True)
+        return (start, stop) if stop > start else (0, 1)
 
 
 def why_read_whole(loader: Any) -> str | None:
@@ -131,7 +131,7 @@ class ShareSampler(PositionSampler):
 
     def _shares(self, first: int, batches: Iterator[list[int]]) -> Iterator[list[int]]:
         for i, indices in enumerate(batches, first):
-            start, stop, _ = self.shares.taken(i, len(indices))
+            start, stop = self.shares.taken(i, len(indices))
             place: Any = indices
             yield BatchIndices(indices[start:stop], place.epoch, place.first + start)
 
@@ -157,7 +157,7 @@ class ShareLoader(LoaderWrapper):
             if self.shares.digest is None:
                 self.shares.digest = digest_of(batch)
             n = n_samples_of(batch)
-            start, stop, _ = self.shares.taken(i, n)
+            start, stop = self.shares.taken(i, n)
             yield rows_of(batch, n, start, stop)
 
 

@@ -128,6 +128,11 @@ def _require_agreement(first: Any, second: Any, says: Any) -> None:
         )
 
 
+def is_first_alone(cb: Any) -> bool:
+    """Tell whether a callback is called in the first of several processes alone."""
+    return bool(getattr(cb, "ranks", "all") == "first")
+
+
 def method_of(cb: Any, name: str) -> Callable[..., Any] | None:
     """Return a callback's method, or None where it has none but the base's empty one, or one that torch gave it."""
     method = getattr(cb, name, None)

@@ -15,7 +15,7 @@ from learner.errors import (
     CancelFitException,
     severity,
 )
-from learner.loop.callbacks import method_of, sort_callbacks
+from learner.loop.callbacks import is_first_alone, method_of, sort_callbacks
 from learner.loop.diagnose import annotate
 from learner.loop.foreign import no_data_in_action
 from learner.loop.frequency import Gate, Guard
@@ -174,9 +174,8 @@ class Dispatch:
         only a Cancel, the first failure is raised when all clean-ups have run; of Cancels, the one that ends more.
         """
         worst, outer, learn.ended_by = reason, learn.ended_by, reason
-        if (
-            learn._pending.interrupt is not None and learn._pending.is_agreed
-        ):  # not later: a clean-up that writes the last checkpoint has to see it
+        # Not later: a clean-up that writes the last checkpoint has to see it.
+        if learn._pending.interrupt is not None and learn._pending.is_agreed:
             learn.interrupt = learn._pending.interrupt
         while owed:
             cleanup = owed.pop()
@@ -246,11 +245,6 @@ class Dispatch:
         method = method.method if isinstance(method, Led) else method
         owners = [type(cb).__name__ for cb in self.cbs if method_of(cb, signal) == method]
         return f"{owners[0] if owners else repr(method)}.{signal}"
-
-
-def is_first_alone(cb: Any) -> bool:
-    """Tell whether a callback is called in the first of several processes alone."""
-    return getattr(cb, "ranks", "all") == "first"
 
 
 def job_of(cbs: Iterable[Any]) -> Job:

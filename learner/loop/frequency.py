@@ -16,6 +16,7 @@ from time import monotonic
 from typing import Any, NamedTuple
 
 from learner.data.loaders import ROLES
+from learner.loop.callbacks import is_first_alone
 from learner.loop.types import Learner
 
 _WORDS = re.compile(r"(?:([0-9]+|[0-9]*\.[0-9]+) *)?(batch|batches|step|steps|epoch|epochs|s|min|h)")
@@ -171,7 +172,7 @@ class Gate:
         self.every = Every.of(every, f"{self._owner}.every")
         self.patterns = _checked_patterns(getattr(cb, "loaders", None), f"{self._owner}.loaders")
         self.pace = Pace(self.every)
-        self._is_first_alone = getattr(cb, "ranks", "all") == "first"
+        self._is_first_alone = is_first_alone(cb)
         self._words = () if self.every.is_always else (f"every {every}",)
 
     @property

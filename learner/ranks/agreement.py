@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from enum import IntEnum
+from hashlib import blake2b
 from typing import Any, Literal
 
 from learner.errors import (
@@ -273,8 +274,6 @@ class Ranks(Job):
 
 def hash_of(values: dict[str, Any]) -> str:
     """Return a short text that is the same for the same values, on any machine."""
-    from hashlib import blake2b
-
     return blake2b(repr(sorted(values.items())).encode(), digest_size=16).hexdigest()
 
 

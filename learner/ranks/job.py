@@ -43,6 +43,29 @@ class Job:
             pending: the learner's `Pending`: a signal that has come to this process.
         """
 
+    # What several processes say in a batch, that none of them goes on alone; `learner.ranks.agreement` is the protocol.
+
+    def begin_batch(self) -> None:
+        """Take what comes now for something new, also if the same exception is raised again."""
+
+    def owe(self) -> None:
+        """Owe the words of the training batch that comes next."""
+
+    def owe_forward(self) -> None:
+        """Owe a word before the forward of the batch that comes next, whether it trains or not: all take part in it."""
+
+    def before_forward(self) -> None:
+        """Agree that all call the model; once a batch, however often it is called."""
+
+    def before_backward(self) -> None:
+        """Agree that all have a loss; once a batch, however often it is evaluated."""
+
+    def before_step(self) -> None:
+        """Agree that all make the step."""
+
+    def during_backward(self, is_in: bool) -> None:
+        """Say whether a backward runs, or a forward by shards, in which the others wait for what this process sends."""
+
     def gather(self, mine: Any, at: str) -> list[Any]:
         """Return what all processes give, in order of ranks.
 

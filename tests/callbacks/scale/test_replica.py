@@ -22,6 +22,7 @@ def wrap():
     first(x).sum().backward()
     seen["gradients"] = [p.grad for p in model.parameters()]
     model[0].requires_grad_(False)
+    replica.look_at(model)
     frozen = replica.of(model)
     seen["anew"] = frozen is not first
     seen["another"] = replica.of(nn.Linear(1, 1)) is not frozen

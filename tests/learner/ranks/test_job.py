@@ -52,7 +52,8 @@ def test_a_callback_brings_the_job_and_takes_it_along(make_learner):
 
 def test_two_who_know_of_others_are_refused(make_learner):
     class Knows(Callback):
-        job = Job()
+        def __init__(self):
+            self.job = Job()
 
     with pytest.raises(ValueError, match="one callback that knows the processes of a job, got Knows and Knows"):
         make_learner([Knows(), Knows()])
