@@ -43,6 +43,7 @@ class MetricsCallback(Callback):
         TypeError: at the first checkpoint within a pass, naming the place, if an object keeps what is no plain data.
 
     Example:
+        >>> import torch
         >>> from callbacks import accuracy
         >>> from learner import Loaders
         >>> x, y = torch.eye(3), torch.tensor([0, 1, 1])

@@ -54,9 +54,10 @@ class Shares:
         digest: of the first batch that was read whole, to be compared between ranks; else None.
 
     Example:
+        >>> import torch
         >>> shares = Shares(rank=1, world=2)
-        >>> list(shares.of([[0, 1, 2], [3]])), shares.sizes
-        ([[2], [3]], {0: (3, 1), 1: (1, 0)})
+        >>> list(shares.of([torch.tensor([0, 1, 2]), torch.tensor([3])])), shares.sizes
+        ([tensor([2]), tensor([3])], {0: (3, 1), 1: (1, 0)})
     """
 
     def __init__(self, rank: int, world: int) -> None:
