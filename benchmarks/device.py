@@ -10,7 +10,6 @@ A machine without CUDA runs what it can: `--quick` in less than a minute, to see
 from __future__ import annotations
 
 import argparse
-import contextlib
 import copy
 import gc
 import platform
@@ -27,7 +26,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, scaled_dot_product_attention
 
 from callbacks import CompileCallback, DeviceCallback
-from learner import Learner, LearnerError
+from learner import Callback, Learner, LearnerError
 
 HAS_CUDA = torch.cuda.is_available()
 DEVICE = torch.device("cuda" if HAS_CUDA else "cpu")
@@ -175,13 +174,12 @@ def by_hand(model: nn.Module, is_compiled: bool = False) -> Run:
     return run
 
 
-def by_learner(model: nn.Module, **options: Any) -> Run:
-    learn = Learner(model, {"train": []}, cross_entropy, LR, optimizer)
-    cbs = CompileCallback(**options) if options else None
+def by_learner(model: nn.Module, *cbs: Callback) -> Run:
+    learn = Learner(model, {"train": []}, cross_entropy, LR, optimizer, cbs)
 
     def run(loader: Any) -> None:
         learn.dls = {"train": loader}
-        learn.fit(1, cbs=cbs)
+        learn.fit(1)
 
     return run
 
@@ -190,8 +188,8 @@ CONTESTANTS: dict[str, Callable[[nn.Module], Run]] = {
     "by hand, eager": by_hand,
     "Learner, eager": by_learner,
     "by hand, compiled": partial(by_hand, is_compiled=True),
-    "Learner, compiled": partial(by_learner, mode=MODE),
-    "Learner, step graph": partial(by_learner, step=True),
+    "Learner, compiled": lambda model: by_learner(model, CompileCallback(MODE)),
+    "Learner, step graph": lambda model: by_learner(model, CompileCallback(step=True)),
 }
 
 
@@ -320,13 +318,7 @@ def prefetching(is_quick: bool, n: int) -> None:
     print("|---|--:|--:|--:|")
     base = 0.0
     for name, (batch, prefetch) in ways.items():
-        learn = Learner(copy.deepcopy(model), {"train": []}, cross_entropy, LR, optimizer)
-        learn.add_cb(DeviceCallback(DEVICE, prefetch=prefetch))
-
-        def run(loader: Any, learn: Learner = learn) -> None:
-            learn.dls = {"train": loader}
-            learn.fit(1)
-
+        run = by_learner(copy.deepcopy(model), DeviceCallback(DEVICE, prefetch=prefetch))
         clocked = Clocked([batch] * n)
         for _ in range(2):
             run(clocked)
@@ -349,8 +341,7 @@ def main() -> None:
         # To compile for a CPU takes long; one shows that it works.
         is_alone = is_quick and not HAS_CUDA and k
         table(task, compare(task, list(CONTESTANTS)[: 2 if is_alone else None], n, n_rounds))
-    with contextlib.suppress(KeyboardInterrupt):
-        prefetching(is_quick, 30 if is_quick else 60)
+    prefetching(is_quick, 30 if is_quick else 60)
 
 
 if __name__ == "__main__":

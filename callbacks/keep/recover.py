@@ -110,10 +110,10 @@ class RecoverCallback(Callback):
         self.recoveries: list[Recovery] = []
         self._is_restarting = False
         self._added: list[Any] = []  # by the changes of this fit
-        self._begin()
-
-    def _begin(self) -> None:
         self._n = 0  # training batches that are done, ever
+        self._forget_losses()
+
+    def _forget_losses(self) -> None:
         self._recent: list[float] = []
         self._new, self._places = Column(), list[tuple[int, int, int, int]]()
 
@@ -123,9 +123,7 @@ class RecoverCallback(Callback):
         """Start clean, unless this is what it has asked for."""
         if not self._is_restarting:
             self.recoveries, self._added = [], []
-        n = self._n
-        self._begin()
-        self._n = n
+        self._forget_losses()
 
     def before_batch(self, learn: Learner) -> None:
         """Make the change, when all is as it was at the checkpoint; leave a batch out that is to be left out."""

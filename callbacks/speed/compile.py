@@ -87,10 +87,9 @@ class CompileCallback(Callback):
             )
         self.mode, self.dynamic, self.fullgraph = mode, dynamic, fullgraph
         self.step_graph = StepGraph() if step else None
-        for name in (
-            ("before_epoch", "after_fit", *AROUND) if step else ()
-        ):  # of this object alone: others pay nothing for them
-            setattr(self, name, getattr(self.step_graph, name))
+        if step:  # handlers of this object alone: others of its class pay nothing for them
+            for name in ("before_epoch", "after_fit", *AROUND):
+                setattr(self, name, getattr(self.step_graph, name))
         self.n_graphs = 0
         self._n_known = 0  # graphs, when the last batch was done
         self._has_run_uncompiled = self._is_told = False

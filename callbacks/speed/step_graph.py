@@ -12,11 +12,11 @@ from torch import Tensor
 from learner import Learner, LearnerError
 from learner.data.moving import cloned, detached, tensors_of
 from learner.loop.callbacks import method_of
-from learner.loop.naming import ACTIONS
+from learner.loop.naming import ACTIONS, AROUND
 
 _N_WARM_UP = 3  # steps on a side stream before the recording, as the documentation of torch has it
 _FEW = 20  # steps of a fit that is too short for it to be said that none was replayed
-_BETWEEN = ("after_predict", "after_loss", "after_backward", *ACTIONS, *(f"around_{action}" for action in ACTIONS))
+_BETWEEN = ("after_predict", "after_loss", "after_backward", *ACTIONS, *AROUND)
 _PLAIN = {int, float, bool, str, type(None)}
 
 

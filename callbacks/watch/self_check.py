@@ -63,6 +63,7 @@ class SelfCheckCallback(Callback):
 
     Attributes:
         faults: what differed, a `Fault` each.
+        n_checked: batches that were run again in this fit.
 
     Raises:
         TypeError, ValueError: if `repeats` is not a whole number of at least 1; if `every` is not an interval.

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import itertools
 import os
 import secrets
 from collections.abc import Iterator
@@ -61,6 +62,25 @@ def publish(file: BinaryIO, path: Path) -> None:
     file.close()
     os.replace(Path(file.name), path)
     sync_folder(path.parent)
+
+
+def set_aside(path: Path) -> Path:
+    """Rename a file to `<name>.old`, or `<name>.old1` and so on where that is taken; return its new path.
+
+    Raises:
+        OSError: if it cannot be renamed.
+
+    Example:
+        >>> import tempfile
+        >>> path = Path(tempfile.mkdtemp(), "a.txt")
+        >>> for _ in range(2):
+        ...     _ = path.write_text("")
+        ...     set_aside(path).name
+        'a.txt.old'
+        'a.txt.old1'
+    """
+    names = (path.with_name(f"{path.name}.old{n or ''}") for n in itertools.count())
+    return path.rename(next(name for name in names if not name.exists()))
 
 
 def sync_folder(folder: Path) -> None:

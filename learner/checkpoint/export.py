@@ -30,7 +30,7 @@ def export_weights(model: nn.Module, path: str | os.PathLike[str], job: Job = AL
         LearnerError: if the file cannot be written.
     """
     inner, target = inside(model), Path(path).expanduser()
-    values = whole_weights(inner) if is_model_in_shards(inner) else inner.state_dict() if job.is_first else {}
+    values = whole_weights(inner) if is_model_in_shards(inner) else inner.state_dict()
     if not job.is_first:
         return
     state = {name: value.detach().cpu() for name, value in values.items()}

@@ -73,11 +73,12 @@ class CheckpointFiles:
     def save_losses(self, n_batches: int) -> None:
         """Begin to write the losses up to a batch alone."""
         if self._writes:
-            self._writer.start(self._losses.write, {}, n_batches, self._losses.take())
+            losses = self._losses.take()
+            self._writer.start(lambda _: self._losses.write(n_batches, losses), {})
 
     def _write(self, state: Mapping[str, Any], n_batches: int, losses: list[float], is_best: bool) -> None:
         self.folder.save(state, n_batches, is_best=is_best)
-        self._losses.write({}, n_batches, losses)
+        self._losses.write(n_batches, losses)
 
     def wait(self) -> bool:
         """Wait for what is being written; return whether it was. A failure is a warning."""

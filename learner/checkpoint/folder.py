@@ -12,6 +12,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self
 
+from learner.checkpoint.atomic import set_aside
 from learner.checkpoint.file import is_whole, read_checkpoint, write_checkpoint
 from learner.checkpoint.lock import LOCK, Lock
 from learner.checkpoint.shards import SUFFIX, is_whole_folder
@@ -168,15 +169,10 @@ class CheckpointFolder:
             LearnerError: if a file cannot be renamed, or another program writes to the folder.
         """
         self.open()
-        aside = []
         try:
-            for path in self.files():
-                if step_of(path) > after:
-                    names = (path.with_name(f"{path.name}.old{n or ''}") for n in itertools.count())
-                    aside.append(path.rename(next(name for name in names if not name.exists())))
+            return [set_aside(path) for path in self.files() if step_of(path) > after]
         except OSError as error:
             raise LearnerError(f"`{self.path}` must be a folder to write to: {error}") from error
-        return aside
 
     def open(self) -> None:
         """Take the lock, make the folder, and clear away what a killed process left half written.
@@ -270,7 +266,7 @@ class CheckpointFolder:
 
 
 def _kept_steps(names: Iterable[str]) -> set[str]:
-    """Return the steps of which there is a file, if it is one that was set aside."""
+    """Return the steps of which there is a file; one that was set aside counts as well."""
     matches = (_NAME.match(name) for name in names)
     return {match[1] for match in matches if match}
 

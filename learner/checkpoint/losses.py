@@ -7,16 +7,14 @@ cancelled before it had one. `numpy.fromfile(path, "<f8")` reads it.
 
 from __future__ import annotations
 
-import itertools
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
-
 import numpy as np
 from torch import Tensor
 
+from learner.checkpoint.atomic import set_aside
 from learner.errors import LearnerError
 from learner.loop.column import Column
 
@@ -63,12 +61,10 @@ class LossFile:
 
     def read(self) -> np.ndarray:
         """Return all losses, by the number of their batch; none where there is no file."""
-        if not self.path.is_file():
-            return np.empty(0)
-        return np.frombuffer(self.path.read_bytes()[: self.path.stat().st_size // _SIZE * _SIZE], dtype="<f8")
+        return np.fromfile(self.path, "<f8") if self.path.is_file() else np.empty(0)
 
     def forget(self, after: int) -> None:
-        """Keep the losses of the first `after` batches alone: those of a future that will not be go.
+        """Keep the losses of the first `after` batches alone, from which a fit goes on; it writes its own after them.
 
         Raises:
             LearnerError: if the file cannot be changed.
@@ -80,15 +76,14 @@ class LossFile:
             raise LearnerError(f"`{self.path}` cannot be written: {error}") from error
 
     def set_aside(self) -> None:
-        """Rename the file, for another training begins: `losses.f64.old`.
+        """Rename the file to `losses.f64.old`, since another training begins.
 
         Raises:
             LearnerError: if it cannot be renamed.
         """
         try:
             if self.path.is_file():
-                names = (self.path.with_name(f"{NAME}.old{n or ''}") for n in itertools.count())
-                self.path.rename(next(name for name in names if not name.exists()))
+                set_aside(self.path)
         except OSError as error:
             raise LearnerError(f"`{self.path}` cannot be renamed: {error}") from error
 
@@ -104,7 +99,7 @@ class LossRecord:
         self._file, self._new = LossFile(folder), Column()
 
     def restart(self) -> None:
-        """Forget what was not written of another fit."""
+        """Forget what another fit has not written."""
         self._new = Column()
 
     def begin(self, n_done: int) -> None:
@@ -122,6 +117,6 @@ class LossRecord:
         """Return what is new, and forget it; waits for the device."""
         return self._new.drain()
 
-    def write(self, state: Mapping[str, Any], n_done: int, losses: Sequence[float]) -> None:
-        """Write the last few of `n_done` losses; `state` is what else is written at the time, and not looked at."""
+    def write(self, n_done: int, losses: Sequence[float]) -> None:
+        """Write the last few of `n_done` losses."""
         self._file.write(n_done - len(losses), losses)

@@ -84,6 +84,11 @@ def plain(
         raise TypeError(f"`{name}{place}` must be plain data, got {error.what}.") from None
 
 
+def is_in_shards(value: Any) -> bool:
+    """Tell whether a value is a tensor of which each process has a part."""
+    return isinstance(value, Tensor) and hasattr(value, "to_local")
+
+
 class _NotPlainError(Exception):
     def __init__(self, what: str) -> None:
         self.what = what
@@ -148,7 +153,7 @@ class _Plain:
         return result
 
     def tensor(self, value: Tensor) -> Tensor:
-        if self.may_have_shards and hasattr(value, "to_local"):
+        if self.may_have_shards and is_in_shards(value):
             return value.detach().clone()
         if problem := _problem_of(value):
             raise _NotPlainError(problem)
@@ -181,7 +186,7 @@ def _key(key: Any) -> Any:
 def _problem_of(tensor: Tensor) -> str | None:
     """Say why a tensor is not plain data, or None."""
     kind = f"a tensor of {_kind(tensor)}"
-    if hasattr(tensor, "to_local"):
+    if is_in_shards(tensor):
         return (
             f"{kind}, of which each process has a part; `learn.save` and a CheckpointCallback write it, and "
             "`learn.export` the weights as a whole"

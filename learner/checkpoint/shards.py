@@ -27,6 +27,7 @@ from torch import Tensor, nn
 
 from learner.checkpoint.atomic import sync_folder
 from learner.checkpoint.file import write_checkpoint
+from learner.checkpoint.plain import is_in_shards
 from learner.errors import LearnerError
 from learner.interrogate.layers import inside
 from learner.ranks.job import Job
@@ -49,11 +50,6 @@ _MAY_NAME = {
     "pathlib": {"PosixPath", "WindowsPath"},
     "pathlib._local": {"PosixPath", "WindowsPath"},
 }
-
-
-def is_in_shards(value: Any) -> bool:
-    """Tell whether a value is a tensor of which each process has a part."""
-    return isinstance(value, Tensor) and hasattr(value, "to_local")
 
 
 def is_model_in_shards(model: nn.Module) -> bool:

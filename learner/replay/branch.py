@@ -78,19 +78,19 @@ class Branch:
     def samples(self) -> dict[str, list[dict[str, Any]]]:
         """Return which samples of the loaders that validate end differently, for each change, the farthest first.
 
-        Each row has the `loader`, the number of the `sample`, the `distance` of the two predictions, and what they are
-        in both futures: the class, where there is a row of numbers for each sample, and else the prediction. Those of
-        another class come where there are classes, else those of another value.
+        Where the model gives a row of numbers for each sample, as for classes, those are the samples whose class is
+        another one; else those whose prediction is. Each row has the `loader`, the number of the `sample`, the
+        `distance` of the two predictions, and the class or prediction in both futures.
         """
         first = self._futures[AS_IT_WAS].predictions
-        return {name: list(_moved(name, first, self._futures[name].predictions)) for name in self.names}
+        return {name: _moved(name, first, self._futures[name].predictions) for name in self.names}
 
     def plot(self) -> Figure:
         """Draw the losses, their distance from those of the future as it was, and that of the layers."""
         from learner.drawing import panels
 
         figure, (losses, apart, layers) = panels(3)
-        first = _losses(self.history[AS_IT_WAS])
+        first, of_layers = _losses(self.history[AS_IT_WAS]), self.difference()
         losses.plot(*first, color="black", label=AS_IT_WAS)
         differences: list[np.ndarray] = []
         for k, name in enumerate(self.names):
@@ -99,7 +99,7 @@ class Branch:
             n = min(len(values), len(first[1]))
             differences.append(np.subtract(values[:n], first[1][:n]))
             apart.plot(steps[:n], differences[-1], color=f"C{k}", label=name)
-            distances = self.difference()[name]
+            distances = of_layers[name]
             layers.barh(
                 np.arange(len(distances)) + 0.8 * k / len(self.names),
                 list(distances.values()),

@@ -93,6 +93,7 @@ class Checkpoints:
         path: the folder or file.
 
     Raises:
+        TypeError: if it is no path.
         LearnerError: if there is none.
     """
 

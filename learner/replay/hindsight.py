@@ -11,17 +11,17 @@ from typing import Any
 from learner.errors import LearnerError
 from learner.loop.callbacks import flattened
 from learner.loop.types import Learner
-from learner.replay.find import at_step
+from learner.replay.find import Target, at_step
 from learner.replay.record import Record
 from learner.replay.rewind import compare, travelled
 
 
 def hindsight(learn: Learner, path: str | os.PathLike[str], cbs: Any, steps: slice) -> None:
     """Run a part of a training again with more callbacks, as `Learner.hindsight` says."""
-    first, last = _checked_steps(steps)
+    start, last = _checked_steps(steps)
     if not flattened(cbs):
         raise ValueError("`cbs` must hold a callback at least, got none; do `ActivationStats()`.")
-    with travelled(learn, path, at_step(first, "steps.start")) as walk:
+    with travelled(learn, path, start) as walk:
         n_before = len(walk.passed)
         with learn.added(cbs):
             ends_there = walk.go(None if last is None else lambda now: now.n_steps >= last)
@@ -30,8 +30,8 @@ def hindsight(learn: Learner, path: str | os.PathLike[str], cbs: Any, steps: sli
         compare(walk, Record(path), n_compared=n_before)
 
 
-def _checked_steps(steps: Any) -> tuple[int, int | None]:
-    """Return the first step and the one to stop before, or None for the end of the fit.
+def _checked_steps(steps: Any) -> tuple[Target, int | None]:
+    """Return where the steps begin, and the one to stop before, or None for the end of the fit.
 
     Raises:
         TypeError, ValueError: if it is not a slice of steps one after the other.
@@ -41,9 +41,9 @@ def _checked_steps(steps: Any) -> tuple[int, int | None]:
     first, last = 0 if steps.start is None else steps.start, steps.stop
     if steps.step not in (None, 1):
         raise ValueError(f"`steps` must be one after the other, got every {steps.step}; set `every` of the callback.")
-    at_step(first, "steps.start")
+    start = at_step(first, "steps.start")
     if last is not None:
-        at_step(last, "steps.stop")
+        at_step(last, "steps.stop")  # only refuses what is no step
         if last <= first:
             raise ValueError(f"`steps` must hold a step at least, got {first} to {last}.")
-    return int(first), None if last is None else int(last)
+    return start, last

@@ -43,7 +43,7 @@ class Record:
         if not (losses != NONE).any():
             raise LearnerError(
                 f"`at='worst'` must have losses on record, got none in `{self.folder}`; say `step=`, or train with a "
-                f"CheckpointCallback of now, which writes them."
+                f"CheckpointCallback of this version, which writes them."
             )
         bad = np.flatnonzero(~np.isfinite(losses) & (losses != NONE))
         return first + int(bad[0] if len(bad) else losses.argmax())

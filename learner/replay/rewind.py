@@ -126,14 +126,12 @@ def rewind(
     cbs: Any = None,
 ) -> Iterator[Moment]:
     """Have a learner as it was at a batch, as `Learner.rewind` says."""
-    target = target_of(path, step, epoch, i, at)
+    target = _target_of(path, step, epoch, i, at)
     with travelled(learn, path, target, cbs) as walk:
         yield Moment(learn, walk)
 
 
-def target_of(
-    path: str | os.PathLike[str], step: Any = None, epoch: Any = None, i: Any = None, at: Any = None
-) -> Target:
+def _target_of(path: str | os.PathLike[str], step: Any, epoch: Any, i: Any, at: Any) -> Target:
     """Return the place that a person asks for.
 
     Raises:

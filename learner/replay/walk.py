@@ -259,9 +259,9 @@ class _First(Callback):
         self.rng: dict[str, Any] = {}
         self.place: Place | dict[str, Any] | None = None  # the last one at which the condition held
         self.n_done = 0
-        self._until: Callable[[Now], bool] = lambda now: False
+        self._until: Until = _never
 
-    def begin(self, start: Place | dict[str, Any], n_done: int, until: Callable[[Now], bool]) -> None:
+    def begin(self, start: Place | dict[str, Any], n_done: int, until: Until) -> None:
         """Be ready for a fit that goes on."""
         self.place, self.n_done, self._until, self.stop = start, n_done, until, None
 

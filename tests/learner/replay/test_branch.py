@@ -82,12 +82,11 @@ def same(learn):
 
 def test_the_distance_of_a_layer_is_that_of_its_weights(learn, folder):
     ends = []
-    with learn.rewind(folder, step=8) as then:
-        for change in (same, lr(0.5)):
-            with learn.rewind(folder, step=8) as then:
-                then.change(change)
-                then.advance(2)
-                ends.append([learn.model[3].weight.detach().clone(), learn.model[3].bias.detach().clone()])
+    for change in (same, lr(0.5)):
+        with learn.rewind(folder, step=8) as then:
+            then.change(change)
+            then.advance(2)
+            ends.append([learn.model[3].weight.detach().clone(), learn.model[3].bias.detach().clone()])
     (w, b), (w2, b2) = ends
     expected = ((w - w2).square().sum() + (b - b2).square().sum()).sqrt() / (w.square().sum() + b.square().sum()).sqrt()
     futures = learn.branch(folder, step=8, n_steps=2, change=lr(0.5))

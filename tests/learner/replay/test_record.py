@@ -26,7 +26,7 @@ def record_of(folder, losses):
         ([1, 5, float("inf"), float("nan")], 0, 2),
     ],
 )
-def test_the_worst_batch_has_the_largest_loss_or_the_first_one_that_is_none(tmp_path, losses, first, worst):
+def test_the_worst_batch_has_the_largest_loss_or_is_the_first_that_is_not_finite(tmp_path, losses, first, worst):
     assert record_of(tmp_path, losses).worst(first) == worst
 
 
