@@ -5,27 +5,21 @@ import torch
 from torch.nn.functional import cross_entropy, smooth_l1_loss
 
 from examples.detection import SIZE, make_learner, overlap, scenes
+from tests.examples.by_hand import assert_trains_as
 
 
-def by_hand(n_epochs):
-    learn = make_learner()
-    model = learn.model
+def by_hand(model, loader, n_epochs):
     opt = torch.optim.Adam(model.parameters(), lr=3e-3)
-    torch.manual_seed(1)
     for _ in range(n_epochs):
-        for image, kind, box in learn.dls.train:
+        for image, kind, box in loader:
             kinds, boxes = model(image)
             opt.zero_grad()
             (cross_entropy(kinds, kind) + 50 * smooth_l1_loss(boxes, box)).backward()
             opt.step()
-    return model
 
 
 def test_it_equals_a_loop_by_hand():
-    learn, model = make_learner(), by_hand(2)
-    torch.manual_seed(1)
-    learn.fit(2)
-    assert all(map(torch.equal, learn.model.parameters(), model.parameters()))
+    assert_trains_as(by_hand, make_learner, n_epochs=2)
 
 
 def test_the_overlap_by_hand():

@@ -1,40 +1,28 @@
 """The diffusion model of `examples/diffusion.py`, against a loop by hand."""
 
-import math
-
 import torch
 from torch.nn.functional import mse_loss
 
 from examples.diffusion import BETA, KEPT, N_STEPS, make_learner, sample
+from tests.examples.by_hand import assert_trains_as, warmup_cosine
 
 
-def by_hand(n_epochs):
-    learn = make_learner()
-    model, loader = learn.model, learn.dls.train
+def by_hand(model, loader, n_epochs):
     opt = torch.optim.Adam(model.parameters(), lr=4e-3)
-    torch.manual_seed(1)
-    n, n_steps = n_epochs * len(loader), 0
-    n_warmup = round(0.1 * n)
+    n_steps = 0
     for _ in range(n_epochs):
         for image in loader:
             step, noise = torch.randint(N_STEPS, (len(image),)), torch.randn_like(image)
             noisy = KEPT[step, None].sqrt() * image + (1 - KEPT[step, None]).sqrt() * noise
             opt.zero_grad()
             mse_loss(model(noisy, step), noise).backward()
-            share = (n_steps - n_warmup) / (n - n_warmup)
-            factor = (n_steps + 1) / (n_warmup + 1) if n_steps < n_warmup else (1 + math.cos(math.pi * share)) / 2
-            opt.param_groups[0]["lr"] = 4e-3 * factor
+            opt.param_groups[0]["lr"] = 4e-3 * warmup_cosine(n_steps, n_epochs * len(loader))
             opt.step()
             n_steps += 1
-    return model
 
 
 def test_it_equals_a_loop_by_hand():
-    learn, model = make_learner(), by_hand(2)
-    torch.manual_seed(1)
-    learn.fit(2)
-    for p, other in zip(learn.model.parameters(), model.parameters(), strict=True):
-        torch.testing.assert_close(p, other)
+    assert_trains_as(by_hand, make_learner, n_epochs=2, rtol=1.3e-6, atol=1e-5)
 
 
 def test_a_model_that_knows_the_noise_gets_the_image_back():

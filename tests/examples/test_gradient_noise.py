@@ -4,30 +4,24 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from examples.gradient_noise import make_learner
+from tests.examples.by_hand import assert_trains_as
 
 
-def by_hand(n_epochs):
-    learn = make_learner()
-    model, opt = learn.model, torch.optim.SGD(learn.model.parameters(), lr=0.2)
-    torch.manual_seed(1)
+def by_hand(model, loader, n_epochs):
+    opt = torch.optim.SGD(model.parameters(), lr=0.2)
     n_steps = 0
     for _ in range(n_epochs):
-        for x, y in learn.dls.train:
+        for x, y in loader:
             cross_entropy(model(x), y).backward()
             for p in model.parameters():
                 p.grad += (0.1 / (1 + n_steps) ** 0.55) ** 0.5 * torch.randn_like(p)
             opt.step()
             opt.zero_grad()
             n_steps += 1
-    return model
 
 
 def test_it_equals_a_loop_by_hand():
-    learn, model = make_learner(), by_hand(3)
-    learn.dls = {"train": learn.dls.train}
-    torch.manual_seed(1)
-    learn.fit(3)
-    assert all(map(torch.equal, learn.model.parameters(), model.parameters()))
+    assert_trains_as(by_hand, make_learner, n_epochs=3)
 
 
 def test_nothing_is_learned_without_noise():

@@ -6,27 +6,21 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from examples.text import GOOD, encode, make_learner, sentence
+from tests.examples.by_hand import assert_trains_as
 
 
-def by_hand(n_epochs):
-    learn = make_learner()
-    model = learn.model
+def by_hand(model, loader, n_epochs):
     opt = torch.optim.Adam(model.parameters(), lr=5e-3)
-    torch.manual_seed(1)
     for _ in range(n_epochs):
-        for x, y in learn.dls.train:
+        for x, y in loader:
             opt.zero_grad()
             cross_entropy(model(x), y).backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             opt.step()
-    return model
 
 
 def test_it_equals_a_loop_by_hand():
-    learn, model = make_learner(), by_hand(1)
-    torch.manual_seed(1)
-    learn.fit(1)
-    assert all(map(torch.equal, learn.model.parameters(), model.parameters()))
+    assert_trains_as(by_hand, make_learner, n_epochs=1)
 
 
 def test_the_last_words_decide():

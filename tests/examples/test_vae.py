@@ -5,15 +5,13 @@ from torch.distributions import Normal, kl_divergence
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 from examples.vae import make_learner
+from tests.examples.by_hand import assert_trains_as
 
 
-def by_hand(n_epochs):
-    learn = make_learner()
-    model = learn.model
+def by_hand(model, loader, n_epochs):
     opt = torch.optim.Adam(model.parameters(), lr=3e-3)
-    torch.manual_seed(1)
     for _ in range(n_epochs):
-        for image in learn.dls.train:
+        for image in loader:
             mean, log_variance = model.encoder(image).chunk(2, dim=1)
             logits = model.decoder(mean + torch.randn_like(mean) * (log_variance / 2).exp())
             loss = binary_cross_entropy_with_logits(logits, image, reduction="none").sum(dim=1).mean()
@@ -21,14 +19,10 @@ def by_hand(n_epochs):
             opt.zero_grad()
             loss.backward()
             opt.step()
-    return model
 
 
 def test_it_equals_a_loop_by_hand():
-    learn, model = make_learner(), by_hand(2)
-    torch.manual_seed(1)
-    learn.fit(2)
-    assert all(map(torch.equal, learn.model.parameters(), model.parameters()))
+    assert_trains_as(by_hand, make_learner, n_epochs=2)
 
 
 def test_the_divergence_is_that_of_two_normal_distributions():
