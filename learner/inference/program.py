@@ -49,6 +49,8 @@ def export_program(learn: Learner, path: str | os.PathLike[str]) -> None:
             data, run = _as_onnx(program) if is_onnx else _as_pt2(program)
         args, kwargs = _example(learn, 3)  # another number, that it takes any
         _check(run(*args, **kwargs), model(*args, **kwargs), target.suffix)
+    if not learn.job.is_first:
+        return
     try:
         with replacing(target.resolve()) as file:
             file.write(data)
