@@ -980,12 +980,12 @@ class Learner:
             ImportError: if a library is missing; says which to install.
             LearnerError: if the file cannot be written, no loader shows what goes in, or torch cannot export the model.
         """
-        if Path(path).suffix not in (".onnx", ".pt2"):
-            export_weights(self.model, path, self.job)
-        else:
+        if Path(path).suffix in (".onnx", ".pt2"):
             from learner.inference.program import export_program  # who writes no program does not wait for it
 
             export_program(self, path)
+        else:
+            export_weights(self.model, path, self.job)
 
     def _refuse_while_running(self, what: str) -> None:
         if self._is_fitting or self._n_passes:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import groupby
 from typing import Any, NamedTuple
 
-import torch
 from torch import Tensor
 
 from callbacks.loggers.logger import Point
+from learner.loop.column import Column
 
 
 class Outbox:
@@ -19,6 +18,7 @@ class Outbox:
     goes on from a checkpoint, gets all of that step again.
 
     Example:
+        >>> import torch
         >>> outbox = Outbox()
         >>> outbox.add_batch(3, "train", torch.tensor(0.5), [0.1])
         >>> outbox.add(Point(2, {"epoch": 0.0}))
@@ -33,6 +33,7 @@ class Outbox:
 
     def __init__(self) -> None:
         self._new: list[_Batch] = []
+        self._losses, self._rates = Column(), Column()  # of the new batches
         self._waiting: list[Point] = []
         self._sent: list[Point] = []  # of the last step that something was sent of
 
@@ -42,13 +43,26 @@ class Outbox:
 
     def add_batch(self, step: int, loader: str, loss: Tensor, rates: Sequence[Tensor | float]) -> None:
         """Add the loss of a batch and the learning rates of its step; they are read from the device when all are."""
-        self._new.append(_Batch(step, loader, loss, rates))
+        self._new.append(_Batch(step, loader, len(rates)))
+        self._losses.append(loss)
+        for rate in rates:
+            self._rates.append(rate)
 
     def read(self) -> list[Point]:
         """Return what waits to be sent; this waits for the device."""
-        waiting = [*_points(self._new), *self._waiting]  # a batch comes before the row of its epoch
-        self._waiting, self._new = sorted(waiting, key=lambda point: point.step)[-self._MOST :], []
+        waiting = [*self._read_batches(), *self._waiting]  # a batch comes before the row of its epoch
+        self._waiting = sorted(waiting, key=lambda point: point.step)[-self._MOST :]
         return self._waiting
+
+    def _read_batches(self) -> list[Point]:
+        """Return what is known of the new batches, by name, and forget them."""
+        losses, rates = self._losses.drain(), iter(self._rates.drain())
+        points = []
+        for (step, loader, n_rates), loss in zip(self._new, losses, strict=True):
+            names = ["lr"] if n_rates == 1 else [f"lr/{i}" for i in range(n_rates)]
+            points.append(Point(step, {f"{loader}/batch_loss": loss, **{name: next(rates) for name in names}}))
+        self._new = []
+        return points
 
     def mark_sent(self) -> None:
         """Forget what was sent, but for the last step."""
@@ -66,34 +80,13 @@ class Outbox:
 
     def load_state_dict(self, state: list[list[Any]]) -> None:
         """Take over what `state_dict` gave."""
-        self._new, self._sent = [], []
+        self._new, self._losses, self._rates, self._sent = [], Column(), Column(), []
         self._waiting = [Point(step, dict(values)) for step, values in state]
 
 
 class _Batch(NamedTuple):
-    """What is kept of a batch: no name is built and nothing read before it is sent."""
+    """What is kept of a batch beside its numbers: no name is built before it is sent."""
 
     step: int
     loader: str
-    loss: Tensor
-    rates: Sequence[Tensor | float]  # of the groups of the optimizer
-
-
-def _points(batches: list[_Batch]) -> list[Point]:
-    """Return what is known of batches, by name."""
-    losses = _numbers([batch.loss for batch in batches])
-    rates = iter(_numbers([rate for batch in batches for rate in batch.rates]))
-    points = []
-    for batch, loss in zip(batches, losses, strict=True):
-        names = ["lr"] if len(batch.rates) == 1 else [f"lr/{i}" for i in range(len(batch.rates))]
-        points.append(Point(batch.step, {f"{batch.loader}/batch_loss": loss, **{name: next(rates) for name in names}}))
-    return points
-
-
-def _numbers(values: list[Tensor | float]) -> list[float]:
-    """Return numbers, reading tensors of one kind that follow each other at once."""
-    runs = groupby(values, key=lambda v: (v.dtype, v.device) if isinstance(v, Tensor) else None)
-    numbers: list[float] = []
-    for kind, run in runs:
-        numbers += run if kind is None else torch.stack([v.reshape(()) for v in run]).tolist()  # type: ignore[union-attr, arg-type]
-    return [float(number) for number in numbers]
+    n_rates: int  # groups of the optimizer

@@ -67,7 +67,7 @@ def leave_out(app: Any, what: str, name: str, obj: Any, skip: bool, options: Any
     from learner.loop.naming import ACTIONS
 
     handlers = {*SIGNALS, *ACTIONS, *(f"around_{action}" for action in ACTIONS)}
-    handlers |= {"state_dict", "load_state_dict", "differences", "trained_weights"}
+    handlers |= {"state_dict", "load_state_dict", "differences", "trained_weights", "join_states", "empty_state"}
     return True if name in handlers and (getattr(obj, "__module__", "") or "").startswith("callbacks.") else None
 
 

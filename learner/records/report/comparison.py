@@ -8,18 +8,17 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
-from fastcore.xml import FT, H1, H2, A, Body, Div, Header, Nav, P, Section
+from fastcore.xml import FT, H1, Div, P
 
-from learner.checkpoint.atomic import replacing
 from learner.history import format_value
-from learner.records.files import files_in, writing
+from learner.records.files import files_in
 from learner.records.report.agreement import agreement
 from learner.records.report.charts import N_COLORS, line_chart
 from learner.records.report.differences import differences, facts_of, seed_groups
 from learner.records.report.groups import groups_of
 from learner.records.report.notes import Notes
-from learner.records.report.page import page
-from learner.records.report.report import Recorded, anchor
+from learner.records.report.page import body_of, write_page
+from learner.records.report.report import Recorded
 from learner.records.report.tables import sortable
 from learner.records.report.what_ran import duration
 from learner.records.scalars import Series
@@ -37,9 +36,8 @@ def write_comparison(runs: Mapping[str, Recorded], path: Path) -> None:
     Raises:
         LearnerError: if the file cannot be written.
     """
-    text = page(f"{' and '.join(runs) if len(runs) == 2 else f'{len(runs)} runs'}, compared", _body(runs))
-    with writing(path), replacing(path) as file:
-        file.write(text.encode(errors="replace"))  # names may hold what no encoding knows
+    names = " and ".join(runs) if len(runs) == 2 else f"{len(runs)} runs"
+    write_page(path, f"{names}, compared", _body(runs))
 
 
 def _body(runs: Mapping[str, Recorded]) -> FT:
@@ -58,11 +56,8 @@ def _body(runs: Mapping[str, Recorded]) -> FT:
         ("Last values", notes.tried("last values", _last_values, scalars, seed_groups(facts))),
         ("Right in one, wrong in another", notes.tried("samples", agreement, groups, notes)),
     ]
-    shown = [(title, content) for title, content in sections if content]
-    links = [A(title, href=f"#{anchor(title)}") for title, _ in shown]
     lines = [H1(" · ".join(runs) if len(runs) < 5 else f"{len(runs)} runs, compared"), *_in_common(scalars)]
-    header = Header(*lines, Nav(*links, aria_label="sections"), *notes.card("these runs"))
-    return Body(header, *[Section(H2(title), *content, id=anchor(title)) for title, content in shown])
+    return body_of(lines, sections, notes.card("these runs"))
 
 
 def _in_common(scalars: Scalars) -> list[FT]:

@@ -1,14 +1,50 @@
-"""The page itself: its policy, its style and its script, and whatever body it is given."""
+"""The page itself: its policy, its style and its script, its header and sections, and its file."""
 
 from __future__ import annotations
 
 import base64
 import hashlib
+import re
+from collections.abc import Sequence
 from html import escape
 from importlib import resources
+from pathlib import Path
 from typing import Any
 
-from fastcore.xml import FT, to_xml
+from fastcore.xml import FT, H2, A, Body, Header, Nav, Section, to_xml
+
+from learner.checkpoint.atomic import replacing
+from learner.records.files import writing
+
+
+def write_page(path: Path, title: str, body: FT) -> None:
+    """Write a page to a file, which has its name when it is whole: a page that was there is there until then.
+
+    Raises:
+        LearnerError: if the file cannot be written.
+    """
+    text = page(title, body)
+    with writing(path), replacing(path) as file:
+        file.write(text.encode(errors="replace"))  # names may hold what no encoding knows
+
+
+def body_of(lines: Sequence[FT], sections: Sequence[tuple[str, Any]], cards: Sequence[FT]) -> FT:
+    """Return the body of a page: a header with links to its sections, and the sections.
+
+    Args:
+        lines: what the header begins with.
+        sections: titles, and the content of each; one without content is left out.
+        cards: what the header ends with.
+    """
+    shown = [(title, content) for title, content in sections if content]
+    links = [A(title, href=f"#{_anchor(title)}") for title, _ in shown]
+    header = Header(*lines, Nav(*links, aria_label="sections"), *cards)
+    return Body(header, *[Section(H2(title), *content, id=_anchor(title)) for title, content in shown])
+
+
+def _anchor(title: str) -> str:
+    """Return the name by which a section is linked to."""
+    return re.sub(r"\W+", "-", title.lower())
 
 
 def page(title: str, body: FT) -> str:

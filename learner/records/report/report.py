@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from fastcore.xml import FT, H1, H2, A, Body, Div, Header, Nav, P, Section
+from fastcore.xml import FT, H1, Div, P
 
-from learner.checkpoint.atomic import replacing
 from learner.errors import LearnerError
-from learner.records.files import files_in, writing
+from learner.records.files import files_in
 from learner.records.report.curves import by_split, curves, last_values
 from learner.records.report.embedded import kept_picture
 from learner.records.report.far_out import far_out
 from learner.records.report.groups import groups_of
 from learner.records.report.notes import Notes
-from learner.records.report.page import page
+from learner.records.report.page import body_of, write_page
 from learner.records.report.sample_pictures import sample_pictures
 from learner.records.report.sample_table import sample_table
 from learner.records.report.what_ran import failure, header_lines, what_ran
@@ -60,9 +58,7 @@ def write_report(run: Recorded, path: Path) -> None:
     Raises:
         LearnerError: if the file cannot be written.
     """
-    text = page(str(run.info["name"]), _body(run))
-    with writing(path), replacing(path) as file:
-        file.write(text.encode(errors="replace"))  # names may hold what no encoding knows
+    write_page(path, str(run.info["name"]), _body(run))
 
 
 def _body(run: Recorded) -> FT:
@@ -80,11 +76,8 @@ def _body(run: Recorded) -> FT:
         ("Figures", _figures(run.path, notes)),
         ("What ran", notes.tried("what ran", what_ran, info, run.path)),
     ]
-    shown = [(title, content) for title, content in sections if content]
-    links = [A(title, href=f"#{anchor(title)}") for title, _ in shown]
     lines = notes.tried("header", header_lines, info) or [H1(str(info["name"]))]
-    header = Header(*lines, Nav(*links, aria_label="sections"), *failure(info), *notes.card())
-    return Body(header, *[Section(H2(title), *content, id=anchor(title)) for title, content in shown])
+    return body_of(lines, sections, [*failure(info), *notes.card()])
 
 
 def _loaders(info: Mapping[str, Any]) -> list[str]:
@@ -105,8 +98,3 @@ def _kept(file: Path, folder: Path) -> FT:
             f"`{file.name}` must be a file in the folder of the run, not a link out of it; copy it there."
         )
     return kept_picture(file.read_bytes(), file.stem.replace("_", " "))
-
-
-def anchor(title: str) -> str:
-    """Return the name by which a section is linked to."""
-    return re.sub(r"\W+", "-", title.lower())
