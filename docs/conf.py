@@ -26,8 +26,8 @@ extensions = [
     "public_names",
     "repository_page",
 ]
-# The last four are for readers of the repository: their links lead to its files.
-exclude_patterns = ["_build", "_ext", "tour.md", "comparison.md", "examples.md", "releasing.md"]
+# The last three are for readers of the repository: their links lead to its files.
+exclude_patterns = ["_build", "_ext", "comparison.md", "examples.md", "releasing.md"]
 source_suffix = {".md": "myst-nb", ".ipynb": "myst-nb"}
 
 myst_heading_anchors = 3
