@@ -11,6 +11,7 @@ import math
 import os
 from collections.abc import Sequence
 from pathlib import Path
+
 import numpy as np
 from torch import Tensor
 
