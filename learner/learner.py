@@ -4,21 +4,17 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, nullcontext
 from itertools import count
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, NoReturn
+from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
 
 import torch
 from torch import Tensor, nn
 
-from learner.checkpoint.export import export_weights
-from learner.checkpoint.file import read_checkpoint, write_checkpoint
-from learner.checkpoint.resume import Resumption, between_fits, find_resumption
-from learner.checkpoint.shards import is_model_in_shards, read_shards, write_file_and_shards
-from learner.checkpoint.snapshot import load_snapshot, snapshot
-from learner.checkpoint.unsaved import warn_of_unsaved
+from learner.checkpoint.resume import Resumption, find_resumption
+from learner.checkpoint.saving import load as _load
+from learner.checkpoint.saving import save as _save
 from learner.data.feed import preds_of
 from learner.data.loaders import Loaders, role_of
 from learner.data.rounds import beside_training
@@ -31,6 +27,8 @@ from learner.errors import (
     LearnerError,
 )
 from learner.history import Averages, History
+from learner.inference.calls import export as _export
+from learner.inference.calls import infer as _infer
 from learner.interrogate.predictor import Predictor
 from learner.loop.callbacks import checked_callbacks, flattened
 from learner.loop.checks import (
@@ -45,10 +43,12 @@ from learner.loop.describe import describe_learner
 from learner.loop.diagnose import annotate
 from learner.loop.dispatch import Dispatch, bind_actions, unbound_state
 from learner.loop.evaluation import EvaluationWeights, evaluated, trained_then_evaluated
-from learner.loop.extensions import extension
+from learner.loop.extensions import batch_size_find as _batch_size_find
+from learner.loop.extensions import interpret as _interpret
+from learner.loop.extensions import lr_find as _lr_find
 from learner.loop.foreign import missing_attribute, names_arguments, no_data_in_action
 from learner.loop.frequency import Decision, Gate
-from learner.loop.gather import gathered
+from learner.loop.gather import get_preds as _get_preds
 from learner.loop.interrupts import Pending, deferred_interrupts, stop_if_interrupted
 from learner.loop.naming import declare_signals
 from learner.loop.passes import (
@@ -56,31 +56,27 @@ from learner.loop.passes import (
     close_pass,
     count_batch,
     end_early,
-    log_values,
     one_batch_each,
     open_pass,
     record_pass,
 )
+from learner.loop.passes import log as _log
 from learner.loop.plan import plan_html, plan_text
 from learner.loop.prepare import drop_batch, end_training, prepare_training, settle_pass, skip_step
 from learner.loop.rates import BaseRates
 from learner.loop.restart import Restart
 from learner.loop.state import pass_mode, remember_learner
 from learner.loop.steps import StepWatch, check_steps, require_progress
-from learner.loop.summary import Summary, summarize
+from learner.loop.summary import summary as _summary
 from learner.loop.surroundings import alone_in_its_thread
 from learner.loop.tell import tell
 from learner.loop.throughput import Throughput
-from learner.loop.timed import time_callbacks
-from learner.loop.timings import Timings
+from learner.loop.timed import timed as _timed
 from learner.loop.types import Handler
 from learner.ranks.job import ALONE, Job
-from learner.replay.branch import Branch, Change, branch
-from learner.replay.hindsight import hindsight
-from learner.replay.rewind import Moment, rewind
-
-if TYPE_CHECKING:
-    from learner.inference.inference import Inference
+from learner.replay.branch import branch as _branch
+from learner.replay.hindsight import hindsight as _hindsight
+from learner.replay.rewind import rewind as _rewind
 
 OptFunc = Callable[..., torch.optim.Optimizer]
 
@@ -598,105 +594,6 @@ class Learner:
         self.side_pass(name, self.dls[name], "valid", cbs)
         return dict(self.metrics.get(name, {}))
 
-    def get_preds(self, name_or_loader: Any = "valid") -> tuple[Any, Any]:
-        """Return predictions and targets of a pass, in the loader's order, detached, on the CPU.
-
-        Args:
-            name_or_loader: a name in `dls`, or any loader; `[x]` for a tensor `x` that is one batch. No loss is
-                computed, and `metrics` stays as it is.
-
-        Returns:
-            `(preds, targets)`, each joined along the first axis, tuples and mappings part by part; targets is None
-            where there are none. What cannot be joined is a list with what each batch gave: packed and nested
-            sequences, tensors whose other axes differ from batch to batch.
-
-        Raises:
-            KeyError: if there is no loader of that name.
-        """
-        is_name = isinstance(name_or_loader, str)
-        loaders = Loaders.of(self.dls if is_name else {"infer": name_or_loader})
-        name = name_or_loader if is_name else "infer"
-        return gathered(self, name, loaders[name])
-
-    def infer(
-        self,
-        x: Any,
-        *,
-        like: str | None = None,
-        prepare: Callable[[Any], Any] | None = None,
-        is_batch: bool | None = None,
-        outputs: str | None = None,
-        classes: Sequence[str] | None = None,
-    ) -> Inference:
-        """Predict for a sample, an array, a list of samples or a dataset; return predictions, probabilities, names.
-
-        Samples are prepared as those of a loader: its collate function makes the batches, and callbacks that act on
-        passes over it move and change them. Nothing is guessed: a sample of the dataset shows how many axes one has, so
-        what has as many is one sample and what has one more is several. Of tuples and mappings the inputs are enough.
-        Weights, modes, random generators and metrics are left as they were.
-
-        Args:
-            x: a sample; or several as a list, an array with one axis more, arrays side by side, or a dataset.
-            like: the loader as whose samples they are prepared; the first one for validation, or else the first.
-            prepare: makes a sample of each thing in `x`, as the dataset does: a transform, a tokenizer.
-            is_batch: whether `x` is several samples; to say so where no loader shows what a sample looks like.
-            outputs: what the model's outputs mean, where the loss is not one of torch's: "logits", "log_probs",
-                "binary_logits", "probs" or "values".
-            classes: names by class id; else those that a callback, the dataset or the model knows.
-
-        Raises:
-            TypeError, ValueError: if `x` is no such sample, or nobody can tell what it is; says what one looks like.
-
-        Example:
-            >>> x, y = torch.randn(64, 2), torch.arange(64) % 2
-            >>> dls = Loaders.from_arrays(train=(x, y), valid=(x, y))
-            >>> learn = Learner(nn.Linear(2, 2), dls, nn.functional.cross_entropy)
-            >>> said = learn.infer([0.5, -1.0], classes=["cat", "dog"])
-            >>> said.probs.shape, said.labels in ("cat", "dog"), learn.infer(x[:5]).predicted.shape
-            (torch.Size([2]), True, torch.Size([5]))
-        """
-        from learner.inference.infer import infer  # who asks for no prediction does not wait for it
-
-        options: dict[str, Any] = {"prepare": prepare, "is_batch": is_batch, "outputs": outputs, "classes": classes}
-        return infer(self, x, like=like, **options)
-
-    def interpret(
-        self,
-        name: str = "valid",
-        *,
-        outputs: str | None = None,
-        classes: Sequence[str] | None = None,
-        collector: Any = None,
-    ) -> Any:
-        """Show where the model is wrong on the samples of a loader: printed a text, in a notebook tables, `plot()`.
-
-        Of classes: `confusion`, `per_class()` with precision, recall and F1, `most_confused()`, `calibration`; of
-        numbers: `residuals`, errors and R²; of both `top_losses()` and `samples`, which may be chosen and drawn. Each
-        sample counts once, whatever the sampler. Nothing of the learner is changed; it needs pyarrow.
-
-        Args:
-            name: of the loader.
-            outputs: what the model's outputs mean, as for `infer`, where the loss is not one of torch's.
-            classes: names by class id; else those that a callback, the dataset or the model knows.
-            collector: measures each sample; else that of a `CollectCallback` of this learner, or one by the loss.
-
-        Raises:
-            KeyError: if there is no loader of that name.
-            LearnerError: if `callbacks` was not imported, nobody knows what the outputs mean, or they are neither a
-                class nor numbers for each sample.
-
-        Example:
-            >>> import callbacks
-            >>> x, y = torch.randn(64, 2), torch.arange(64) % 2
-            >>> dls = Loaders.from_arrays(train=(x, y), valid=(x, y))
-            >>> learn = Learner(nn.Linear(2, 2), dls, nn.functional.cross_entropy)
-            >>> found = learn.interpret(classes=["cat", "dog"])
-            >>> found.per_class()["class"].tolist(), len(found.top_losses(5))
-            (['cat', 'dog'], 5)
-        """
-        options: dict[str, Any] = {"outputs": outputs, "classes": classes, "collector": collector}
-        return extension("interpret")(self, name, **options)
-
     def side_pass(self, name: str, dl: Any, role: str = "infer", cbs: Any = None) -> None:
         """Run a pass without gradients over any loader, beside whatever runs, and give that its state back.
 
@@ -743,266 +640,22 @@ class Learner:
         finally:
             restore()
 
-    def rewind(
-        self,
-        path: str | os.PathLike[str],
-        step: int | None = None,
-        *,
-        epoch: int | None = None,
-        i: int | None = None,
-        at: Literal["worst"] | None = None,
-        cbs: Any = None,
-    ) -> AbstractContextManager[Moment]:
-        """Go back to a batch of a run that kept checkpoints: within the block the learner is as it was then.
+    # -- what the rooms do with a learner: each function is written, and explained, in its own file ----------------
 
-        It goes on from the last checkpoint before, writes nothing, and stands before a training batch, with the
-        weights, the optimizer, open gradients, callbacks and random numbers of then, bit for bit. A warning says if
-        the losses on the way are not those on record, from which batch on, and what commonly does that. The block gets
-        a `Moment`: `batch` and `ids` of the samples; `advance(k)` trains on, `run()` runs the batch without a step. At
-        the end all is as it was before the block, as after `sandbox`.
-
-        Args:
-            path: a folder of a `CheckpointCallback`, or one checkpoint.
-            step: how many optimizer steps had been made; 0 for the first batch.
-            epoch: in place of `step`, an epoch as the history numbers it.
-            i: a batch of its training pass, from 0; the first one if left out.
-            at: in place of both, "worst": the batch with the largest loss on record, or the first that is not finite.
-            cbs: callbacks that `fit` was given.
-
-        Raises:
-            TypeError, ValueError: if an argument is of the wrong kind or out of range.
-            LearnerError: if there is no such batch, or no checkpoint before it; if model, optimizer, loaders or
-                callbacks are not as those that trained, with what differs; while this learner runs.
-
-        Example:
-            >>> import tempfile
-            >>> from callbacks import CheckpointCallback
-            >>> from learner import Learner, Loaders
-            >>> x, folder = torch.linspace(-1, 1, 20)[:, None], tempfile.mkdtemp()
-            >>> dls = Loaders.from_arrays(train=(x, 2 * x), batch_size=4)
-            >>> learn = Learner(nn.Linear(1, 1), dls, nn.functional.mse_loss, cbs=CheckpointCallback(folder))
-            >>> learn.fit(3)
-            >>> with learn.rewind(folder, step=7) as then:
-            ...     print(then, len(then.ids), learn.n_steps)
-            ...     loss = then.run()
-            ...     then.advance(3)
-            ...     print(then)
-            Moment: before batch 2 of epoch 1, 7 steps made 4 7
-            Moment: before batch 0 of epoch 2, 10 steps made
-            >>> learn.n_steps
-            15
-        """
-        self._refuse_while_running("rewind")
-        return rewind(self, path, step, epoch=epoch, i=i, at=at, cbs=cbs)
-
-    def branch(
-        self,
-        path: str | os.PathLike[str],
-        step: int,
-        n_steps: int,
-        change: Change | Mapping[str, Change],
-        cbs: Any = None,
-    ) -> Branch:
-        """Live a part of a run that kept checkpoints twice: as it was, and after `change(learn)`; compare the two.
-
-        Nothing of it stays: it happens in a sandbox, and no file is written. `learner.replay` has changes ready:
-        `without(ids)` and `relabelled({id: label})` of the batch, `lr(factor)`, and `seed(other)`, which says how much
-        of a difference is chance.
-
-        Args:
-            path: as for `rewind`.
-            step: where the futures part, as for `rewind`.
-            n_steps: how many optimizer steps of each.
-            change: a function that changes the learner, or several by name, for a future each.
-            cbs: callbacks that `fit` was given.
-
-        Raises:
-            TypeError, ValueError: if an argument is of the wrong kind or out of range, or a change returns something.
-            LearnerError: as for `rewind`; if fewer steps are left, or a change replaces the model, or the batch does
-                not hold the samples that a change names.
-
-        Example:
-            >>> import tempfile
-            >>> from callbacks import CheckpointCallback
-            >>> from learner import Learner, Loaders
-            >>> from learner.replay import lr, without
-            >>> x, folder = torch.linspace(-1, 1, 20)[:, None], tempfile.mkdtemp()
-            >>> dls = Loaders.from_arrays(train=(x, 2 * x), batch_size=4)
-            >>> learn = Learner(nn.Linear(1, 1), dls, nn.functional.mse_loss, cbs=CheckpointCallback(folder))
-            >>> learn.fit(3)
-            >>> futures = learn.branch(folder, step=7, n_steps=2, change={"same": lambda learn: None, "half": lr(0.5)})
-            >>> futures.difference()["same"], futures.difference()["half"]["Linear"] > 0
-            ({'Linear': 0.0}, True)
-        """
-        self._refuse_while_running("branch")
-        return branch(self, path, step, n_steps, change, cbs)
-
-    def hindsight(self, path: str | os.PathLike[str], cbs: Any, steps: slice) -> None:
-        """Record what callbacks would have recorded, had they been there: run a part of a training again with them.
-
-        It goes on from the last checkpoint before, in a sandbox, so nothing but the callbacks is changed; what they
-        write to files they do not write here. A warning says if the losses on the way are not those on record, as
-        `rewind` does. The fit may be left in the middle of a pass: who records at its end hears `cleanup_epoch` alone.
-
-        Args:
-            path: as for `rewind`.
-            cbs: callbacks that are not among those that trained.
-            steps: optimizer steps, `slice(1000, 1400)`; to the end of the fit without a stop.
-
-        Raises:
-            TypeError, ValueError: if an argument is of the wrong kind or out of range.
-            LearnerError: as for `rewind`; if the fit ends before `steps.stop`.
-
-        Example:
-            >>> import tempfile
-            >>> from callbacks import CheckpointCallback, RecorderCallback
-            >>> from learner import Learner, Loaders
-            >>> x, folder = torch.linspace(-1, 1, 20)[:, None], tempfile.mkdtemp()
-            >>> dls = Loaders.from_arrays(train=(x, 2 * x), batch_size=4)
-            >>> learn = Learner(nn.Linear(1, 1), dls, nn.functional.mse_loss, cbs=CheckpointCallback(folder))
-            >>> learn.fit(3)
-            >>> norms = RecorderCallback(norm=lambda learn: learn.model.weight.grad.norm())
-            >>> learn.hindsight(folder, norms, slice(7, 12))
-            >>> len(norms.values["norm"]), learn.n_steps
-            (5, 15)
-        """
-        self._refuse_while_running("hindsight")
-        hindsight(self, path, cbs, steps)
-
-    def summary(self) -> Summary:
-        """Run one batch in a sandbox; return a table of layers, output shapes and parameters."""
-        with self.sandbox():
-            return summarize(self)
-
-    def timed(self) -> AbstractContextManager[Timings]:
-        """Time a block of code: what each callback costs at each signal, and which attributes it replaces here.
-
-        It answers which callback makes training slow, and who changed the batch. The actions and the wait for the
-        next batch are rows as well, and so is the loop itself; they add up to the whole. A wrapper (`around_predict`)
-        is net of what it wraps; a pass that a handler runs, as `ValidateCallback` does, is a part of that handler. It
-        is time of the host: see `Timings` for what that means beside an accelerator. Without it nothing is paid.
-
-        Raises:
-            LearnerError: within another `timed`, or while this learner runs.
-
-        Example:
-            >>> data = [(torch.ones(2, 1), torch.ones(2, 1))]
-            >>> learn = Learner(nn.Linear(1, 1), {"train": data}, nn.functional.mse_loss)
-            >>> with learn.timed() as timings:
-            ...     learn.fit(2)
-            >>> [row.replaced for row in timings.rows if row.at == "predict"]
-            [('output', 'preds')]
-            >>> timings
-            2 batches, ... µs each: actions ...%, waiting for the loader ...%, callbacks 0%, the loop itself ...%
-            who             at  ...µs a batch  share  calls  replaced
-            ...
-        """
-        self._refuse_while_running("timed")
-        return time_callbacks(self)
-
-    def lr_find(
-        self, start: float = 1e-6, end: float = 10.0, n: int = 100, stop_at: float = 4.0, *, plot: bool = True
-    ) -> Any:
-        """Try out learning rates in a sandbox; `callbacks.train.lr_find` says more, and has to be there to be called.
-
-        Raises:
-            LearnerError: if `callbacks` was not imported.
-        """
-        return extension("lr_find")(self, start, end, n, stop_at, plot=plot)
-
-    def batch_size_find(self, max_gb: float | None = None) -> int:
-        """Return the largest batch that a training step has memory for; `callbacks.speed.batch_size` says more.
-
-        Raises:
-            LearnerError: if `callbacks` was not imported, or the model is not on a CUDA device.
-        """
-        return extension("batch_size_find")(self, max_gb)  # type: ignore[no-any-return]
-
-    # -- files ---------------------------------------------------------------------------------------------------
-
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Write all that this learner holds between two fits to a file: a fit after `load` goes on bit for bit.
-
-        That is the model, the optimizer, counters, history, random generators, what callbacks keep that name it in
-        `state` or have a `state_dict`, and what a subclass of Learner names in `state`. A warning names other
-        optimizers, modules and generators on them. The file is plain data: reading it runs no code. It
-        takes its name when it is whole. Of a model in shards (`callbacks.ShardCallback`) all processes write, to a
-        folder beside the file as well, and all have to call this.
-
-        Raises:
-            TypeError: if a callback keeps something that is no plain data; names it.
-            LearnerError: if a fit or a pass runs, or the file cannot be written.
-
-        Example:
-            >>> import tempfile
-            >>> def learner():
-            ...     data = [(torch.ones(2, 1), torch.ones(2, 1))]
-            ...     return Learner(nn.Linear(1, 1), {"train": data}, nn.functional.mse_loss)
-            >>> path, learn, other = tempfile.mkdtemp() + "/learn.pt", learner(), learner()
-            >>> learn.fit(2)
-            >>> learn.save(path)
-            >>> other.load(path)
-            >>> torch.equal(learn.model.weight, other.model.weight), len(other.history)
-            (True, 2)
-        """
-        self._refuse_while_running("save")
-        warn_of_unsaved(self)
-        if is_model_in_shards(self.model):
-            write_file_and_shards(path, snapshot(self), self.job)
-        elif self.job.is_first:
-            write_checkpoint(path, snapshot(self))
-
-    def load(self, path: str | os.PathLike[str]) -> None:
-        """Take over all that `save` wrote, or a `CheckpointCallback`, in a learner that is made as that one was.
-
-        Raises:
-            LearnerError: if the file is broken, of a newer version, or of another model, optimizer or callbacks; then
-                nothing was changed.
-        """
-        self._refuse_while_running("load")
-        state = self.job.from_first(lambda: read_checkpoint(path), at="a file to load")
-        load_snapshot(self, between_fits(read_shards(state, Path(path), self.model, self.job)))
-
-    def export(self, path: str | os.PathLike[str]) -> None:
-        """Write the model for other programs; the end of the name says how.
-
-        | name ends in | what is written |
-        |---|---|
-        | `.pt2` | a program by `torch.export`, for `torch.export.load(path).module()` |
-        | `.onnx` | a program for ONNX, checked by running it; needs `pip install "learner-callbacks[onnx]"` |
-        | `.safetensors` | the weights alone, by the `safetensors` library |
-        | anything else | the weights alone, for `torch.load(path, weights_only=True)` |
-
-        A program is the model in eval mode, without the callbacks that prepare a batch; it takes any number of samples,
-        and other sizes where the model does. It is run beside the model, and not written if they differ.
-
-        Raises:
-            ImportError: if a library is missing; says which to install.
-            LearnerError: if the file cannot be written, no loader shows what goes in, or torch cannot export the model.
-        """
-        if Path(path).suffix in (".onnx", ".pt2"):
-            from learner.inference.program import export_program  # who writes no program does not wait for it
-
-            export_program(self, path)
-        else:
-            export_weights(self.model, path, self.job)
-
-    def _refuse_while_running(self, what: str) -> None:
-        if self._is_fitting or self._n_passes:
-            raise LearnerError(f"`{what}` must not be called while this learner runs; do it before or after.")
-
-    # -- state, and what must hold of it -----------------------------------------------------------------------
-
-    def log(self, **values: Tensor | float) -> None:
-        """Average values over the pass like the loss, weighted by batch size; they join `metrics` and `history`.
-
-        For use inside `predict`, `get_loss` or a callback. Values of a cancelled batch do not count.
-
-        Raises:
-            LearnerError: if no pass is running.
-            ValueError: if a value is no scalar, or is named `loss`.
-        """
-        log_values(self, values)
+    get_preds = _get_preds
+    infer = _infer
+    interpret = _interpret
+    lr_find = _lr_find
+    batch_size_find = _batch_size_find
+    summary = _summary
+    timed = _timed
+    log = _log
+    save = _save
+    load = _load
+    export = _export
+    rewind = _rewind
+    branch = _branch
+    hindsight = _hindsight
 
     def _tell_predictor(self) -> None:
         """Let the predictor know the model and whether it makes its loss itself; both may have been replaced."""

@@ -53,6 +53,8 @@ def assert_workers_go(caught):
     """An error holds what it passed through, as long as anybody holds it; then no worker is left."""
     caught._excinfo = None
     gc.collect()
+    for worker in multiprocessing.active_children():
+        worker.join(60)  # one that was told to go may take a moment, one that was not never goes
     assert multiprocessing.active_children() == []
 
 

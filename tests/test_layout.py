@@ -154,14 +154,8 @@ FLOORS = {
     "checkpoint": ("ranks", "loop", "callback", "interrogate", "optim", "data", "history", "errors"),
     "records": ("ranks.job", "checkpoint.atomic", "checkpoint.lock", "data", "history", "drawing", "errors"),
     "inference": (
-        "checkpoint.atomic",
-        "checkpoint.shards",
-        "loop",
-        "callback",
-        "interrogate",
-        "data",
-        "history",
-        "errors",
+        *("checkpoint.atomic", "checkpoint.export", "checkpoint.shards", "loop", "callback", "interrogate", "data"),
+        *("history", "errors"),
     ),
     "replay": (
         *("checkpoint", "records.ids", "loop", "callback", "interrogate", "optim", "data", "history", "drawing"),

@@ -22,6 +22,12 @@ from learner.loop.broadcast import loss_without_broadcast
 from learner.loop.types import Learner
 
 
+def refuse_while_running(learn: Learner, what: str) -> None:
+    """Refuse a call that would disturb the fit or the pass that runs."""
+    if learn._is_fitting or learn._n_passes:
+        raise LearnerError(f"`{what}` must not be called while this learner runs; do it before or after.")
+
+
 def checked_length(n_epochs: Any, steps: Any) -> tuple[int | None, int | None]:
     """Return how long a fit is, in epochs or in optimizer steps, or say what is wrong with it."""
     if (n_epochs is None) == (steps is None):

@@ -1,4 +1,4 @@
-"""Keep what a pass predicts: the callback behind `Learner.get_preds`."""
+"""Keep what a pass predicts: `Learner.get_preds`, and the callback behind it."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 
 from learner.callback import Callback
+from learner.data.loaders import Loaders
 from learner.loop.types import Learner
 from learner.ranks.job import ALONE, Job
 
@@ -49,6 +50,28 @@ class Gather(Callback):
 def _in_order(shares: Iterable[list[tuple[int, Any]]]) -> list[Any]:
     """Return what processes have taken, batch by batch, within a batch in order of ranks."""
     return [value for _, value in sorted(chain.from_iterable(shares), key=itemgetter(0))]
+
+
+def get_preds(learn: Learner, name_or_loader: Any = "valid") -> tuple[Any, Any]:
+    """Return predictions and targets of a pass, in the loader's order, detached, on the CPU.
+
+    Args:
+        learn: the learner.
+        name_or_loader: a name in `dls`, or any loader; `[x]` for a tensor `x` that is one batch. No loss is
+            computed, and `metrics` stays as it is.
+
+    Returns:
+        `(preds, targets)`, each joined along the first axis, tuples and mappings part by part; targets is None
+        where there are none. What cannot be joined is a list with what each batch gave: packed and nested
+        sequences, tensors whose other axes differ from batch to batch.
+
+    Raises:
+        KeyError: if there is no loader of that name.
+    """
+    is_name = isinstance(name_or_loader, str)
+    loaders = Loaders.of(learn.dls if is_name else {"infer": name_or_loader})
+    name = name_or_loader if is_name else "infer"
+    return gathered(learn, name, loaders[name])
 
 
 def gathered(learn: Learner, name: str, dl: Any) -> tuple[Any, Any]:

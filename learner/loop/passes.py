@@ -121,8 +121,15 @@ def count_batch(learn: Learner) -> None:
         learn.n_samples += size
 
 
-def log_values(learn: Learner, values: dict[str, Tensor | float]) -> None:
-    """Average values over the pass, as `Learner.log` says."""
+def log(learn: Learner, /, **values: Tensor | float) -> None:
+    """Average values over the pass like the loss, weighted by batch size; they join `metrics` and `history`.
+
+    For use inside `predict`, `get_loss` or a callback. Values of a cancelled batch do not count.
+
+    Raises:
+        LearnerError: if no pass is running.
+        ValueError: if a value is no scalar, or is named `loss`.
+    """
     if not learn._n_passes:
         raise LearnerError("`log` must be called while a pass runs, and none does; there is nothing to average.")
     for name, value in values.items():

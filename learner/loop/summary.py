@@ -55,8 +55,8 @@ class Summary:
         return html
 
 
-def summarize(learn: Learner) -> Summary:
-    """Run one batch of the first loader through the model and take down what each layer gives."""
+def summary(learn: Learner) -> Summary:
+    """Run one batch in a sandbox; return a table of layers, output shapes and parameters."""
     layers = {
         name: module
         for name, module in named_layers(learn.model).items()
@@ -67,7 +67,7 @@ def summarize(learn: Learner) -> Summary:
     def take_shape(hook: Hook, module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
         shapes[id(module)] = _shape(output)
 
-    with Hooks(filter(can_be_hooked, layers.values()), take_shape), uncompiled():
+    with learn.sandbox(), Hooks(filter(can_be_hooked, layers.values()), take_shape), uncompiled():
         # Processes that train together look at one batch, each at its share.
         learn.get_preds(learn.job.from_first(partial(_first_batch, learn), at="a batch to look at"))
     rows = []

@@ -12,6 +12,7 @@ from time import perf_counter_ns
 from typing import Any
 
 from learner.errors import LearnerError
+from learner.loop.checks import refuse_while_running
 from learner.loop.dispatch import Dispatch, bind_actions
 from learner.loop.frequency import Guard
 from learner.loop.naming import ACTIONS
@@ -187,8 +188,33 @@ def _is_outermost(learn: Learner, stage: str) -> bool:
 
 
 @contextmanager
-def time_callbacks(learn: Learner) -> Iterator[Timings]:
-    """Time who is called in a block of code, as `Learner.timed` says."""
+def timed(learn: Learner) -> Iterator[Timings]:
+    """Time a block of code: what each callback costs at each signal, and which attributes it replaces here.
+
+    It answers which callback makes training slow, and who changed the batch. The actions and the wait for the
+    next batch are rows as well, and so is the loop itself; they add up to the whole. A wrapper (`around_predict`)
+    is net of what it wraps; a pass that a handler runs, as `ValidateCallback` does, is a part of that handler. It
+    is time of the host: see `Timings` for what that means beside an accelerator. Without it nothing is paid.
+
+    Raises:
+        LearnerError: within another `timed`, or while this learner runs.
+
+    Example:
+        >>> import torch
+        >>> from torch import nn
+        >>> from learner import Learner
+        >>> data = [(torch.ones(2, 1), torch.ones(2, 1))]
+        >>> learn = Learner(nn.Linear(1, 1), {"train": data}, nn.functional.mse_loss)
+        >>> with learn.timed() as timings:
+        ...     learn.fit(2)
+        >>> [row.replaced for row in timings.rows if row.at == "predict"]
+        [('output', 'preds')]
+        >>> timings
+        2 batches, ... µs each: actions ...%, waiting for the loader ...%, callbacks 0%, the loop itself ...%
+        who             at  ...µs a batch  share  calls  replaced
+        ...
+    """
+    refuse_while_running(learn, "timed")
     if isinstance(learn._dispatch, TimedDispatch):
         raise LearnerError("`timed` must not be called within another `timed`; take the timings of the one around it.")
     watch = Stopwatch(vars(learn))

@@ -16,6 +16,7 @@ from learner.data.loaders import Loaders, role_of
 from learner.data.numbers import whole_number
 from learner.errors import LearnerError
 from learner.interrogate.layers import inside
+from learner.loop.checks import refuse_while_running
 from learner.loop.gather import Gather
 from learner.loop.types import Learner
 from learner.records.ids import SampleIds
@@ -137,7 +138,41 @@ def branch(
     change: Change | Mapping[str, Change],
     cbs: Any = None,
 ) -> Branch:
-    """Live a part of a run with and without changes, as `Learner.branch` says."""
+    """Live a part of a run that kept checkpoints twice: as it was, and after `change(learn)`; compare the two.
+
+    Nothing of it stays: it happens in a sandbox, and no file is written. `learner.replay` has changes ready:
+    `without(ids)` and `relabelled({id: label})` of the batch, `lr(factor)`, and `seed(other)`, which says how much
+    of a difference is chance.
+
+    Args:
+        learn: the learner.
+        path: as for `rewind`.
+        step: where the futures part, as for `rewind`.
+        n_steps: how many optimizer steps of each.
+        change: a function that changes the learner, or several by name, for a future each.
+        cbs: callbacks that `fit` was given.
+
+    Raises:
+        TypeError, ValueError: if an argument is of the wrong kind or out of range, or a change returns something.
+        LearnerError: as for `rewind`; if fewer steps are left, or a change replaces the model, or the batch does
+            not hold the samples that a change names.
+
+    Example:
+        >>> import tempfile
+        >>> import torch
+        >>> from torch import nn
+        >>> from callbacks import CheckpointCallback
+        >>> from learner import Learner, Loaders
+        >>> from learner.replay import lr, without
+        >>> x, folder = torch.linspace(-1, 1, 20)[:, None], tempfile.mkdtemp()
+        >>> dls = Loaders.from_arrays(train=(x, 2 * x), batch_size=4)
+        >>> learn = Learner(nn.Linear(1, 1), dls, nn.functional.mse_loss, cbs=CheckpointCallback(folder))
+        >>> learn.fit(3)
+        >>> futures = learn.branch(folder, step=7, n_steps=2, change={"same": lambda learn: None, "half": lr(0.5)})
+        >>> futures.difference()["same"], futures.difference()["half"]["Linear"] > 0
+        ({'Linear': 0.0}, True)
+    """
+    refuse_while_running(learn, "branch")
     changes, n_steps = _checked_changes(change), whole_number(n_steps, "n_steps")
     if n_steps < 1:
         raise ValueError(f"`n_steps` must be at least 1, got {n_steps}.")

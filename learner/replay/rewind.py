@@ -7,7 +7,7 @@ import warnings
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from torch import Tensor
@@ -19,6 +19,7 @@ from learner.data.numbers import whole_number
 from learner.data.position import has_state
 from learner.errors import LearnerError
 from learner.history import History
+from learner.loop.checks import refuse_while_running
 from learner.loop.state import remember
 from learner.loop.types import Learner
 from learner.replay.find import Checkpoints, Target, at_batch, at_epoch, at_step
@@ -122,10 +123,52 @@ def rewind(
     *,
     epoch: int | None = None,
     i: int | None = None,
-    at: str | None = None,
+    at: Literal["worst"] | None = None,
     cbs: Any = None,
 ) -> Iterator[Moment]:
-    """Have a learner as it was at a batch, as `Learner.rewind` says."""
+    """Go back to a batch of a run that kept checkpoints: within the block the learner is as it was then.
+
+    It goes on from the last checkpoint before, writes nothing, and stands before a training batch, with the
+    weights, the optimizer, open gradients, callbacks and random numbers of then, bit for bit. A warning says if
+    the losses on the way are not those on record, from which batch on, and what commonly does that. The block gets
+    a `Moment`: `batch` and `ids` of the samples; `advance(k)` trains on, `run()` runs the batch without a step. At
+    the end all is as it was before the block, as after `sandbox`.
+
+    Args:
+        learn: the learner.
+        path: a folder of a `CheckpointCallback`, or one checkpoint.
+        step: how many optimizer steps had been made; 0 for the first batch.
+        epoch: in place of `step`, an epoch as the history numbers it.
+        i: a batch of its training pass, from 0; the first one if left out.
+        at: in place of both, "worst": the batch with the largest loss on record, or the first that is not finite.
+        cbs: callbacks that `fit` was given.
+
+    Raises:
+        TypeError, ValueError: if an argument is of the wrong kind or out of range.
+        LearnerError: if there is no such batch, or no checkpoint before it; if model, optimizer, loaders or
+            callbacks are not as those that trained, with what differs; while this learner runs.
+
+    Example:
+        >>> import tempfile
+        >>> import torch
+        >>> from torch import nn
+        >>> from callbacks import CheckpointCallback
+        >>> from learner import Learner, Loaders
+        >>> x, folder = torch.linspace(-1, 1, 20)[:, None], tempfile.mkdtemp()
+        >>> dls = Loaders.from_arrays(train=(x, 2 * x), batch_size=4)
+        >>> learn = Learner(nn.Linear(1, 1), dls, nn.functional.mse_loss, cbs=CheckpointCallback(folder))
+        >>> learn.fit(3)
+        >>> with learn.rewind(folder, step=7) as then:
+        ...     print(then, len(then.ids), learn.n_steps)
+        ...     loss = then.run()
+        ...     then.advance(3)
+        ...     print(then)
+        Moment: before batch 2 of epoch 1, 7 steps made 4 7
+        Moment: before batch 0 of epoch 2, 10 steps made
+        >>> learn.n_steps
+        15
+    """
+    refuse_while_running(learn, "rewind")
     target = _target_of(path, step, epoch, i, at)
     with travelled(learn, path, target, cbs) as walk:
         yield Moment(learn, walk)

@@ -12,7 +12,7 @@ from torch import nn
 from learner import Callback, Learner, LearnerError, Loaders
 from learner.checkpoint.file import read_checkpoint
 from learner.checkpoint.snapshot import snapshot
-from tests.resuming import differing, leaves, seed_all, stopped, tiny_learner
+from tests.resuming import differing, seed_all, stopped, tiny_learner
 
 
 class Net(nn.Module):
@@ -237,34 +237,6 @@ def test_other_parameter_groups_are_told_by_name(tmp_path):
     other.opt_func = lambda params, lr: torch.optim.Adam([{"params": params[:3]}, {"params": params[3:]}], lr=lr)
     with pytest.raises(LearnerError, match=r"parameter groups differ: \['net\.1\.weight'\] here, .* saved"):
         other.load(path)
-
-
-@pytest.mark.parametrize("call", ["save", "load"])
-@pytest.mark.parametrize("signal", ["before_fit", "after_batch"])
-def test_not_in_the_middle_of_a_fit(tmp_path, call, signal):
-    path = saved_file(tmp_path, cbs=[])
-    act = type("Act", (Callback,), {signal: lambda self, learn: getattr(learn, call)(path)})()
-    with pytest.raises(LearnerError, match=f"`{call}` must not be called while this learner runs"):
-        learner(cbs=[act]).fit(1)
-
-
-def test_what_is_no_plain_data_is_named_when_it_is_saved(tmp_path):
-    class Odd(Callback):
-        state = ("function",)
-
-        def __init__(self):
-            self.function = len
-
-    with pytest.raises(
-        TypeError, match=r"`state\['callbacks'\]\['Odd'\]\['function'\]` must be plain data, got builtin"
-    ):
-        learner(cbs=[Odd()]).save(tmp_path / "learn.pt")
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_a_file_holds_plain_data_alone(tmp_path):
-    kinds = {type(value) for _, value in leaves(read_checkpoint(saved_file(tmp_path)))}
-    assert kinds <= {torch.Tensor, int, float, str, bool, type(None)}
 
 
 def test_weights_that_stand_in_for_the_trained_ones_are_not_saved(tmp_path):

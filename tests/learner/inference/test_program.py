@@ -11,7 +11,6 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from learner import Learner, LearnerError, Loaders
 from learner.inference import program
-from learner.ranks.job import Job
 
 X, Y = torch.randn(8, 1, 6, 6), torch.arange(8) % 2
 
@@ -115,17 +114,6 @@ def test_a_program_that_gives_something_else_is_not_written(tmp_path, monkeypatc
     monkeypatch.setattr(program, "_as_pt2", lambda exported: (b"", lambda *args: torch.zeros(3, 2)))
     with pytest.raises(LearnerError, match="an exported program must give what the model gives"):
         learner().export(tmp_path / "model.pt2")
-    assert not list(tmp_path.iterdir())
-
-
-@pytest.mark.parametrize("name", ["model.pt2", "weights.pt"])
-def test_of_several_processes_the_first_one_writes(tmp_path, name):
-    class Second(Job):
-        rank, world = 1, 2
-
-    learn = learner()
-    learn.job = Second()
-    learn.export(tmp_path / name)
     assert not list(tmp_path.iterdir())
 
 
