@@ -28,10 +28,10 @@ def save(learn: Learner, path: str | os.PathLike[str]) -> None:
         LearnerError: if a fit or a pass runs, or the file cannot be written.
 
     Example:
+        >>> import tempfile
         >>> import torch
         >>> from torch import nn
         >>> from learner import Learner
-        >>> import tempfile
         >>> def learner():
         ...     data = [(torch.ones(2, 1), torch.ones(2, 1))]
         ...     return Learner(nn.Linear(1, 1), {"train": data}, nn.functional.mse_loss)

@@ -52,7 +52,7 @@ FOREIGN_ATTRIBUTES = {
     "evaluate": "`learn.validate()`",
     "test": "`learn.validate(name)`, with the name of a loader",
     "show_results": "`learn.interpret()`, or `learn.get_preds()`, which returns predictions and targets",
-    "to_fp16": "an autocast in `around_predict` of a callback",
+    "to_fp16": "`MixedPrecisionCallback('fp16')` in `cbs`",
     "lr_finder": "`learn.lr_find()`",
     "save_pretrained": "`learn.export(path)`",
     "save_model": "`learn.export(path)` for the weights, `learn.save(path)` for all",
