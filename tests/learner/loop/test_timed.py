@@ -334,7 +334,7 @@ def test_a_batch_that_is_cancelled_is_counted(clock):
 def test_one_within_another_and_one_within_a_fit_are_errors(clock):
     class Times(Callback):
         def before_fit(self, learn):
-            learn.timed()
+            learn.timed().__enter__()
 
     learn = make(clock)
     with learn.timed() as timings:
