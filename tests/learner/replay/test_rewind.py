@@ -364,7 +364,7 @@ def decaying(opt, total_steps=None):
 def test_a_fit_is_not_gone_back_from(learn, folder):
     class Within(Callback):
         def after_batch(self, learn):
-            learn.rewind(folder, step=8)
+            learn.rewind(folder, step=8).__enter__()
 
     with pytest.raises(LearnerError, match="`rewind` must not be called while this learner runs"):
         learn.fit(1, cbs=Within())
