@@ -47,7 +47,8 @@ class DistributedCallback(Callback):
 
     Args:
         agree: when processes agree within a training batch: before the backward and before the "step"; before the
-            backward, once a "batch"; or None, which leaves the others waiting if one of them fails or cancels.
+            backward, once a "batch"; or None, which leaves the others waiting if one of them fails or cancels. Before a
+            forward in which they exchange buffers they agree as well.
         timeout: how long a process waits for the others [s].
         sync_batchnorm: whether batch norm sees the whole batch; needs CUDA.
         broadcast_buffers, find_unused_parameters, bucket_cap_mb: as for `DistributedDataParallel`.
@@ -139,16 +140,20 @@ class DistributedCallback(Callback):
         if self.sync_batchnorm:
             learn.model = nn.SyncBatchNorm.convert_sync_batchnorm(learn.model)  # type: ignore[no-untyped-call]
             learn._tell_predictor()
-        self._prepare(learn)
+        self._check(learn)
         seed = self.job.from_first(torch.initial_seed, at="the seed of the noise")
+        self._prepare(learn)
         if not self.is_first:  # dropout must differ
             own = position_seed(seed, "rank", self.rank)
             torch.manual_seed(own)
             seed_generators(own)
 
+    def _check(self, learn: Learner) -> None:
+        """Refuse a model that cannot be prepared."""
+        require_own_device(learn.model)
+
     def _prepare(self, learn: Learner) -> None:
         """Have the same weights everywhere."""
-        require_own_device(learn.model)
         copy_from_first([*learn.model.parameters(), *learn.model.buffers()])
 
     def cleanup_fit(self, learn: Learner) -> None:
@@ -228,28 +233,39 @@ class DistributedCallback(Callback):
 
     def around_predict(self, learn: Learner, action: Callable[[], None]) -> None:
         """Let the forward of training prepare the exchange of gradients."""
-        is_exchanged = self.world > 1 and learn.training
-        self._is_synced = self._is_synced and not is_exchanged
-        if not is_exchanged or not is_own_forward(learn):
+        if self.world == 1 or not learn.training:
             action()
             return
-        ddp, plain = self._replica.of(learn.model), learn.model
+        is_own = is_own_forward(learn)
+        if self.sync_batchnorm or (is_own and self._replica.exchanges_in_forward(learn.model)):
+            self.job.before_forward()
+        self._is_synced = False
+        self.job.during_backward(self.sync_batchnorm)
+        if is_own:
+            self._predict_in_replica(learn, action)
+        else:
+            action()
+        self.job.during_backward(False)  # not after an error: the others wait for what does not come
+
+    def _predict_in_replica(self, learn: Learner, action: Callable[[], None]) -> None:
+        is_synced = (learn.i + 1) % learn.batches_per_step == 0
+        ddp, plain = self._replica.of(learn.model, is_synced), learn.model
         learn.model = ddp  # for the forward alone: everybody else finds the plain model
-        will_step = (learn.i + 1) % learn.batches_per_step == 0
         try:
-            with explained(plain, type(self).__name__), nullcontext() if will_step else ddp.no_sync():
+            with explained(plain, type(self).__name__), nullcontext() if is_synced else ddp.no_sync():
                 action()
         finally:
             learn.model = plain
-        self._is_synced = will_step
+        self._is_synced = is_synced
 
     def around_backward(self, learn: Learner, action: Callable[[], None]) -> None:
         """Agree that all have a loss, and weigh this share of it, for what is exchanged is a mean over processes."""
         if self.world == 1:
             action()
             return
+        mine = self._own_weight(learn)  # which may fail
         self.job.before_backward()
-        loss, learn.loss = learn.loss, self._weighed(learn)
+        loss, learn.loss = learn.loss, self._weighed(learn, mine)
         self.job.during_backward(True)
         action()
         self.job.during_backward(False)  # not after an error: the others wait for what does not come
@@ -257,19 +273,23 @@ class DistributedCallback(Callback):
         if self._is_synced:
             average(self._apart)
 
-    def _weighed(self, learn: Learner) -> Tensor:
+    def _own_weight(self, learn: Learner) -> Tensor | None:
+        """Return what the loss of this share is a mean over, where somebody says it."""
+        if learn.weight is None:
+            return None
+        weight = batch_weight(learn) if self._passes[-1].now[1] else 0.0
+        return torch.as_tensor(weight, dtype=torch.float64, device=learn.loss.device)
+
+    def _weighed(self, learn: Learner, mine: Tensor | None) -> Tensor:
         """Return the loss, times this share's part of the whole, times the number of processes."""
         n, n_mine = self._passes[-1].now
-        if learn.weight is None and self._adds_up:
+        if mine is None and self._adds_up:
             learn.global_weight = 1.0
             factor: Tensor | float = float(self.world)
-        elif learn.weight is None:
+        elif mine is None:
             learn.global_weight = float(n)
             factor = self.world * n_mine / n
         else:
-            mine = torch.as_tensor(
-                batch_weight(learn) if n_mine else 0.0, dtype=torch.float64, device=learn.loss.device
-            )
             whole = mine.clone()
             dist.all_reduce(whole)
             learn.global_weight = whole
@@ -288,6 +308,7 @@ class DistributedCallback(Callback):
     def settle_gradients(self, learn: Learner) -> None:
         """Average gradients that were not, at the end of a window; called when it is known that a step is made."""
         if self.world > 1 and not self._is_synced:
+            self.job.before_exchange()
             average_all(learn)
             self._is_synced = True
 

@@ -35,7 +35,9 @@ class Replica:
         if not broadcast_buffers:
             self._options[_BUFFERS if _HAS_BUFFERS else "broadcast_buffers"] = False
         self.finds_unused = find_unused_parameters
+        self._broadcasts_buffers = broadcast_buffers
         self._ddp: DistributedDataParallel | None = None
+        self._n_synced = 0  # forwards of it that prepare an exchange
         self._trained: list[int] = []
 
     def look_at(self, model: nn.Module) -> None:
@@ -45,13 +47,30 @@ class Replica:
             self.drop()
             self._trained = trained
 
-    def of(self, model: nn.Module) -> DistributedDataParallel:
-        """Return a model in its wrapper; all processes call this together."""
+    def exchanges_in_forward(self, model: nn.Module) -> bool:
+        """Tell whether all processes have to call the next forward of training, and not the backward alone.
+
+        The wrapper is made before the first one, and orders its exchange anew when it has seen a backward; with buffers
+        each forward begins with those of the first process.
+        """
+        is_new = self._ddp is None or self._ddp.module is not model
+        has_buffers = self._broadcasts_buffers and any(True for _ in model.buffers())
+        return is_new or has_buffers or self._n_synced < 2
+
+    def of(self, model: nn.Module, is_synced: bool = True) -> DistributedDataParallel:
+        """Return a model in its wrapper; all processes call this together.
+
+        Args:
+            model: the model.
+            is_synced: whether the forward that comes prepares an exchange of gradients.
+        """
         if self._ddp is None or self._ddp.module is not model:
             self.drop()  # its hooks go before others come
+            self._n_synced = 0
             device = next(model.parameters()).device
             ids = [device] if device.type == "cuda" else None
             self._ddp = DistributedDataParallel(model, device_ids=ids, **self._options)
+        self._n_synced += is_synced
         return self._ddp
 
     def drop(self) -> None:

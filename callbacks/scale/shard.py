@@ -12,7 +12,7 @@ from torch.distributed.fsdp import MixedPrecisionPolicy, OffloadPolicy
 
 from callbacks.scale.distributed import DistributedCallback
 from callbacks.scale.gradients import copy_from_first, parameters_apart
-from callbacks.scale.sharding import layers_to_shard, require_all_sharded, reshard, shard
+from callbacks.scale.sharding import layers_to_shard, require_all_sharded, require_can_be_cut, reshard, shard
 from learner import Learner, LearnerError
 from learner.checkpoint.shards import is_model_in_shards
 from learner.errors import CancelException
@@ -96,6 +96,7 @@ class ShardCallback(DistributedCallback):
             if not isinstance(policy, kind | None):
                 raise TypeError(f"`{name}` must be a {kind.__name__} of torch.distributed.fsdp, got {policy!r}.")
         super().__init__(agree=agree, timeout=timeout)
+        self.job.is_in_shards = self.world > 1
         self.layers = layers
         self.mesh = self._checked_mesh(mesh)
         given = {name: policy for name, (policy, _) in policies.items() if policy is not None}
@@ -123,20 +124,25 @@ class ShardCallback(DistributedCallback):
         layers_to_shard(learn.model, self.layers)
         super().before_fit(learn)
 
-    def _prepare(self, learn: Learner) -> None:
-        """Put the model in shards, or see that it is."""
+    def _check(self, learn: Learner) -> None:
+        """Refuse a model that cannot be put in shards, or is so in part."""
         self._refuse_what_needs_whole_weights(learn)
-        layers = layers_to_shard(learn.model, self.layers)
         if is_model_in_shards(learn.model):
-            require_all_sharded(learn.model, layers)
-            copy_from_first(list(learn.model.buffers()))
-            return
-        if learn.in_sandbox:
+            require_all_sharded(learn.model, layers_to_shard(learn.model, self.layers))
+        elif learn.in_sandbox:
             raise LearnerError(
                 f"{type(self).__name__} puts a model in shards in its first fit, which a sandbox cannot undo; call "
                 f"`learn.fit(0)` on all processes before."
             )
-        shard(learn, layers, **self._sharding)
+        else:
+            require_can_be_cut(learn)
+
+    def _prepare(self, learn: Learner) -> None:
+        """Put the model in shards, if it is not."""
+        if is_model_in_shards(learn.model):
+            copy_from_first(list(learn.model.buffers()))
+        else:
+            shard(learn, layers_to_shard(learn.model, self.layers), **self._sharding)
 
     def _refuse_what_needs_whole_weights(self, learn: Learner) -> None:
         if names := [type(cb).__name__ for cb in learn.cbs if getattr(cb, "needs_whole_weights", False)]:

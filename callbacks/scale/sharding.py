@@ -78,18 +78,9 @@ def shard(learn: Learner, layers: Mapping[str, nn.Module], **options: Any) -> No
         learn: the learner.
         layers: those that are gathered one at a time, parts first; the rest of the model is gathered as one.
         options: of `fully_shard`.
-
-    Raises:
-        LearnerError: if a layer is lazy, or the optimizer remembers what cannot be put in shards.
     """
     model = inside(learn.model)
-    if lazy := [name for name, p in model.named_parameters() if nn.parameter.is_lazy(p)]:
-        raise LearnerError(
-            f"`model` must have its parameters to be put in shards, but {lazy[0]!r} is lazy; call it on a batch first."
-        )
     optimizers = [] if learn.opt is None else parts_of(learn.opt)
-    for opt in optimizers:
-        _refuse_other_state(opt)
     for tensor in (*model.parameters(), *model.buffers()):
         copy_from_first([tensor])  # one by one, for a copy of all of them may not fit
     new = shard_modules(model, layers, **options)
@@ -98,6 +89,21 @@ def shard(learn: Learner, layers: Mapping[str, nn.Module], **options: Any) -> No
         _shard_state(opt)
     if learn.rates is not None:
         learn.rates.left_out = frozenset(new.get(p, p) for p in learn.rates.left_out)
+
+
+def require_can_be_cut(learn: Learner) -> None:
+    """Refuse a learner that cannot be put in shards.
+
+    Raises:
+        LearnerError: if a layer is lazy, or the optimizer remembers what cannot be cut.
+    """
+    model = inside(learn.model)
+    if lazy := [name for name, p in model.named_parameters() if nn.parameter.is_lazy(p)]:
+        raise LearnerError(
+            f"`model` must have its parameters to be put in shards, but {lazy[0]!r} is lazy; call it on a batch first."
+        )
+    for opt in [] if learn.opt is None else parts_of(learn.opt):
+        _refuse_other_state(opt)
 
 
 def shard_modules(model: nn.Module, layers: Mapping[str, nn.Module], **options: Any) -> dict[Tensor, nn.Parameter]:

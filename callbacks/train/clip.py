@@ -62,6 +62,7 @@ class ClipGradientCallback(Callback):
         """Clip."""
         groups = learn.opt.param_groups  # type: ignore[union-attr]  # there is one while training
         parameters = [p for group in groups for p in group["params"]]
+        learn.job.before_norm()
         norm: Any = clip_grad_norm_(parameters, self.max_norm)
         self.norm = norm.full_tensor() if hasattr(norm, "full_tensor") else norm  # of gradients in shards
 

@@ -178,6 +178,7 @@ class MixedPrecisionCallback(Callback):
             )
         scaler: Any = self._scaler  # there while training
         stand_in = _StandIn(learn.opt.param_groups)  # type: ignore[union-attr]  # there is one while training
+        learn.job.before_norm()  # all have to find their gradients finite
         scaler.step(stand_in)
         scaler.update()
         if not stand_in.was_stepped:

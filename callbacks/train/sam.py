@@ -81,6 +81,7 @@ class SAMCallback(Callback):
     def around_step(self, learn: Learner, action: Callable[[], None]) -> None:
         """Replace the gradient by that at the worst point nearby, then make the step."""
         parameters = [p for group in learn.opt.param_groups for p in group["params"] if p.grad is not None]  # type: ignore[union-attr]  # there is one while training
+        learn.job.before_norm()
         weights = [p.detach().clone() for p in parameters]
         with torch.no_grad():
             gradients: list[Tensor] = [p.grad for p in parameters]
@@ -94,6 +95,7 @@ class SAMCallback(Callback):
             with torch.no_grad():  # subtracting what was added is not exact
                 torch._foreach_copy_(local_parts(parameters), local_parts(weights))
         if self.max_norm is not None:
+            learn.job.before_norm()
             clip_grad_norm_(parameters, self.max_norm)
         action()
 

@@ -30,7 +30,11 @@ def export_weights(model: nn.Module, path: str | os.PathLike[str], job: Job = AL
         LearnerError: if the file cannot be written.
     """
     inner, target = inside(model), Path(path).expanduser()
-    values = whole_weights(inner) if is_model_in_shards(inner) else inner.state_dict()
+    if is_model_in_shards(inner):
+        job.gather(None, at="an export of weights")
+        values = whole_weights(inner)
+    else:
+        values = inner.state_dict()
     if not job.is_first:
         return
     state = {name: value.detach().cpu() for name, value in values.items()}

@@ -1,9 +1,9 @@
 """Several processes that do the same: who cancels, fails or is interrupted does so with all, and nobody waits for ever.
 
 Each process says a word before the backward of a training batch and, if asked to, before the step; and wherever all of
-them give something to each other, as at the end of a pass. One that does not get there says in its place what has ended
-its batch, pass or fit. So every word meets one of each other process, wherever these are, and the largest is obeyed by
-all. That is the whole protocol.
+them give something to each other, as gradients or the means of a pass: nothing that can fail comes between the word and
+what is given. One that does not get there says in its place what has ended its batch, pass or fit. So every word meets
+one of each other process, wherever these are, and the largest is obeyed by all. That is the whole protocol.
 """
 
 from __future__ import annotations
@@ -84,9 +84,8 @@ class Ranks(Job):
         self.talk, self.agree = talk, agree
         self.rank, self.world = talk.rank, talk.world
         self.n_words = 0
-        self._n_per_batch = {"step": 2, "batch": 1, None: 0}[agree]
-        self._n_owed = 0  # words of this training batch that are not said yet
-        self._is_forward_owed = False  # whether one is due before the forward of this batch
+        self._is_owed = False  # whether the others wait for a word of this training batch
+        self._is_forward_owed = False  # or for one before the forward, of any batch
         self._is_over = False  # a process has failed, or is gone: nothing more can be agreed on in this fit
         self._is_gone = False  # or ever: one may wait where nothing comes any more
         self._leads = 0  # within a method that only the first process calls
@@ -103,7 +102,8 @@ class Ranks(Job):
 
     def begin_fit(self, pending: Any) -> None:
         """Forget how the fit before has ended, but not that a process is gone; hold signals back, if all can agree."""
-        self._n_owed, self._is_forward_owed, self._is_in_backward, self._settled = 0, False, False, None
+        self._is_owed = self._is_forward_owed = self._is_in_backward = False
+        self._settled = None
         self._is_over = self._is_gone
         self._pending = pending
         pending.is_agreed = self.agree is None
@@ -114,28 +114,37 @@ class Ranks(Job):
 
     def owe(self) -> None:
         """Owe the words of the training batch that comes next."""
-        self._n_owed = self._n_per_batch
+        self._is_owed = self.agree is not None
 
     def owe_forward(self) -> None:
         """Owe a word before the forward of the batch that comes next, whether it trains or not: all take part in it."""
         self._is_forward_owed = self.agree is not None
 
     def before_forward(self) -> None:
-        """Agree that all call the model; once a batch, however often it is called."""
-        if self._is_forward_owed:
-            self._is_forward_owed = False
+        """Agree that all call the model."""
+        self._is_forward_owed = False
+        if self.agree is not None:
             self._say(Word.FINE, _FORWARD)
 
     def before_backward(self) -> None:
-        """Agree that all have a loss; once a batch, however often it is evaluated."""
-        if self._n_owed == self._n_per_batch and self._n_owed:
-            self._n_owed -= 1
+        """Agree that all have a loss."""
+        self._is_owed = self._is_owed and self.agree == "step"
+        self.before_exchange()
+
+    def before_exchange(self) -> None:
+        """Agree that all get to where they exchange something in a batch outside of forward and backward."""
+        if self.agree is not None:
             self._say(Word.FINE, _BATCH)
+
+    def before_norm(self) -> None:
+        """Agree that all compute something of their gradients as a whole: of what is in shards each sends its part."""
+        if self.is_in_shards:
+            self.before_exchange()
 
     def before_step(self) -> None:
         """Agree that all make the step."""
-        if self._n_owed and self.agree == "step":
-            self._n_owed -= 1
+        self._is_owed = False
+        if self.agree == "step":
             self._say(Word.FINE, _BATCH)
 
     def during_backward(self, is_in: bool) -> None:
@@ -169,7 +178,7 @@ class Ranks(Job):
         if largest == Word.INTERRUPT and self._pending is not None:
             self._pending.agree()
         if largest > word and largest > Word.INTERRUPT:
-            self._n_owed, self._is_forward_owed = 0, False
+            self._is_owed = self._is_forward_owed = False
             self._settled = _CANCELS[Word(largest)]()
             raise self._settled
         return longest
@@ -248,9 +257,10 @@ class Ranks(Job):
             return error
         word = word_of(error)
         is_of_batch = word <= Word.BATCH
-        if is_of_batch and not (self._is_forward_owed or (learn.training and self._n_owed)):
+        if is_of_batch and not (self._is_forward_owed or (learn.training and self._is_owed)):
             return error  # what this process alone leaves out: a share of a batch that does not train, or is done
-        self._n_owed, self._is_forward_owed, self._settled = 0, False, error
+        self._is_owed = self._is_forward_owed = False
+        self._settled = error
         text = f"{type(error).__name__}: {error}" if word == Word.ERROR else ""
         at = _BATCH if is_of_batch else "the end of a batch, a pass or a fit"
         try:

@@ -17,6 +17,7 @@ class Job:
     Attributes:
         rank: which of the processes this is, from 0.
         world: how many there are.
+        is_in_shards: whether each of them holds a part of the weights and of their gradients.
 
     Example:
         >>> job = Job()
@@ -25,6 +26,7 @@ class Job:
     """
 
     rank, world = 0, 1
+    is_in_shards = False
 
     @property
     def is_first(self) -> bool:
@@ -55,10 +57,16 @@ class Job:
         """Owe a word before the forward of the batch that comes next, whether it trains or not: all take part in it."""
 
     def before_forward(self) -> None:
-        """Agree that all call the model; once a batch, however often it is called."""
+        """Agree that all call the model."""
 
     def before_backward(self) -> None:
-        """Agree that all have a loss; once a batch, however often it is evaluated."""
+        """Agree that all have a loss."""
+
+    def before_exchange(self) -> None:
+        """Agree that all get to where they exchange something in a batch outside of forward and backward."""
+
+    def before_norm(self) -> None:
+        """Agree that all compute something of their gradients as a whole: of what is in shards each sends its part."""
 
     def before_step(self) -> None:
         """Agree that all make the step."""

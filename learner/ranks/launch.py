@@ -129,12 +129,12 @@ def _packed(error: BaseException) -> bytes:
 def _wait(processes: list[Any]) -> None:
     """Wait for all; when one has failed, not for long."""
     deadline = None
-    while any(process.is_alive() for process in processes):
+    while alive := [process for process in processes if process.is_alive()]:
         if deadline is None and any(process.exitcode not in (None, 0) for process in processes):
             deadline = time.monotonic() + _GRACE
         if deadline is not None and time.monotonic() > deadline:
             return
-        next(process for process in processes if process.is_alive()).join(0.05)
+        alive[0].join(0.05)
 
 
 def _result(statuses: list[int | None], folder: Path) -> Any:

@@ -39,6 +39,32 @@ def wrap():
     return seen
 
 
+def look_at_forwards():
+    """Return for a few forwards, of which one prepares no exchange, whether all processes have to call them."""
+    DistributedCallback(timeout=TIMEOUT)
+    seen = {}
+    for name, layers in {"plain": [], "norm": [nn.BatchNorm1d(2)]}.items():
+        for broadcasts in (True, False):
+            model, replica = (
+                nn.Sequential(nn.Linear(2, 2), *layers),
+                Replica(**{**OPTIONS, "broadcast_buffers": broadcasts}),
+            )
+            found = seen[name, broadcasts] = []
+            for is_synced in (True, False, True, True):
+                found.append(replica.exchanges_in_forward(model))
+                replica.of(model, is_synced)(torch.ones(2, 2)).sum().backward()
+            replica.drop()
+            found.append(replica.exchanges_in_forward(model))
+    return seen
+
+
+def test_the_first_forwards_need_all_processes_and_each_one_that_exchanges_buffers():
+    at_first = [True, True, True, False, True]  # as torch orders its exchange anew in the one after the first backward
+    for seen in in_each(2, look_at_forwards):
+        assert seen.pop(("norm", True)) == [True] * 5
+        assert list(seen.values()) == [at_first] * 3
+
+
 @pytest.fixture(scope="module")
 def seen():
     return in_each(2, wrap)

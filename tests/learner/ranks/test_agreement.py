@@ -106,11 +106,26 @@ def test_a_training_batch_takes_so_many_words(agree, n):
         for _ in range(3):
             job.owe()
             job.before_backward()
-            job.before_backward()  # the loss is asked for again, as SAM does
             job.before_step()
         return job.n_words
 
     assert together(2, batches, agree) == [3 * n, 3 * n]
+
+
+@pytest.mark.parametrize(("agree", "n"), [("step", 5), ("batch", 4), (None, 0)])
+def test_each_exchange_in_a_batch_takes_a_word_more(agree, n):
+    def batch(job):
+        job.before_norm()  # of whole gradients, which need nobody else
+        job.is_in_shards = True
+        job.owe()
+        job.before_forward()
+        job.before_backward()
+        job.before_norm()
+        job.before_step()
+        job.before_backward()  # the loss is asked for again, as SAM does
+        return job.n_words
+
+    assert together(2, batch, agree) == [n, n]
 
 
 def one_batch(job, ends):

@@ -4,6 +4,7 @@ import multiprocessing
 import os
 import signal
 import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -82,6 +83,26 @@ def test_a_process_that_is_killed_ends_all_and_says_so():
 
     with pytest.raises(LearnerError, match="process 1 of 2 has ended without a result, with status -9"):
         launch(fail, 2)
+
+
+def test_processes_may_end_while_it_is_asked_whether_they_have(monkeypatch):
+    class Ending:
+        exitcode = 3
+
+        def __init__(self, **_):
+            self.answers = iter([True])
+
+        def is_alive(self):
+            return next(self.answers, False)
+
+        def do_nothing(self, *_):
+            pass
+
+        start = join = kill = do_nothing
+
+    monkeypatch.setattr(multiprocessing, "get_context", lambda kind: SimpleNamespace(Process=Ending))
+    with pytest.raises(LearnerError, match="process 0 of 2 has ended without a result, with status 3"):
+        launch(print, 2)
 
 
 def test_a_signal_that_ends_all_comes_back():
