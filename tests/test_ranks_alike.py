@@ -32,6 +32,7 @@ from callbacks import (
     accuracy,
 )
 from learner import Callback, CancelStepException, Learner
+from learner.interrogate import capture
 from tests.ranks import TIMEOUT, Noisy, in_each, largest, loaders, network, weights
 
 WORLDS = (2, 4)
@@ -190,6 +191,7 @@ def see_it_all():
     seen["stand-ins"] = with_stand_ins(distributed)
     seen["objects"] = with_objects(distributed)
     seen["collected"] = collected(distributed)
+    seen["looks"] = looks(distributed)
     return seen
 
 
@@ -214,11 +216,53 @@ def with_objects(distributed):
 
 
 def collected(distributed):
-    dls = {"train": DataLoader(Noisy(29, noise=0.0), 6, shuffle=True), "valid": DataLoader(Noisy(13, noise=0.0), 4)}
-    collect = CollectCallback(ClassificationMetricsCollector())
-    learn = Learner(network(), dls, cross_entropy, cbs=[distributed, collect])
-    learn.fit(2)
-    return {name: collect.samples.numpy(name).tolist() for name in ("epoch", "split", "example_id", "loss")}
+    found = {}
+    for source in ("step", "pass"):
+        dls = {"train": DataLoader(Noisy(29, noise=0.0), 6, shuffle=True), "valid": DataLoader(Noisy(13, noise=0.0), 4)}
+        collect = CollectCallback(ClassificationMetricsCollector(), source=source)
+        learn = Learner(network(), dls, cross_entropy, cbs=[distributed, collect])
+        learn.fit(2)
+        found[source] = {
+            name: collect.samples.numpy(name).tolist() for name in ("epoch", "split", "example_id", "loss")
+        }
+    return found
+
+
+def looks(distributed):
+    """Return what is to be seen of a learner between its fits: each process has to see the same, and all of it."""
+    data = Noisy(55, noise=0.0)
+    dls = {**loaders(), "test": batches(13), "test_one": batches(1)}
+    learn = Learner(network(), dls, cross_entropy, 0.5, momentum, cbs=distributed)
+    before = weights(learn)
+    with learn.sandbox():
+        learn.fit(1)
+        tried = weights(learn)
+    rates = learn.lr_find(n=20, plot=False)
+    back = weights(learn)
+    learn.fit(1)
+    with capture(learn.model, "1") as acts:
+        learn.model(data.x)
+    found = {name: learn.interpret(name) for name in ("valid", "test", "test_one")}
+    return {
+        "numbers": {
+            "tried": tried,
+            "rates": torch.tensor([rates.lrs, rates.losses], dtype=torch.float64),
+            "suggestion": torch.tensor(rates.suggestion, dtype=torch.float64),
+            "trained": weights(learn),
+            "one": learn.infer(data.x[0]).probs,
+            "some": learn.infer(data.x[:5]).preds,
+            "captured": acts["1"].detach(),
+            "summary": torch.tensor([float(n) for n in str(learn.summary()).split() if n.isdigit()]),
+            **{f"loss {name}": torch.tensor(one.samples.numpy("loss")) for name, one in found.items()},
+            **{f"confusion {name}": torch.tensor(one.confusion) for name, one in found.items()},
+        },
+        "exactly": (
+            torch.equal(before, back),
+            learn.n_steps,
+            {name: one.samples.numpy("example_id").tolist() for name, one in found.items()},
+            [found["valid"].per_class()[name].tolist() for name in ("class", "count", "recall")],
+        ),
+    }
 
 
 @pytest.fixture(scope="module")
@@ -259,15 +303,28 @@ def test_metric_objects_have_seen_all_also_where_a_process_had_nothing(seen_alon
             assert all(rows[name] == pytest.approx(of_one[name], abs=FLOAT32) for name in rows)
 
 
-def test_each_sample_is_on_record_once_an_epoch(seen_alone, seen):
-    one = seen_alone["collected"]
-    assert len(one["loss"]) == 2 * (29 + 13)
+@pytest.mark.parametrize(("source", "n_epochs"), [("step", 2), ("pass", 3)])
+def test_each_sample_is_on_record_once_an_epoch(seen_alone, seen, source, n_epochs):
+    one = seen_alone["collected"][source]
+    assert len(one["loss"]) == n_epochs * (29 + 13)
     for each in seen:
-        rows = each["collected"]
+        rows = each["collected"][source]
         keys = list(zip(rows["epoch"], rows["split"], rows["example_id"], strict=True))
         assert keys == list(zip(one["epoch"], one["split"], one["example_id"], strict=True))
         assert len(set(keys)) == len(keys)
         assert largest(a - b for a, b in zip(rows["loss"], one["loss"], strict=True)) <= FLOAT32
+
+
+def test_what_is_looked_at_between_fits_is_all_of_it_in_each_process(seen_alone, seen):
+    one = seen_alone["looks"]
+    assert one["exactly"][0]
+    assert one["exactly"][2] == {"valid": [*range(54)], "test": [*range(13)], "test_one": [0]}
+    for each in seen:
+        assert each["looks"]["exactly"] == one["exactly"]
+        for name, value in one["numbers"].items():
+            found = each["looks"]["numbers"][name]
+            assert found.shape == value.shape, name
+            assert (found - value).abs().max() <= (FLOAT32 if value.dtype == torch.float32 else EXACT), name
 
 
 # -- one process with the callback -------------------------------------------------------------------------------------

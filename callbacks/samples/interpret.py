@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from contextlib import nullcontext
+from contextlib import ExitStack
 from typing import Any
 
 import numpy as np
@@ -43,16 +43,18 @@ def interpret(
     loader = _once_each(name, Loaders.of(learn.dls)[name])
     collector = _checked(collector) or _collector(learn, outputs)
     rows = _Rows()
-    ids = SampleIds(loader) if _has_numbers(loader) else None
-    with ids or nullcontext():
-        collection = Collection([collector], rows)
-        listener = _Collecting(collection, ids, name)
-        look_over(learn, name, loader, listener)
-        collection.flush()
+    is_numbered = _has_numbers(loader)
+    collection = Collection([collector], rows, job=learn.job)
+    listener = _Collecting(collection, name, is_numbered)
+    look_over(learn, name, loader, listener)
+    collection.finish()
+    n_classes = max(learn.job.gather(listener.n_classes, at="the number of classes"))
     columns = {column: np.concatenate(parts) for column, parts in rows.columns.items()}
+    if not is_numbered:  # as they came, which of several processes none has seen alone
+        columns["example_id"] = np.arange(len(columns["example_id"]))
     dataset: Any = getattr(loader, "dataset", None)
-    table = dataset if isinstance(dataset, Table) else Table(dataset) if ids else None
-    labels = _labels(learn, name, collector, listener.n_classes, classes)
+    table = dataset if isinstance(dataset, Table) else Table(dataset) if is_numbered else None
+    labels = _labels(learn, name, collector, n_classes, classes)
     return interpret_samples(Samples([to_arrow(columns, labels)], table=table))
 
 
@@ -77,22 +79,32 @@ class _Collecting(Callback):
 
     order = math.inf
 
-    def __init__(self, collection: Collection, ids: SampleIds | None, name: str) -> None:
-        self._collection, self._ids, self._name = collection, ids, name
-        self._n_seen = self.n_classes = 0
+    def __init__(self, collection: Collection, name: str, is_numbered: bool) -> None:
+        self._collection, self._name, self._is_numbered = collection, name, is_numbered
+        self._ids: SampleIds | None = None
+        self._stack = ExitStack()
+        self.n_classes = 0
+
+    def before_epoch(self, learn: Learner) -> None:
+        """Listen to what is read here: of several processes each reads its share."""
+        if self._is_numbered:
+            self._ids = self._stack.enter_context(SampleIds(learn.dl))
+
+    def cleanup_epoch(self, learn: Learner) -> None:
+        """Listen no longer."""
+        self._stack.close()
 
     def after_batch(self, learn: Learner) -> None:
         """Collect a batch."""
         if learn.output is None or not learn.batch_size:
             return  # it was cut short
         n = learn.batch_size
-        ids = np.arange(self._n_seen, self._n_seen + n) if self._ids is None else self._ids.of_batch(learn.i, n)
+        ids = np.zeros(n, np.int64) if self._ids is None else self._ids.of_batch(learn.i, n)
         preds = preds_of(learn.output)
         if isinstance(preds, torch.Tensor) and preds.ndim:
             self.n_classes = max(preds.shape[1] if preds.ndim > 1 else 1, 2)
         output = PredictorOutput(in_float32(detached(learn.output)), {}, {"target": learn.yb})
-        self._collection.add(learn.batch, output, ids, split=self._name)
-        self._n_seen += n
+        self._collection.add(learn.batch, output, ids, learn.i, split=self._name)
 
 
 def _once_each(name: str, loader: Any) -> Any:

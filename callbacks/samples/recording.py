@@ -62,6 +62,11 @@ class Recording:
                 )
             self._stack = stack.pop_all()
 
+    def before_epoch(self, learn: Learner) -> None:
+        """Listen to the shares that this process reads, where several make the pass."""
+        if learn.job.world > 1 and self._ids is not None:
+            self._ids = self._stack.enter_context(SampleIds(learn.dl))
+
     def after_predict(self, learn: Learner) -> None:
         """Take what layers gave, before another pass comes between; and the steps made, before this batch makes one."""
         self._n_steps = learn.n_steps
