@@ -9,8 +9,10 @@ import torch
 from torch import nn
 
 from learner import Learner, LearnerError
+from learner.data.limit import BatchLimit
 from learner.data.read_ahead import ReadAhead
 from learner.data.shares import why_read_whole
+from learner.data.wrapper import LoaderWrapper
 from learner.loop.tell import tell
 
 
@@ -68,15 +70,18 @@ def _first_unlike(of_ranks: Sequence[Any]) -> int | None:
     return next((rank for rank, one in enumerate(of_ranks) if one != of_ranks[0]), None)
 
 
-def say_what_is_read_whole(learn: Learner, told: set[str]) -> None:
-    """Say once of a loader that each process reads all of it, and why; of a list nobody minds.
+def say_what_is_read_whole(learn: Learner, told: set[tuple[str, str]]) -> None:
+    """Say once of a loader that each process reads all of it, and why; of batches that are there already nobody minds.
 
     Args:
         learn: the learner, at the beginning of a pass.
-        told: names of loaders of which it was said.
+        told: loaders of which it was said, and why.
     """
     why = why_read_whole(learn.dl.loader if isinstance(learn.dl, ReadAhead) else learn.dl)
-    if why is None or learn.dl_name in told or isinstance(learn.dl, list):
+    loader = learn.dl
+    while isinstance(loader, LoaderWrapper):
+        loader = loader.loader
+    if why is None or (learn.dl_name, why) in told or isinstance(loader, list | tuple | BatchLimit):
         return
-    told.add(learn.dl_name)
+    told.add((learn.dl_name, why))
     tell(f"each of {learn.job.world} processes reads all of loader {learn.dl_name!r} to take its share: {why}.")

@@ -103,7 +103,7 @@ class DistributedCallback(Callback):
         self.job = joined_job(agree, timeout)
         self._loaders = ResumableLoaders()
         self._passes: list[Shares] = []  # of this pass and those around it
-        self._told: set[str] = set()  # of loaders that are read whole
+        self._told = set[tuple[str, str]]()  # of loaders that are read whole, and why
         self._apart: list[nn.Parameter] = []  # trained in this pass, and no part of the model
         self._is_synced = False  # whether the last backward has averaged the gradients
         self._adds_up = False  # whether the loss is a sum over the batch

@@ -11,12 +11,11 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader
 
 from learner.data.batch import batch_size_of, describe, fields_of, has_places
 from learner.data.moving import mapped, tensors_of
-from learner.data.order import OrderedLoader
-from learner.data.position import SkipLoader
+from learner.data.order import OrderedLoader, why_not_ordered
+from learner.data.position import SkipLoader, StatefulLoader
 from learner.data.read_ahead import ReadAhead
 from learner.data.sampler import BatchIndices, PositionSampler
 from learner.data.wrapper import LoaderWrapper
@@ -98,12 +97,12 @@ def why_read_whole(loader: Any) -> str | None:
 
     Example:
         >>> why_read_whole([1, 2])
-        'it is a list'
+        'it is a list, not a plain DataLoader'
     """
-    if isinstance(loader, SkipLoader):
+    if isinstance(loader, SkipLoader | StatefulLoader):
         return why_read_whole(loader.loader)
     if not isinstance(loader, OrderedLoader):
-        return f"it is a {type(loader).__name__}{' of its own kind' if isinstance(loader, DataLoader) else ''}"
+        return why_not_ordered(loader) or "its order is its own"
     has_batches = vars(loader)["batch_sampler"] is not None
     return None if has_batches else "its dataset makes whole batches (batch_size=None)"
 

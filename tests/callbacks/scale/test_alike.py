@@ -5,6 +5,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from torch import nn
+from torch.utils.data import DataLoader
 
 from callbacks.scale.alike import (
     require_equal_weights,
@@ -13,6 +14,8 @@ from callbacks.scale.alike import (
     say_what_is_read_whole,
 )
 from learner import LearnerError
+from learner.data.limit import BatchLimit
+from learner.data.position import SkipLoader, StatefulLoader
 
 
 def test_weights_that_differ_are_refused_with_rank_and_steps():
@@ -46,9 +49,16 @@ def test_a_model_on_the_cuda_device_of_another_process_is_refused(monkeypatch):
 
 
 def test_it_is_said_once_that_each_process_reads_all(capsys):
-    told = set()
-    for dl in (iter([]), iter([]), []):
+    class Mine(DataLoader):
+        def __iter__(self):
+            return super().__iter__()
+
+    told, mine = set(), Mine([0, 1])
+    there = [], (), SkipLoader([], 0), BatchLimit([0], 1)  # of these nobody reads anything
+    for dl in (iter([]), iter([]), *there, StatefulLoader(mine, 0), SkipLoader(mine, 1)):
         say_what_is_read_whole(SimpleNamespace(dl=dl, dl_name="train", job=SimpleNamespace(world=4)), told)
-    assert capsys.readouterr().out == (
-        "each of 4 processes reads all of loader 'train' to take its share: it is a list_iterator.\n"
+    said = "each of 4 processes reads all of loader 'train' to take its share: it is a"
+    assert (
+        capsys.readouterr().out
+        == f"{said} list_iterator, not a plain DataLoader.\n{said} Mine, not a plain DataLoader.\n"
     )

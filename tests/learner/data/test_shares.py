@@ -11,7 +11,7 @@ from torch.utils.data import BatchSampler, DataLoader, RandomSampler
 
 from learner import LearnerError
 from learner.data.order import ordered
-from learner.data.position import SkipLoader
+from learner.data.position import SkipLoader, StatefulLoader
 from learner.data.read_ahead import ReadAhead
 from learner.data.sampler import PositionSampler
 from learner.data.shares import (
@@ -137,12 +137,15 @@ def test_the_first_batch_that_is_read_whole_is_put_down_to_be_compared():
 
 def test_why_a_loader_is_read_whole():
     class Mine(DataLoader):
-        pass
+        def __iter__(self):
+            return super().__iter__()
 
     data = list(range(4))
     assert why_read_whole(make()) is None
-    assert why_read_whole(SkipLoader(BATCHES, 0)) == "it is a list"
-    assert why_read_whole(Mine(data)) == "it is a Mine of its own kind"
+    assert why_read_whole(SkipLoader(BATCHES, 0)) == "it is a list, not a plain DataLoader"
+    assert why_read_whole(Mine(data)) == "it is a Mine, not a plain DataLoader"
+    assert why_read_whole(StatefulLoader(Mine(data), 0)) == "it is a Mine, not a plain DataLoader"
+    assert why_read_whole(DataLoader(data)) == "its order is its own"
     assert why_read_whole(ordered(DataLoader(data, batch_size=None), 0)) == (
         "its dataset makes whole batches (batch_size=None)"
     )
