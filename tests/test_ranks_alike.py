@@ -37,6 +37,7 @@ from tests.ranks import TIMEOUT, Noisy, in_each, largest, loaders, network, weig
 
 WORLDS = (2, 4)
 EXACT = 1e-11  # of weights, after some forty steps
+VERY_EXACT = 1e-13  # after eight, as of windows of five batches
 FLOAT32 = 1e-7  # of means that are measured in float32
 
 
@@ -143,7 +144,8 @@ def test_it_is_the_training_of_one_process(alone, several, case):
     assert first["counts"] == one["counts"]
     assert first["decisions"] == one["decisions"]
     assert first["lr"] == one["lr"]
-    assert (first["weights"] - one["weights"]).abs().max() <= EXACT
+    exact = VERY_EXACT if first["counts"][0] <= 8 else EXACT
+    assert (first["weights"] - one["weights"]).abs().max() <= exact
     assert first["history"].keys() == one["history"].keys()
     for name, values in one["history"].items():
         assert first["history"][name] == pytest.approx(values, rel=0, abs=FLOAT32), name

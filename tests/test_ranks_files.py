@@ -35,6 +35,7 @@ ANY = "plain", "in a window"  # with no noise but that of samples: the same for 
 # ready, anew after each checkpoint, so that theirs has to be one that is written without a stop, too.
 OWN = {(2, "dropout"): 13, (2, "objects"): 13, (4, "dropout"): 13}
 MOVES = [(1, 2), (2, 1), (2, 4), (4, 2)]
+BEFORE = "without the callback"  # what one process writes that knows nothing of others
 
 
 class StopAt(Callback):
@@ -50,7 +51,7 @@ class StopAt(Callback):
 
 def train(kind, folder, stop_at=None, rank=0):
     """Train three epochs of nine batches with a checkpoint every fourth batch; go on with what is there."""
-    distributed = DistributedCallback(timeout=TIMEOUT)
+    distributed = [] if kind == BEFORE else [DistributedCallback(timeout=TIMEOUT)]
     metrics = [torchmetrics.classification.MulticlassF1Score(2)] if kind == "objects" else []
     learn = Learner(
         network(0.2 if kind == "dropout" else 0.0),
@@ -59,7 +60,7 @@ def train(kind, folder, stop_at=None, rank=0):
         0.3,
         lambda params, lr: torch.optim.SGD(params, lr=lr, momentum=0.9),
         cbs=[
-            distributed,
+            *distributed,
             CheckpointCallback(folder, every=4),
             MetricsCallback(*metrics, accuracy=accuracy),
             AccumulateCallback(5 if kind == "in a window" else 1),
@@ -90,21 +91,27 @@ def runs(tmp_path_factory):
         jobs = [(f"{kind} {world} to {to}", kind, 13, world - 1) for a, to in MOVES if a == world for kind in ANY]
         if world == 1:
             jobs += [(f"{kind} whole", kind) for kind in ANY]
+            jobs += [(f"{BEFORE} 1 to 2", BEFORE, 13)]
+        if world == 2:
+            jobs += [(f"{BEFORE} 2 to 1", "plain", 13)]
         for kind, stop_at in ((kind, stop_at) for (n, kind), stop_at in OWN.items() if n == world):
             jobs += [(f"{kind} {world} whole", kind), (f"{kind} {world} to {world}", kind, stop_at, 1)]
         begun[world] = in_each(world, train_some, home, jobs)
     for world in (1, 2, 4):
         jobs = [(f"{kind} {a} to {to}", kind) for a, to in MOVES if to == world for kind in ANY]
         jobs += [(f"{kind} {world} to {world}", kind) for n, kind in OWN if n == world]
+        if world < 4:
+            jobs += [(f"{BEFORE} {3 - world} to {world}", BEFORE if world == 1 else "plain")]
         gone_on[world] = in_each(world, train_some, home, jobs)
     return begun, gone_on
 
 
-@pytest.mark.parametrize("kind", ANY)
-@pytest.mark.parametrize(("a", "b"), MOVES)
+@pytest.mark.parametrize(
+    ("a", "b", "kind"), [*((*move, kind) for move in MOVES for kind in ANY), (1, 2, BEFORE), (2, 1, BEFORE)]
+)
 def test_any_number_goes_on_with_what_any_number_has_written(runs, kind, a, b):
     begun, gone_on = runs
-    whole = begun[1][0][f"{kind} whole"]
+    whole = begun[1][0][f"{'plain' if kind == BEFORE else kind} whole"]
     for each in gone_on[b]:
         run = each[f"{kind} {a} to {b}"]
         assert run["error"] is None
