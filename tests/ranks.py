@@ -66,7 +66,7 @@ def loaders(n_train=101, n_valid=54, batch_size=12, workers=0):
     """Return batches whose last one is shorter, and as many of validation as do not fit in whole ones."""
     return {
         "train": DataLoader(Noisy(n_train), batch_size, shuffle=True, num_workers=workers),
-        "valid": DataLoader(Noisy(n_valid, seed=1), 7),
+        "valid": DataLoader(Noisy(n_valid, seed=1), 20),
     }
 
 

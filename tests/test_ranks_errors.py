@@ -96,25 +96,29 @@ KINDS = {
 # orders its exchange anew before the second.
 PLACES = [
     ("before_fit", EARLY, 0, 1),
-    ("before_epoch", LATE, 0, 0),
-    ("before_batch", EARLY, 0, 0),
     ("before_batch", LATE, 0, 1),
     ("before_batch", LATE, 1, 0),
     ("before_batch", LATE, 3, 0),
-    ("around_predict", EARLY, 1, 0),
-    ("after_predict", LATE, 3, 1),
     ("after_loss", BETWEEN, 0, 1),
     ("around_backward", EARLY, 1, 0),
     ("after_backward", EARLY, 3, 1),
     ("after_backward", BETWEEN, 1, 1),
-    ("after_backward", LATE, 3, 0),
     ("around_step", BETWEEN, 3, 1),
+    ("after_epoch", BETWEEN, 4, 1),
+]
+# Where nothing is exchanged that not all kinds exchange.
+EVERYWHERE = [
+    ("before_epoch", LATE, 0, 0),
+    ("before_batch", EARLY, 0, 0),
+    ("around_predict", EARLY, 1, 0),
+    ("after_predict", LATE, 3, 1),
+    ("after_backward", LATE, 3, 0),
     ("after_step", EARLY, 1, 0),
     ("cleanup_batch", LATE, 4, 1),
-    ("after_epoch", BETWEEN, 4, 1),
 ]
 # Of two gradients a step, the second; of the weight of a loss, a bad one.
 MORE = {
+    "gradients": [(*place, fail) for place in EVERYWHERE],
     "two gradients a step": [("after_predict", LATE, 3, 0, fail, 2), ("around_backward", EARLY, 3, 1, fail, 2)],
     "shards, two gradients a step": [("around_predict", EARLY, 3, 0, fail, 2), ("after_loss", LATE, 3, 1, fail, 2)],
     "weights of losses": [("after_loss", LATE, 3, 1, weigh_badly)],

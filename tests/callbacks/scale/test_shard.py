@@ -199,7 +199,7 @@ def ends(agree: Any) -> list[Any]:
         learn = sharded(Act(place, error), callbacks.ClipGradientCallback(1.0), agree=agree)
         end = "done"
         try:
-            learn.fit(3)
+            learn.fit(2)
         except (LearnerError, KeyError, SystemExit) as what:
             end = type(what).__name__
         mine = end, learn.n_steps, learn.n_samples, str(learn.history), [w.tolist() for w in weights(learn)]
