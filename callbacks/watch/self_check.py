@@ -138,6 +138,13 @@ class SelfCheckCallback(Callback):
         """Take over what `state_dict` gave."""
         self.faults, self.n_checked = [Fault(*fault) for fault in state["faults"]], state["n_checked"]
 
+    def join_parts(self, states: list[dict[str, Any]]) -> dict[str, Any]:
+        """Return what `state_dict` would give of several parts of a training, of what it gives of each."""
+        return {
+            "faults": [fault for state in states for fault in state["faults"]],
+            "n_checked": sum(state["n_checked"] for state in states),
+        }
+
 
 class _Run:
     """The state before a forward pass, and what modules gave in it.

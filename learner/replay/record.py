@@ -11,6 +11,7 @@ import numpy as np
 from learner.checkpoint.losses import NONE, LossFile
 from learner.errors import LearnerError
 
+_N_LISTED = 32  # samples in a message
 _WHY = (
     "What commonly does that: another version of the code, of torch or of a driver; another kind of device, or number "
     "of threads; operations of a GPU that add up in any order, which `torch.use_deterministic_algorithms(True)` "
@@ -62,7 +63,7 @@ class Record:
         return int(unlike[0]) if len(unlike) else None
 
 
-def describe_difference(where: str, n_same: int, then: float, now: float) -> str:
+def describe_difference(where: str, n_same: int, then: float, now: float, ids: np.ndarray | None) -> str:
     """Return a message that says from which batch on a replay is another training than the run was.
 
     Args:
@@ -70,8 +71,15 @@ def describe_difference(where: str, n_same: int, then: float, now: float) -> str
         n_same: how many were as on record before it.
         then: its loss on record.
         now: its loss here.
+        ids: the numbers of its samples. Of data that have changed since these are the first to make a difference.
     """
+    samples = "" if ids is None else f" That batch holds samples {_listed(ids)}: look at these, if data have changed."
     return (
         f"what is gone through must be what the run went through, but the loss differs from {where} on: {now:.9g} "
-        f"here, {then:.9g} on record; the {n_same} batches before it are the same. {_WHY}"
+        f"here, {then:.9g} on record; the {n_same} batches before it are the same. {_WHY}{samples}"
     )
+
+
+def _listed(ids: np.ndarray) -> str:
+    numbers, more = sorted(ids.tolist()), len(ids) - _N_LISTED
+    return ", ".join(map(str, numbers[:_N_LISTED])) + (f" and {more} more" if more > 0 else "")

@@ -234,7 +234,8 @@ def compare(walk: Walk, record: Record, n_compared: int = 0) -> None:
     if n is not None and n >= n_compared:
         where = f"batch {walk.passed[n].i} of epoch {walk.passed[n].epoch}"
         then = float(record.losses[walk.first + n])
-        warnings.warn(describe_difference(where, n, then, losses[n]), RuntimeWarning, stacklevel=5)
+        message = describe_difference(where, n, then, losses[n], walk.passed_ids[n])
+        warnings.warn(message, RuntimeWarning, stacklevel=5)
 
 
 @contextmanager

@@ -109,6 +109,11 @@ class Walk:
         return self._watch.passed
 
     @property
+    def passed_ids(self) -> list[np.ndarray | None]:
+        """The numbers of the samples in each of these batches, where they are known."""
+        return self._watch.passed_ids
+
+    @property
     def now(self) -> Now:
         """How far the fit is."""
         learn = self._learn
@@ -254,12 +259,14 @@ class _First(Callback):
         self.options = options
         self.losses = Column()
         self.passed: list[Now] = []
+        self.passed_ids: list[np.ndarray | None] = []
         self.ids: SampleIds | None = None
         self.stop: Stop | None = None
         self.rng: dict[str, Any] = {}
         self.place: Place | dict[str, Any] | None = None  # the last one at which the condition held
         self.n_done = 0
         self._until: Until = _never
+        self._ids: np.ndarray | None = None  # of this batch
 
     def begin(self, start: Place | dict[str, Any], n_done: int, until: Until) -> None:
         """Be ready for a fit that goes on."""
@@ -280,11 +287,13 @@ class _First(Callback):
 
     def before_batch(self, learn: Learner) -> None:
         """Leave the fit, if it is there; nothing has happened to the batch yet."""
-        if not learn.training or not self.is_there(learn, learn.i):
+        if not learn.training:
+            return
+        self._ids = _ids_of(learn.batch, self.ids, learn.i)
+        if not self.is_there(learn, learn.i):
             return
         place = self.place if isinstance(self.place, Place) else Place(learn, self.place)  # type: ignore[arg-type]
-        ids = _ids_of(learn.batch, self.ids, learn.i)
-        self.stop = Stop(place, self.now(learn, learn.i), learn.batch, ids, learn.dl_name)
+        self.stop = Stop(place, self.now(learn, learn.i), learn.batch, self._ids, learn.dl_name)
         raise _ReachedError
 
     def cleanup_batch(self, learn: Learner) -> None:
@@ -292,6 +301,7 @@ class _First(Callback):
         if not learn.training or isinstance(learn.ended_by, _ReachedError):
             return
         self.passed.append(self.now(learn, learn.i))
+        self.passed_ids.append(self._ids)
         self.n_done += 1
         self.losses.append(NONE if learn.loss is None else learn.loss.detach())
         if self.is_there(learn, learn.i + 1):

@@ -109,10 +109,13 @@ def test_it_says_from_which_batch_on_it_differs_and_what_commonly_does_that(tmp_
         pytest.warns(
             RuntimeWarning,
             match=r"from batch 3 of epoch 1 on: .*; the 3 batches before it are the same. What commonly does that",
-        ),
+        ) as warned,
         learn.rewind(tmp_path, step=11),
     ):
         pass
+    with learn.rewind(tmp_path, step=9) as then:
+        ids = ", ".join(map(str, sorted(then.ids.tolist())))
+    assert str(warned[0].message).endswith(f" That batch holds samples {ids}: look at these, if data have changed.")
 
 
 def test_it_goes_to_the_worst_batch(tmp_path):
