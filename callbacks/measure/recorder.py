@@ -43,6 +43,7 @@ class RecorderCallback(Callback):
     """
 
     order = -10
+    is_observer = True
 
     def __init__(self, **fns: Callable[[Learner], Any]) -> None:
         if not fns:

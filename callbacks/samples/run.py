@@ -55,6 +55,7 @@ class RunCallback(Callback):
     """
 
     order = -100  # among the first to begin and the last to end, so that the run is active for the others
+    is_observer = True
     state = ("_first", "_epoch", "_rates")
 
     def __init__(self, run: Run) -> None:

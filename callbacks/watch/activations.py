@@ -68,6 +68,7 @@ class ActivationStats(HooksCallback):
     """
 
     ranks = "first"
+    is_observer = True
 
     def __init__(
         self,

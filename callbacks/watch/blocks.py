@@ -70,7 +70,8 @@ def joined(parts: list[list[Tensor]]) -> list[Tensor]:
     blocks = [block for part in parts for block in part]
     if not blocks:
         return []
-    rows, first, found = torch.cat(blocks), 0, []
+    rows, first = torch.cat(blocks), 0
+    found: list[Tensor] = []
     while first < len(rows):
         found.append(rows[first : first + (FIRST << len(found))])
         first += len(found[-1])

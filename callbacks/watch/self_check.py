@@ -80,6 +80,7 @@ class SelfCheckCallback(Callback):
     """
 
     order = -60  # around all that others do to a loss and its gradients
+    is_observer = True
     loaders = "train*"
 
     def __init__(self, every: int | str = "500 steps", repeats: int = 1) -> None:

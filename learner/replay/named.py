@@ -5,13 +5,15 @@ from __future__ import annotations
 import importlib
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, Self
+from typing import Any, Self
 
 from learner.errors import LearnerError
 
 
-class NamedFunction(NamedTuple):
+@dataclass(frozen=True)
+class NamedFunction:
     """A function without arguments at the top level of a file or a module; it is imported when it is called.
 
     Attributes:
@@ -45,7 +47,7 @@ class NamedFunction(NamedTuple):
             LearnerError: if there is no such file or module, or no such function in it.
         """
         module = _of_file(Path(self.where)) if self.where.endswith(".py") else _of_name(self.where)
-        found = getattr(module, self.name, None)
+        found: Callable[[], Any] | None = getattr(module, self.name, None)
         if not callable(found):
             raise LearnerError(f"`{self.where}` must have a function {self.name!r} at its top level, which it has not.")
         return found

@@ -113,10 +113,10 @@ def _check_function(f: Any, name: str) -> None:
 
 
 def _checked_count(n: Any) -> int:
-    n = whole_number(n, "n_processes")
-    if n < 1:
-        raise ValueError(f"`n_processes` must be at least 1, got {n}.")
-    return n
+    count = whole_number(n, "n_processes")
+    if count < 1:
+        raise ValueError(f"`n_processes` must be at least 1, got {count}.")
+    return count
 
 
 def parts_of(checkpoints: Checkpoints, steps: slice, n: int) -> list[slice]:
@@ -136,10 +136,11 @@ def parts_of(checkpoints: Checkpoints, steps: slice, n: int) -> list[slice]:
     checkpoints.nearest(start)  # now is the time to hear that there is none
 
     def last_before(step: int) -> int:
-        return int(checkpoints.nearest(at_step(step))[1]["loop"]["n_steps"])
+        n_steps: int = checkpoints.nearest(at_step(step))[1]["loop"]["n_steps"]
+        return n_steps
 
-    n_steps = (last_before(sys.maxsize) if last is None else last) - first
-    cuts = {last_before(first + n_steps * k // n) for k in range(1, n)} if n_steps > 0 else set()
+    length = (last_before(sys.maxsize) if last is None else last) - first
+    cuts = {last_before(first + length * k // n) for k in range(1, n)} if length > 0 else set()
     begins = sorted({first, *(cut for cut in cuts if cut > first)})
     return [slice(a, b) for a, b in pairwise([*begins, last])]
 

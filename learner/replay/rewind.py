@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Literal
 
 import numpy as np
 from torch import Tensor
 
-from learner.checkpoint.callback_state import only_shows
 from learner.data.exact import require_exact
 from learner.data.loaders import Loaders
 from learner.data.numbers import whole_number
@@ -23,6 +21,7 @@ from learner.loop.checks import refuse_while_running
 from learner.loop.state import remember
 from learner.loop.types import Learner
 from learner.replay.find import Checkpoints, Target, at_batch, at_epoch, at_step
+from learner.replay.observers import require_trained_ones
 from learner.replay.record import Record, describe_difference
 from learner.replay.walk import Walk
 
@@ -206,7 +205,7 @@ def travelled(learn: Learner, path: str | os.PathLike[str], target: Target, cbs:
     checkpoints = Checkpoints(path)
     file, state = checkpoints.nearest(target)
     with learn.added(cbs), learn.sandbox(), _loaders_put_back(learn):
-        _check_callbacks(learn, state["fit"]["callbacks"])
+        require_trained_ones(learn, state)
         learn.history = History()  # the sandbox has the other one, which keeps what is in no checkpoint
         walk = Walk(learn, file, state)
         if not walk.begin(target.is_there):
@@ -252,20 +251,3 @@ def _loaders_put_back(learn: Learner) -> Iterator[None]:
     finally:
         for part in parts:
             part()
-
-
-def _check_callbacks(learn: Learner, saved: Mapping[str, list[str]]) -> None:
-    """Refuse other callbacks than those that trained; what only shows and writes may be there or not.
-
-    Raises:
-        LearnerError: if there are others.
-    """
-    mine = Counter(type(cb).__name__ for cb in learn.cbs if not only_shows(cb))
-    theirs = Counter(saved["all"]) - Counter(saved["shown"])
-    if mine != theirs:
-        found = [f"without {name}" for name in (theirs - mine).elements()]
-        found += [f"with {name}" for name in (mine - theirs).elements()]
-        raise LearnerError(
-            f"the learner must have the callbacks that trained, but it is {', '.join(found)}; pass what is missing by "
-            f"`cbs=`, and add what is to look on within the block, by `with learn.added(cb)`."
-        )

@@ -30,6 +30,7 @@ from learner.loop.trainable import named_parameters
 from learner.loop.types import Learner
 from learner.records.ids import SampleIds
 from learner.replay.changes import BatchChange
+from learner.replay.observers import with_own_observers
 from learner.replay.place import Place
 
 
@@ -91,7 +92,8 @@ class Walk:
     n_steps_of_fit: int
 
     def __init__(self, learn: Learner, path: Path, state: dict[str, Any]) -> None:
-        self._learn, self._path, self._state = learn, path, state
+        self._learn, self._path = learn, path
+        self._state, self._new = with_own_observers(learn, state)
         self._watch = _First(state["fit"]["options"])
         self._callbacks = [self._watch, _AtPass(self._watch), _Ids(self._watch)]
         self._put_back_start = _remember_start(learn)
@@ -121,7 +123,7 @@ class Walk:
 
     def begin(self, until: Until) -> bool:
         """Go from the checkpoint to where a condition holds; return whether there is such a place."""
-        resumption = Resumption(self._path, self._state, is_told=False)
+        resumption = Resumption(self._path, self._state, self._new, is_told=False)
         self.stop = self._fit(resumption, self._state, self.first, until)
         if self.stop is not None:
             self.stop.place.stand(self._learn)

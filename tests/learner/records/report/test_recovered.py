@@ -1,7 +1,5 @@
 """What a training did when its loss jumped, on the page of a run."""
 
-import math
-
 from learner.records.report.recovered import recovered
 from tests.learner.records.report.reading import tags
 
