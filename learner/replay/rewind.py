@@ -205,6 +205,11 @@ def travelled(learn: Learner, path: str | os.PathLike[str], target: Target, cbs:
     checkpoints = Checkpoints(path)
     file, state = checkpoints.nearest(target)
     with learn.added(cbs), learn.sandbox(), _loaders_put_back(learn):
+        if learn.job.world > 1:
+            raise LearnerError(
+                f"going back must happen in one process, got {learn.job.world}; start the program without `torchrun`, "
+                f"with the same learner."
+            )
         require_trained_ones(learn, state)
         learn.history = History()  # the sandbox has the other one, which keeps what is in no checkpoint
         walk = Walk(learn, file, state)
@@ -229,11 +234,11 @@ def compare(walk: Walk, record: Record, n_compared: int = 0) -> None:
         n_compared: how many of its batches were compared before; what differs there was said then.
     """
     losses = walk.losses
-    n = record.first_difference(walk.first, losses)
+    n = record.first_difference(walk.first, losses, is_exact=walk.is_of_one_process)
     if n is not None and n >= n_compared:
         where = f"batch {walk.passed[n].i} of epoch {walk.passed[n].epoch}"
         then = float(record.losses[walk.first + n])
-        message = describe_difference(where, n, then, losses[n], walk.passed_ids[n])
+        message = describe_difference(where, n, then, losses[n], walk.passed_ids[n], is_exact=walk.is_of_one_process)
         warnings.warn(message, RuntimeWarning, stacklevel=5)
 
 

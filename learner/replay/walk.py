@@ -19,12 +19,11 @@ import torch
 from torch import Tensor
 
 from learner.callback import Callback
-from learner.checkpoint.losses import NONE
+from learner.checkpoint.losses import Losses
 from learner.checkpoint.resume import Resumption
 from learner.checkpoint.rng import rng_state
 from learner.data.batch import fields_of
 from learner.errors import LearnerError
-from learner.loop.column import Column
 from learner.loop.state import put_back_modes, remember_optimizer
 from learner.loop.trainable import named_parameters
 from learner.loop.types import Learner
@@ -103,7 +102,12 @@ class Walk:
     @property
     def losses(self) -> list[float]:
         """The losses of all training batches that were gone through; reading waits for the device."""
-        return self._watch.losses.read()
+        return self._watch.losses.read(self._learn.job)
+
+    @property
+    def is_of_one_process(self) -> bool:
+        """Whether one process has trained, as here, and not several."""
+        return "ranks" not in self._state
 
     @property
     def passed(self) -> list[Now]:
@@ -259,7 +263,7 @@ class _First(Callback):
 
     def __init__(self, options: list[dict[str, Any]]) -> None:
         self.options = options
-        self.losses = Column()
+        self.losses = Losses()
         self.passed: list[Now] = []
         self.passed_ids: list[np.ndarray | None] = []
         self.ids: SampleIds | None = None
@@ -305,7 +309,7 @@ class _First(Callback):
         self.passed.append(self.now(learn, learn.i))
         self.passed_ids.append(self._ids)
         self.n_done += 1
-        self.losses.append(NONE if learn.loss is None else learn.loss.detach())
+        self.losses.add(learn)
         if self.is_there(learn, learn.i + 1):
             self.place = Place.taken_down(learn, learn.i + 1, self.rng, self.options)
 
