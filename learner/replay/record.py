@@ -10,6 +10,7 @@ import numpy as np
 
 from learner.checkpoint.losses import NONE, LossFile
 from learner.errors import LearnerError
+from learner.replay.ids import Ids
 
 _N_LISTED = 32  # samples in a message
 _TOLERANCE = 1e-4  # of a loss: sums of other shares are rounded otherwise, and steps make more of it
@@ -71,7 +72,7 @@ class Record:
 
 
 def describe_difference(
-    where: str, n_same: int, then: float, now: float, ids: np.ndarray | None, *, is_exact: bool = True
+    where: str, n_same: int, then: float, now: float, ids: Ids | None, *, is_exact: bool = True
 ) -> str:
     """Return a message that says from which batch on a replay is another training than the run was.
 
@@ -91,6 +92,8 @@ def describe_difference(
     )
 
 
-def _listed(ids: np.ndarray) -> str:
+def _listed(ids: Ids) -> str:
+    if isinstance(ids, dict):
+        return ", ".join(f"{_listed(its)} of {name!r}" for name, its in ids.items() if its is not None)
     numbers, more = sorted(ids.tolist()), len(ids) - _N_LISTED
     return ", ".join(map(str, numbers[:_N_LISTED])) + (f" and {more} more" if more > 0 else "")

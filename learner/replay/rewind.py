@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Literal
 
-import numpy as np
 from torch import Tensor
 
 from learner.data.exact import require_exact
@@ -21,6 +20,7 @@ from learner.loop.checks import refuse_while_running
 from learner.loop.state import remember
 from learner.loop.types import Learner
 from learner.replay.find import Checkpoints, Target, at_batch, at_epoch, at_step
+from learner.replay.ids import Ids
 from learner.replay.observers import require_trained_ones
 from learner.replay.record import Record, describe_difference
 from learner.replay.walk import Walk
@@ -47,9 +47,17 @@ class Moment:
         return None if self._walk.stop is None else self._walk.stop.batch
 
     @property
-    def ids(self) -> np.ndarray | None:
-        """The numbers of its samples in the dataset, or its `example_id`; None where nobody knows."""
+    def ids(self) -> Ids | None:
+        """The numbers of its samples in the dataset, or its `example_id`; None where nobody knows.
+
+        Of `Loaders.zipped` they are a dict, with those of each loader by its name.
+        """
         return None if self._walk.stop is None else self._walk.stop.ids
+
+    @property
+    def why_no_ids(self) -> str | None:
+        """Why nobody knows which samples it holds; None where they are known."""
+        return None if self._walk.stop is None else self._walk.stop.why_no_ids
 
     @property
     def epoch(self) -> int:
@@ -238,7 +246,7 @@ def compare(walk: Walk, record: Record, n_compared: int = 0) -> None:
     if n is not None and n >= n_compared:
         where = f"batch {walk.passed[n].i} of epoch {walk.passed[n].epoch}"
         then = float(record.losses[walk.first + n])
-        message = describe_difference(where, n, then, losses[n], walk.passed_ids[n], is_exact=walk.is_of_one_process)
+        message = describe_difference(where, n, then, losses[n], walk.samples_of(n), is_exact=walk.is_of_one_process)
         warnings.warn(message, RuntimeWarning, stacklevel=5)
 
 

@@ -10,11 +10,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -22,13 +21,12 @@ from learner.callback import Callback
 from learner.checkpoint.losses import Losses
 from learner.checkpoint.resume import Resumption
 from learner.checkpoint.rng import rng_state
-from learner.data.batch import fields_of
 from learner.errors import LearnerError
 from learner.loop.state import put_back_modes, remember_optimizer
 from learner.loop.trainable import named_parameters
 from learner.loop.types import Learner
-from learner.records.ids import SampleIds
 from learner.replay.changes import BatchChange
+from learner.replay.ids import BatchIds, Ids
 from learner.replay.observers import with_own_observers
 from learner.replay.place import Place
 
@@ -64,13 +62,15 @@ class Stop(NamedTuple):
         now: how far it was.
         batch: as the loader gave it.
         ids: the numbers of its samples, or None where nobody knows.
+        why_no_ids: why nobody does.
         loader: its name.
     """
 
     place: Place
     now: Now
     batch: Any
-    ids: np.ndarray | None
+    ids: Ids | None
+    why_no_ids: str | None
     loader: str
 
 
@@ -114,10 +114,9 @@ class Walk:
         """Where the fit was at each of these batches."""
         return self._watch.passed
 
-    @property
-    def passed_ids(self) -> list[np.ndarray | None]:
-        """The numbers of the samples in each of these batches, where they are known."""
-        return self._watch.passed_ids
+    def samples_of(self, n: int) -> Ids | None:
+        """Return the numbers of the samples in one of these batches, where they are known."""
+        return self._watch.passed_ids[n]()
 
     @property
     def now(self) -> Now:
@@ -179,7 +178,7 @@ class Walk:
         stop, learn = self.there(), self._learn
         model, shapes = learn.model, _shapes(learn)
         if isinstance(change, BatchChange):
-            change.make(learn, stop.now.epoch, stop.now.i, stop.batch, stop.ids)
+            change.make(learn, stop.now.epoch, stop.now.i, stop.batch, stop.ids, stop.why_no_ids)
         elif (returned := change(learn)) is not None:
             raise TypeError(
                 f"`change` must change the learner and return nothing, got {type(returned).__name__} from it."
@@ -265,14 +264,14 @@ class _First(Callback):
         self.options = options
         self.losses = Losses()
         self.passed: list[Now] = []
-        self.passed_ids: list[np.ndarray | None] = []
-        self.ids: SampleIds | None = None
+        self.passed_ids: list[Callable[[], Ids | None]] = []
+        self.ids = BatchIds()
         self.stop: Stop | None = None
         self.rng: dict[str, Any] = {}
         self.place: Place | dict[str, Any] | None = None  # the last one at which the condition held
         self.n_done = 0
         self._until: Until = _never
-        self._ids: np.ndarray | None = None  # of this batch
+        self._ids: Callable[[], Ids | None] = lambda: None  # of this batch
 
     def begin(self, start: Place | dict[str, Any], n_done: int, until: Until) -> None:
         """Be ready for a fit that goes on."""
@@ -295,11 +294,13 @@ class _First(Callback):
         """Leave the fit, if it is there; nothing has happened to the batch yet."""
         if not learn.training:
             return
-        self._ids = _ids_of(learn.batch, self.ids, learn.i)
+        self._ids = self.ids.of_batch(learn)
         if not self.is_there(learn, learn.i):
             return
         place = self.place if isinstance(self.place, Place) else Place(learn, self.place)  # type: ignore[arg-type]
-        self.stop = Stop(place, self.now(learn, learn.i), learn.batch, self._ids, learn.dl_name)
+        ids = self._ids()
+        why = self.ids.why_not(learn) if ids is None else None
+        self.stop = Stop(place, self.now(learn, learn.i), learn.batch, ids, why, learn.dl_name)
         raise _ReachedError
 
     def cleanup_batch(self, learn: Learner) -> None:
@@ -334,17 +335,14 @@ class _Ids(Callback):
 
     def __init__(self, first: _First) -> None:
         self.first = first
-        self._stack = ExitStack()
 
     def before_epoch(self, learn: Learner) -> None:
-        self.first.ids = None
         if learn.training:
-            with_ids = _sample_ids(learn.dl, learn.i)
-            self.first.ids = None if with_ids is None else self._stack.enter_context(with_ids)
+            self.first.ids.begin_pass(learn)
 
     def cleanup_epoch(self, learn: Learner) -> None:
         if learn.training:
-            self._stack.close()
+            self.first.ids.end_pass()
 
 
 class _Look(Callback):
@@ -367,21 +365,3 @@ class _Look(Callback):
             name: None if p.grad is None else p.grad.clone() for name, p in named_parameters(learn).items()
         }
         raise _ReachedError
-
-
-def _sample_ids(loader: Any, start: int) -> SampleIds | None:
-    try:
-        return SampleIds(loader, start)
-    except ValueError:  # it cannot tell
-        return None
-
-
-def _ids_of(batch: Any, of_sampler: SampleIds | None, i: int) -> np.ndarray | None:
-    """Return the numbers of the samples in a batch: those that it names itself, or those of the sampler."""
-    given = (fields_of(batch) or {}).get("example_id")
-    if given is not None:
-        return np.asarray(given.cpu() if isinstance(given, Tensor) else given)
-    try:
-        return None if of_sampler is None else of_sampler.of_batch(i)
-    except LearnerError:  # it hands out names, or what is no number
-        return None
