@@ -15,13 +15,10 @@ from callbacks import (
     ClipGradientCallback,
     CollectCallback,
     CSVLoggerCallback,
-    GradientStats,
-    MetricsCallback,
     ProgressCallback,
     RecorderCallback,
     RunCallback,
     SchedulerCallback,
-    SelfCheckCallback,
 )
 from learner import Callback, Learner, LearnerError, Loaders
 from learner.records import Run
@@ -351,44 +348,6 @@ def test_other_callbacks_than_those_that_trained_are_refused_but_for_what_only_s
     learn.cbs[-1].is_observer = True
     with learn.rewind(folder, step=8) as then:
         assert then.n_steps == 8
-
-
-def observers(folder):
-    """Return callbacks that only observe, some of them not called always, all but two of which keep something."""
-    run = Run.open(folder / "run") if (folder / "run" / "run.json").exists() else Run.create(folder / "run")
-    often = GradientStats()
-    often.every = 2
-    cbs = [RunCallback(run), CollectCallback(number_of, run=run), RecorderCallback(loss=lambda learn: learn.loss)]
-    cbs += [ActivationStats(), often, MetricsCallback(error=nn.functional.l1_loss), ProgressCallback()]
-    return [*cbs, RecorderCallback(lr=lambda learn: learn.opt.param_groups[0]["lr"]), SelfCheckCallback("3 steps")]
-
-
-@pytest.mark.parametrize(("then_are", "now_are"), [(True, False), (False, True), (True, True)])
-def test_callbacks_that_only_observe_may_be_there_or_not(tmp_path, then_are, now_are):
-    """In the middle of a pass, and of their own countings; one that is called every second batch stays in step."""
-
-    class Every(Callback):
-        every = 4
-        n = 0
-        state = ("n",)
-
-        def after_batch(self, learn):
-            self.n += 1
-
-    def learner(are_there):
-        return numbered([CheckpointCallback(tmp_path / "c", every=5), Every(), *(observers(tmp_path) * are_there)])
-
-    whole = learner(then_are)
-    whole.fit(3)
-    learn = learner(now_are)
-    if now_are:
-        learn.remove_cb(learn.cbs[4])  # one is away in any case
-    with learn.rewind(tmp_path / "c", step=13) as then:
-        assert then.ids.tolist() == then.batch[0].flatten().tolist()
-        then.advance(5)
-        assert then.is_over
-        assert learn.cbs[1].n == whole.cbs[1].n
-        assert all(map(torch.equal, learn.model.parameters(), whole.model.parameters()))
 
 
 def test_callbacks_of_one_fit_alone_are_given_to_the_rewind_as_well(tmp_path):
