@@ -13,6 +13,7 @@ import statistics
 import tempfile
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import torch
 from torch.nn.functional import cross_entropy
@@ -22,6 +23,7 @@ from learner import Callback, CancelFitException, Learner
 from learner.__main__ import digits, make_model
 from learner.checkpoint.folder import spread
 from learner.checkpoint.losses import LossRecord
+from learner.ranks.job import ALONE
 
 ROUNDS = 15
 N_EPOCHS, STEP, FROM = 4, 91, 69  # of 23 batches an epoch; the step that is gone to, and the checkpoint before it
@@ -45,18 +47,18 @@ def make(folder: Path, *cbs: Callback) -> Learner:
 
 def of_record() -> tuple[float, float]:
     """Return what a batch pays, and what the reading of 256 costs [µs]."""
-    record, loss = LossRecord(tempfile.mkdtemp()), torch.ones(())
+    record, learn = LossRecord(tempfile.mkdtemp()), SimpleNamespace(loss=torch.ones(()), job=ALONE)
     adding, reading = [], []
     for _ in range(ROUNDS):
         start = time.process_time()
         for _ in range(10_000):
-            record.add(loss)
+            record.add(learn)
         adding.append((time.process_time() - start) / 10_000)
-        record.take()
+        record.take(ALONE)
         for _ in range(255):
-            record.add(loss)
+            record.add(learn)
         start = time.process_time()
-        record.take()
+        record.take(ALONE)
         reading.append(time.process_time() - start)
     return statistics.median(adding) * 1e6, statistics.median(reading) * 1e6
 

@@ -28,6 +28,9 @@ from callbacks import (
 from learner import Learner, LearnerError, Loaders
 from learner.records import Run
 from learner.records import compare as compare_runs
+from learner.replay import parallel_hindsight, save_recorded
+from learner.replay.hindsight import checked_steps
+from learner.replay.named import NamedFunction
 
 N_VALID = 360  # of 1797 digits
 MAX_LR = 0.01
@@ -70,7 +73,42 @@ def compare(argv: list[str]) -> None:
         print(compare_runs(args.runs[0] if len(args.runs) == 1 else args.runs, args.out))
 
 
-COMMANDS = {"runs": runs, "report": report, "compare": compare}
+def hindsight(argv: list[str]) -> None:
+    """Record what callbacks would have recorded, had they been there, by parts of a training in several processes."""
+    parser = _parser("hindsight", hindsight)
+    parser.add_argument("learner", help="the function that makes a learner as the one that trained: train.py:make")
+    parser.add_argument("path", help="the folder of its checkpoints")
+    parser.add_argument("callbacks", help="the function that makes callbacks to record: look.py:callbacks")
+    parser.add_argument("--steps", default=":", help="optimizer steps, as 1000:1400 (all that there are)")
+    parser.add_argument("--processes", type=int, default=2, help="how many at once (2)")
+    parser.add_argument("--out", default="hindsight.pt", help="the file of what they recorded (hindsight.pt)")
+    args = parser.parse_args(argv)
+    if args.processes < 1:
+        parser.error(f"--processes must be at least 1, got {args.processes}")
+    with _told(ValueError):
+        steps = _steps_of(args.steps)
+    with _told(LearnerError):  # alone: an error of the functions themselves keeps its traceback
+        make_learner, make_cbs = NamedFunction.of(args.learner), NamedFunction.of(args.callbacks)
+        make_learner.find()
+        save_recorded(args.out, parallel_hindsight(make_learner, args.path, make_cbs, steps, args.processes))
+    print(args.out)
+
+
+def _steps_of(text: str) -> slice:
+    """Return the steps that a text says, as `1000:1400`, `1000:` or `:1400`.
+
+    Raises:
+        ValueError: if it says none.
+    """
+    start, colon, stop = text.partition(":")
+    if not colon or not all(part.isdecimal() or not part for part in (start, stop)):
+        raise ValueError(f"--steps must be optimizer steps from one to another, got {text!r}; do 1000:1400.")
+    steps = slice(int(start or 0), int(stop) if stop else None)
+    checked_steps(steps)
+    return steps
+
+
+COMMANDS = {"runs": runs, "report": report, "compare": compare, "hindsight": hindsight}
 
 
 def _parser(name: str, command: Callable[[list[str]], None]) -> argparse.ArgumentParser:
@@ -78,11 +116,12 @@ def _parser(name: str, command: Callable[[list[str]], None]) -> argparse.Argumen
 
 
 @contextmanager
-def _told() -> Iterator[None]:
+def _told(*kinds: type[Exception]) -> Iterator[None]:
     """End the program by the message of an error that a person can put right, without a traceback."""
+    kinds = kinds or (LearnerError, FileNotFoundError, ValueError)
     try:
         yield
-    except (LearnerError, FileNotFoundError, ValueError) as error:
+    except kinds as error:
         raise SystemExit(str(error)) from None
 
 

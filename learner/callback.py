@@ -13,7 +13,7 @@ from learner.loop.naming import check_handler, declare_signals
 from learner.loop.types import Learner
 
 _SHORT = 60  # letters of an argument in the repr of a callback
-_OPTIONS = ("order", "after", "before", "every", "loaders", "ranks", "state")
+_OPTIONS = ("order", "after", "before", "every", "loaders", "ranks", "state", "is_observer")
 
 
 class Callback:
@@ -40,6 +40,8 @@ class Callback:
         loaders: the passes that it is called in, by the names of their loaders: "valid", "valid*", ("train", "valid2").
         ranks: in which processes it is called, where several train together: in "all", or in the "first" alone, as what
             shows and writes. What the first does alone must not ask the others: no pass, no `learn.log` after a pass.
+        is_observer: a promise that it changes nothing of the training: `learn.rewind` works with a learner that has it
+            where the training had not, and the reverse. Callbacks of order 100 and more need not say so.
 
     A handler ends a stage of the loop by an exception: `CancelBatchException`, `CancelEpochException` or
     `CancelFitException`. `CancelStepException` leaves out the optimizer's step and drops the gradients of the batch;
@@ -99,6 +101,7 @@ class Callback:
     every: int | str | None = None
     loaders: str | tuple[str, ...] | None = None
     ranks: Literal["all", "first"] = "all"
+    is_observer: bool = False
 
     def before_fit(self, learn: Learner) -> None:
         """Come first in a fit: the model, the optimizer and `learn.epochs` are there."""

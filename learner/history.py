@@ -156,7 +156,8 @@ class _Sum:
 class History:
     """A row per epoch: `epoch` and `loader/metric`, over all the fits of a learner.
 
-    A pass that a Cancel ended is there with the means of the batches that it saw, and `cut_short` says why.
+    A pass that a Cancel ended is there with the means of the batches that it saw, and `cut_short` says why. Where a
+    callback went back to a checkpoint within an epoch, `recovered` says from where, and why.
     `epoch` counts on from fit to fit. A metric that an epoch lacks is None in `to_dict` and NaN in `to_pandas`.
 
     Attributes:
@@ -191,13 +192,28 @@ class History:
         """
         if not metrics:
             return
+        row = self._row_of(epoch)
+        row.update({f"{name}/{metric}": value for metric, value in metrics.items()})
+        if cut_short is not None:
+            before = row.get("cut_short")
+            row["cut_short"] = f"{before}; {name}: {cut_short}" if before else f"{name}: {cut_short}"
+
+    def record_text(self, epoch: int, name: str, text: str) -> None:
+        """Put a text into the row of `epoch`, counted from this fit's start, in place of what it has under this name.
+
+        Example:
+            >>> history = History()
+            >>> history.record_text(0, "recovered", "batch 27 is left out")
+            >>> history[0]
+            {'epoch': 0, 'recovered': 'batch 27 is left out'}
+        """
+        self._row_of(epoch)[name] = text
+
+    def _row_of(self, epoch: int) -> dict[str, Any]:
         number = self._start + epoch
         if not self.rows or self.rows[-1]["epoch"] != number:
             self.rows.append({"epoch": number})
-        self.rows[-1].update({f"{name}/{metric}": value for metric, value in metrics.items()})
-        if cut_short is not None:
-            before = self.rows[-1].get("cut_short")
-            self.rows[-1]["cut_short"] = f"{before}; {name}: {cut_short}" if before else f"{name}: {cut_short}"
+        return self.rows[-1]
 
     def record_throughput(self, epoch: int, name: str, samples_per_s: float | None, waiting: float | None) -> None:
         """Put down how fast a pass over loader `name` was; as for `record`, `epoch` counts from this fit's start."""
@@ -243,7 +259,7 @@ class History:
 
         columns = self.to_dict()
         epochs = columns.pop("epoch", [])
-        columns.pop("cut_short", None)
+        columns = {name: values for name, values in columns.items() if not any(isinstance(v, str) for v in values)}
         metrics = dict.fromkeys(name.split("/", 1)[1] for name in columns) or {"loss": None}
         figure, axes = panels(len(metrics))
         for ax, panel in zip(axes, metrics, strict=True):

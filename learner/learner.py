@@ -624,6 +624,8 @@ class Learner:
             vars(self).update(outer)
         finally:
             self._tell_predictor()  # of the pass around this one
+            if not is_inside:
+                self.job.end()
 
     @contextmanager
     def sandbox(self) -> Iterator[None]:

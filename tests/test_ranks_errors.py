@@ -23,7 +23,7 @@ from callbacks import (
 from learner import Callback, CancelStepException, Learner
 from tests.ranks import TIMEOUT, error_of, in_each, weights
 
-LIMIT = 10.0  # [s] for a fit of five batches: much less than `TIMEOUT`, and much more than it takes
+LIMIT = TIMEOUT / 2  # [s] for a fit of five batches: who waits in vain takes twice as long
 EARLY, BETWEEN, LATE = -95, -60, 0  # before the callback of the processes; before those that need all gradients; after
 
 

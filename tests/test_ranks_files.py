@@ -25,6 +25,7 @@ from callbacks import (
     accuracy,
 )
 from learner import Callback, Learner
+from learner.checkpoint.losses import LossFile
 from learner.records.run import Run
 from tests.ranks import TIMEOUT, error_of, in_each, loaders, network, weights
 
@@ -49,11 +50,11 @@ class StopAt(Callback):
             os.kill(os.getpid(), signal.SIGTERM)
 
 
-def train(kind, folder, stop_at=None, rank=0):
-    """Train three epochs of nine batches with a checkpoint every fourth batch; go on with what is there."""
+def make(kind, folder, stop_at=None, rank=0):
+    """Return a learner with a checkpoint every fourth batch."""
     distributed = [] if kind == BEFORE else [DistributedCallback(timeout=TIMEOUT)]
     metrics = [torchmetrics.classification.MulticlassF1Score(2)] if kind == "objects" else []
-    learn = Learner(
+    return Learner(
         network(0.2 if kind == "dropout" else 0.0),
         loaders(),
         cross_entropy,
@@ -67,6 +68,11 @@ def train(kind, folder, stop_at=None, rank=0):
             StopAt(stop_at, rank),
         ],
     )
+
+
+def train(kind, folder, stop_at=None, rank=0):
+    """Train three epochs of nine batches; go on with what is there."""
+    learn = make(kind, folder, stop_at, rank)
     error = error_of(lambda: learn.fit(3, resume=True))
     return {
         "error": error,
@@ -83,9 +89,13 @@ def train_some(home, jobs):
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory):
+def home(tmp_path_factory):
+    return tmp_path_factory.mktemp("runs")
+
+
+@pytest.fixture(scope="module")
+def runs(home):
     """Trainings that were left alone, that were stopped, and that went on from there with another number."""
-    home = tmp_path_factory.mktemp("runs")
     begun, gone_on = {}, {}
     for world in (1, 2, 4):
         jobs = [(f"{kind} {world} to {to}", kind, 13, world - 1) for a, to in MOVES if a == world for kind in ANY]
@@ -93,7 +103,7 @@ def runs(tmp_path_factory):
             jobs += [(f"{kind} whole", kind) for kind in ANY]
             jobs += [(f"{BEFORE} 1 to 2", BEFORE, 13)]
         if world == 2:
-            jobs += [(f"{BEFORE} 2 to 1", "plain", 13)]
+            jobs += [(f"{BEFORE} 2 to 1", "plain", 13), ("plain 2 whole", "plain")]
         for kind, stop_at in ((kind, stop_at) for (n, kind), stop_at in OWN.items() if n == world):
             jobs += [(f"{kind} {world} whole", kind), (f"{kind} {world} to {world}", kind, stop_at, 1)]
         begun[world] = in_each(world, train_some, home, jobs)
@@ -129,6 +139,41 @@ def test_as_many_go_on_bit_for_bit(runs, world, kind):
         assert torch.equal(run["weights"], whole["weights"])
         assert run["history"] == whole["history"]
         assert run["counts"] == whole["counts"]
+
+
+def test_the_losses_on_record_are_those_of_whole_batches(runs, home):
+    for kind in ANY:
+        whole = LossFile(home / f"{kind} whole").read()
+        assert len(whole) == 27
+        for a, b in MOVES:
+            assert abs(LossFile(home / f"{kind} {a} to {b}").read() - whole).max() <= 1e-12
+
+
+def test_what_two_processes_have_trained_is_gone_back_into_on_one(runs, home):
+    """A loss that differs by more than rounding is told; where each process drew noise of its own, it is said so."""
+    learn, found = make("plain", home / "plain 2 whole"), {}
+    for kind, folder in (("two", home / "plain 2 whole"), ("one", home / "plain whole")):
+        with learn.rewind(folder, step=25) as then:
+            found[kind] = weights(learn), then.ids.tolist(), then.run()
+    assert (found["two"][0] - found["one"][0]).abs().max() <= 1e-12
+    assert found["two"][1] == found["one"][1]
+    assert abs(found["two"][2] - LossFile(home / "plain whole").read()[25]) <= 1e-12
+    with (
+        pytest.warns(
+            RuntimeWarning, match="Several processes have trained: one has the same to rounding, if no random"
+        ),
+        make("dropout", home / "dropout 2 whole").rewind(home / "dropout 2 whole", step=26),
+    ):
+        pass
+
+
+def go_back(home):
+    """Try to go back to a batch in several processes."""
+    return error_of(lambda: make("plain", home / "plain 2 whole").rewind(home / "plain 2 whole", step=25).__enter__())
+
+
+def test_several_processes_are_told_to_go_back_in_one(runs, home):
+    assert all("going back must happen in one process, got 2" in error for error in in_each(2, go_back, home))
 
 
 def test_all_stop_for_a_signal_to_one_with_one_checkpoint(runs):

@@ -174,7 +174,7 @@ class CheckpointCallback(Callback):
             return  # a step may be half done
         if learn.training:
             self._n_batches += 1
-            self._files.add_loss(learn.loss)
+            self._files.add_loss(learn)
         is_due = (learn.training or self._every.unit == "s") and self._pace.tick(learn.n_steps)
         if self._every.unit == "s":  # clocks differ
             is_due = learn.job.from_first(partial(bool, is_due), at="the clock of checkpoints")
@@ -249,7 +249,7 @@ class CheckpointCallback(Callback):
                 self._save_trained(learn, i, is_best=is_best, is_over=is_over)
                 return
         warn_of_unwritten(f"the weights hold NaN after batch {self._n_batches}; the last one is kept.")
-        self._files.save_losses(self._n_batches)
+        self._files.save_losses(learn, self._n_batches)
 
     def _save_trained(self, learn: Learner, i: int, *, is_best: bool, is_over: bool) -> None:
         self._unsaved.look(learn)

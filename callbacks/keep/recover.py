@@ -53,8 +53,9 @@ class RecoverCallback(Callback):
     """When the loss of a training batch jumps, or is not finite, go back to the checkpoint before it and go on.
 
     The batch is left out then, or something is changed: the fit ends and goes on from the checkpoint, as if the program
-    had been started again, so that callbacks and records have what they would have had. It says so, and so does the
-    active run, under `recoveries`. After `most` times it is an error that lists them.
+    had been started again, so that callbacks and records have what they would have had. It says so, and so do the row
+    of the epoch in the history, under `recovered`, and the active run, under `recoveries`, with its report. After
+    `most` times it is an error that lists them.
 
     A loss jumps when it is above the mean of the last 100 by more than `spike` times their standard deviation; the
     first 20 losses are compared with nothing. The device is waited for once in 16 batches, and at the end of a pass.
@@ -154,9 +155,13 @@ class RecoverCallback(Callback):
             self._n += 1
 
     def after_epoch(self, learn: Learner) -> None:
-        """Look at the losses that are left."""
-        if not learn.is_side_pass and learn.training:
-            self._look(learn)
+        """Look at the losses that are left, and put into the row of the epoch what was done in it."""
+        if learn.is_side_pass or not learn.training:
+            return
+        self._look(learn)
+        epoch = learn.history.state_dict()["start"] + learn.epoch
+        if done := [str(recovery) for recovery in self.recoveries if recovery.epoch == epoch]:
+            learn.history.record_text(learn.epoch, "recovered", "; ".join(done))
 
     def cleanup_fit(self, learn: Learner) -> None:
         """Take off what changes have added, at the end of it all."""

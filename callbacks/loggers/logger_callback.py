@@ -229,10 +229,11 @@ class LoggerCallback(Callback):
         rows = learn.history.rows[self._n_rows :]
         self._n_rows += len(rows)
         for row in rows:
-            values = {name: float(value) for name, value in row.items() if name != "cut_short"}
+            texts = {name: value for name, value in row.items() if isinstance(value, str)}
+            values = {name: float(value) for name, value in row.items() if name not in texts}
             self._outbox.add(Point(learn.n_steps, values))
-            if "cut_short" in row:
-                self._send_text("cut_short", f"epoch {row['epoch']}, {row['cut_short']}")
+            for name, text in texts.items():
+                self._send_text(name, f"epoch {row['epoch']}, {text}")
 
     def _take_validations(self) -> None:
         """Take what was found since the last time, between epochs."""

@@ -55,6 +55,7 @@ class MetricsCallback(Callback):
     """
 
     order = -10
+    is_observer = True
 
     def __init__(self, *metrics: Any, **named: Any) -> None:
         self.metrics = _by_name(metrics, named)

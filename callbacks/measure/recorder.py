@@ -43,6 +43,7 @@ class RecorderCallback(Callback):
     """
 
     order = -10
+    is_observer = True
 
     def __init__(self, **fns: Callable[[Learner], Any]) -> None:
         if not fns:
@@ -81,6 +82,10 @@ class RecorderCallback(Callback):
     def load_state_dict(self, state: dict[str, list[Tensor]]) -> None:
         """Take over what `state_dict` gave."""
         self._columns = {name: Column(values) for name, values in state.items()}
+
+    def join_parts(self, states: list[dict[str, list[Tensor]]]) -> dict[str, list[Tensor]]:
+        """Return what `state_dict` would give of several parts of a training, of what it gives of each."""
+        return {name: [values for state in states for values in state[name]] for name in states[0]}
 
     def differences(self, state: dict[str, list[Tensor]]) -> Iterator[str]:
         """Say whether other values were recorded."""

@@ -87,6 +87,7 @@ class CollectCallback(Callback):
     # Late, so that others have replaced the loader or loaded a history before; and since clean-ups run in reverse, the
     # last passes come before a BestModelCallback puts its weights back.
     order = 60
+    is_observer = True
 
     def __init__(
         self,

@@ -55,6 +55,7 @@ class RunCallback(Callback):
     """
 
     order = -100  # among the first to begin and the last to end, so that the run is active for the others
+    is_observer = True
     state = ("_first", "_epoch", "_rates")
 
     def __init__(self, run: Run) -> None:
@@ -112,9 +113,9 @@ class RunCallback(Callback):
         rows = learn.history.rows[self._first + self._n_written :]
         self._n_written += len(rows)
         for full in rows:
-            row = dict(full)
-            if (reason := row.pop("cut_short", None)) is not None:
-                self.run.update(cut_short=f"epoch {row['epoch']}, {reason}")
+            row = {name: value for name, value in full.items() if not isinstance(value, str)}
+            if "cut_short" in full:
+                self.run.update(cut_short=f"epoch {row['epoch']}, {full['cut_short']}")
             text = _text(row)
             known = {name for old in self._on_record if old.items() <= text.items() for name in old} - {"epoch"}
             if row.keys() - known > {"epoch"}:

@@ -64,6 +64,7 @@ class ProfilerCallback(Callback):
     """
 
     order = -999  # around all that others do to a step
+    is_observer = True
     ranks = "first"
 
     def __init__(

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from callbacks.watch.blocks import next_row, read, room_after, taken
+from callbacks.watch.blocks import joined, next_row, read, room_after, taken
 from callbacks.watch.histogram import BINS_PER_UNIT, LARGEST, histogram
 from callbacks.watch.hooks import HooksCallback, checked_count, first_tensor
 from callbacks.watch.layer_stats import LayerCall, LayerStats, pack_calls, unpack_calls
@@ -68,6 +68,7 @@ class ActivationStats(HooksCallback):
     """
 
     ranks = "first"
+    is_observer = True
 
     def __init__(
         self,
@@ -129,14 +130,32 @@ class ActivationStats(HooksCallback):
             "calls": calls,
             "blocks": blocks,
             "n_looked_at": self._n_looked_at,
+            "can_die": sorted(self._can_die),
+            "saturating": sorted(self._saturating),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Load what `state_dict` returned, into the lists that the hooks hold."""
         self.layers, self._n_looked_at, loaders = state["layers"], state["n_looked_at"], state["loaders"]
+        self._can_die, self._saturating = set(state["can_die"]), set(state["saturating"])
         for name, calls in state["calls"].items():
             self._calls.setdefault(name, [])[:] = unpack_calls(calls, loaders)
             self._blocks.setdefault(name, [])[:] = room_after(state["blocks"][name])
+
+    def join_parts(self, states: list[dict[str, Any]]) -> dict[str, Any]:
+        """Return what `state_dict` would give of several parts of a training, of what it gives of each."""
+        loaders = list(dict.fromkeys(loader for state in states for loader in state["loaders"]))
+        calls: dict[str, list[LayerCall]] = {name: [] for name in states[0]["calls"]}
+        for state in states:
+            for name, packed in state["calls"].items():
+                calls[name] += unpack_calls(packed, state["loaders"])
+        return {
+            **states[0],
+            "loaders": loaders,
+            "calls": {name: pack_calls(its, loaders) for name, its in calls.items()},
+            "blocks": {name: joined([state["blocks"][name] for state in states]) for name in calls},
+            "n_looked_at": sum(state["n_looked_at"] for state in states),
+        }
 
     def _measure(self, hook: Any, module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
         tensor = output if isinstance(output, Tensor) else first_tensor(output)

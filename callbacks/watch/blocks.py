@@ -59,6 +59,25 @@ def room_after(rows: list[Tensor]) -> list[Tensor]:
     return blocks
 
 
+def joined(parts: list[list[Tensor]]) -> list[Tensor]:
+    """Return the rows that `taken` returned several times, one after the other, as it would return all of them.
+
+    Example:
+        >>> blocks = joined([[torch.zeros(40, 2)], [torch.ones(30, 2)]])
+        >>> [tuple(block.shape) for block in blocks], blocks[0].sum()
+        ([(64, 2), (6, 2)], tensor(48.))
+    """
+    blocks = [block for part in parts for block in part]
+    if not blocks:
+        return []
+    rows, first = torch.cat(blocks), 0
+    found: list[Tensor] = []
+    while first < len(rows):
+        found.append(rows[first : first + (FIRST << len(found))])
+        first += len(found[-1])
+    return found
+
+
 def read(blocks: list[Tensor], shape: tuple[int, ...]) -> Tensor:
     """Return all rows on the CPU, also those that are still free; waits for the device."""
     return torch.cat([block.cpu() for block in blocks]) if blocks else torch.empty(0, *shape)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from callbacks.watch.blocks import next_row, read, room_after, taken
+from callbacks.watch.blocks import joined, next_row, read, room_after, taken
 from callbacks.watch.hooks import checked_count
 from callbacks.watch.parameters import Choice, checked_choices, chosen_parameters
 from callbacks.watch.stats_plots import plot_dead, plot_histograms, plot_lines
@@ -45,6 +45,7 @@ class ParameterStats(NamedTuple):
 class _Step(NamedTuple):
     where: tuple[int, str, int, int]  # epoch, loader, batch, optimizer step
     columns: dict[str, int]  # of the parameters that had a gradient; one object as long as these stay the same
+    hist: int  # the row of its histogram, or -1
 
 
 class GradientStats(Callback):
@@ -122,6 +123,7 @@ class GradientStats(Callback):
         self._frozen: set[str] = set()
         self._watched: dict[str, nn.Parameter] = {}
         self._copy: ParameterCopy | None = None
+        self._n_hists = 0
 
     # -- recording ---------------------------------------------------------------------------------------------
 
@@ -130,7 +132,7 @@ class GradientStats(Callback):
         self._watched = chosen_parameters(learn.model, self.parameters, self.param_filter)
         self.names = list(self._watched)
         self._frozen = {name for name, p in self._watched.items() if not p.requires_grad}
-        self._steps, self._blocks, self._hist_blocks = [], [], []
+        self._steps, self._blocks, self._hist_blocks, self._n_hists = [], [], [], 0
 
     def around_step(self, learn: Learner, action: Callable[[], object]) -> None:
         """Measure gradients and parameters, let the optimizer make its step, and measure how far they moved."""
@@ -143,14 +145,17 @@ class GradientStats(Callback):
         copy, n, n_names = self._copy, len(self._steps), len(self.names)
         flat, counts = copy.flat, None
         row = next_row(self._blocks, n, (3, n_names), flat.dtype, flat.device)[:, : len(named)]
-        if n % self.hist_every == 0:
+        has_hist = n % self.hist_every == 0
+        if has_hist:
             shape = (n_names, 1 + N_BINS)
-            counts = next_row(self._hist_blocks, n // self.hist_every, shape, torch.int32, flat.device)
+            counts = next_row(self._hist_blocks, self._n_hists, shape, torch.int32, flat.device)
         copy.write_before(row, counts)
         action()
         copy.write_after(row)
         # A step that failed or was cancelled is not counted, and its row is taken by the next one.
-        self._steps.append(_Step((learn.epoch, learn.dl_name, learn.i, learn.n_steps), copy.columns))
+        hist = self._n_hists if has_hist else -1
+        self._steps.append(_Step((learn.epoch, learn.dl_name, learn.i, learn.n_steps), copy.columns, hist))
+        self._n_hists += has_hist
 
     def cleanup_fit(self, learn: Learner) -> None:
         """Drop the parameters and their copy."""
@@ -161,22 +166,40 @@ class GradientStats(Callback):
         columns = list({id(step.columns): step.columns for step in self._steps}.values())
         places = {id(these): i for i, these in enumerate(columns)}
         loaders = list(dict.fromkeys(step.where[1] for step in self._steps))
-        steps = [(e, loaders.index(loader), i, n, places[id(c)]) for (e, loader, i, n), c in self._steps]
+        steps = [(e, loaders.index(loader), i, n, places[id(c)], hist) for (e, loader, i, n), c, hist in self._steps]
         return {
             "names": list(self.names),
+            "frozen": sorted(self._frozen),
             "loaders": loaders,
             "columns": columns,
-            "steps": torch.tensor(steps, dtype=torch.int64).reshape(-1, 5),
+            "steps": torch.tensor(steps, dtype=torch.int64).reshape(-1, 6),
             "blocks": taken(self._blocks, len(steps)),
-            "hist_blocks": taken(self._hist_blocks, -(-len(steps) // self.hist_every)),
+            "hist_blocks": taken(self._hist_blocks, self._n_hists),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Load what `state_dict` returned."""
         loaders, columns, steps = state["loaders"], state["columns"], state["steps"].tolist()
-        self.names = state["names"]
-        self._steps = [_Step((e, loaders[loader], i, n), columns[these]) for e, loader, i, n, these in steps]
+        self.names, self._frozen = state["names"], set(state["frozen"])
+        self._steps = [_Step((e, loaders[k], i, n), columns[these], hist) for e, k, i, n, these, hist in steps]
+        self._n_hists = sum(step.hist >= 0 for step in self._steps)
         self._blocks, self._hist_blocks = room_after(state["blocks"]), room_after(state["hist_blocks"])
+
+    def join_parts(self, states: list[dict[str, Any]]) -> dict[str, Any]:
+        """Return what `state_dict` would give of several parts of a training, of what it gives of each."""
+        loaders: list[str] = []
+        columns: list[dict[str, int]] = []
+        parts, n_hists = [], 0
+        for state in states:
+            part = state["steps"].clone()
+            has_hist = part[:, 5] >= 0
+            part[:, 1] += len(loaders)
+            part[:, 4] += len(columns)
+            part[has_hist, 5] += n_hists
+            loaders, columns, n_hists = loaders + state["loaders"], columns + state["columns"], n_hists + has_hist.sum()
+            parts.append(part)
+        blocks = {name: joined([state[name] for state in states]) for name in ("blocks", "hist_blocks")}
+        return {**states[0], "loaders": loaders, "columns": columns, "steps": torch.cat(parts), **blocks}
 
     def differences(self, state: dict[str, Any]) -> Iterator[str]:
         """Yield a line if other parameters were watched."""
@@ -211,8 +234,9 @@ class GradientStats(Callback):
             rows, columns = torch.tensor(places, dtype=torch.long).reshape(-1, 2).T
             grad_norm, param_norm, change = numbers[rows, :, columns].double().T
             hist = torch.full((len(rows), 1 + N_BINS), math.nan, dtype=torch.float64)
-            taken = rows % self.hist_every == 0
-            hist[taken] = counts[rows[taken] // self.hist_every, columns[taken]].double()
+            hist_rows = torch.tensor([step.hist for step in self._steps if name in step.columns], dtype=torch.long)
+            has_hist = hist_rows >= 0
+            hist[has_hist] = counts[hist_rows[has_hist], columns[has_hist]].double()
             dead = torch.where(grad_norm.isnan(), math.nan, hist[:, 0] / hist.sum(dim=1))
             stats[name] = ParameterStats(grad_norm, param_norm, change / param_norm, hist[:, 1:], dead)
         return stats

@@ -80,6 +80,7 @@ class SelfCheckCallback(Callback):
     """
 
     order = -60  # around all that others do to a loss and its gradients
+    is_observer = True
     loaders = "train*"
 
     def __init__(self, every: int | str = "500 steps", repeats: int = 1) -> None:
@@ -137,6 +138,13 @@ class SelfCheckCallback(Callback):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take over what `state_dict` gave."""
         self.faults, self.n_checked = [Fault(*fault) for fault in state["faults"]], state["n_checked"]
+
+    def join_parts(self, states: list[dict[str, Any]]) -> dict[str, Any]:
+        """Return what `state_dict` would give of several parts of a training, of what it gives of each."""
+        return {
+            "faults": [fault for state in states for fault in state["faults"]],
+            "n_checked": sum(state["n_checked"] for state in states),
+        }
 
 
 class _Run:

@@ -47,6 +47,11 @@ def only_shows(cb: Any) -> bool:
     return bool(getattr(cb, "order", 0) >= 100)
 
 
+def only_observes(cb: Any) -> bool:
+    """Tell whether a callback changes nothing of the training, by its `order` or by what it says of itself."""
+    return only_shows(cb) or bool(getattr(cb, "is_observer", False))
+
+
 def _value_of(value: Any) -> Any:
     if is_generator(value):
         return generator_state(value)

@@ -31,12 +31,12 @@ class CheckpointFiles:
         self.folder = CheckpointFolder(path, keep)
         self.path = self.folder.path
         self._losses, self._writer = LossRecord(self.path), BackgroundWriter()
-        self._writes = False
+        self._is_open = self._writes = False
 
     def open(self, learn: Learner) -> None:
         """Begin a fit; in the process that writes, keep all others out of the folder."""
         self._losses.restart()
-        self._writes = learn.job.is_first
+        self._is_open, self._writes = True, learn.job.is_first
         if self._writes:
             self.folder.open()
 
@@ -52,10 +52,10 @@ class CheckpointFiles:
             if aside := self.folder.set_aside(after=n_batches if goes_on else -1):
                 tell(describe_aside(self.path, len(aside), goes_on=goes_on))
 
-    def add_loss(self, loss: Any) -> None:
-        """Put down the loss of a training batch, without waiting for it."""
-        if self._writes:
-            self._losses.add(loss)
+    def add_loss(self, learn: Learner) -> None:
+        """Put down the loss of the training batch that is done, without waiting for it."""
+        if self._is_open:
+            self._losses.add(learn)
 
     def save(self, learn: Learner, state: dict[str, Any], n_batches: int, *, is_best: bool) -> None:
         """Begin to write a checkpoint, and the losses up to it; all processes call this.
@@ -67,13 +67,14 @@ class CheckpointFiles:
         if is_model_in_shards(learn.model):
             place = learn.job.from_first(lambda: self.folder.new_shards(n_batches), at="a folder of shards")
             state = write_shards(state, place, learn.job)
+        losses = self._losses.take(learn.job)
         if self._writes:
-            self._writer.start(self._write, state, n_batches, self._losses.take(), is_best=is_best)
+            self._writer.start(self._write, state, n_batches, losses, is_best=is_best)
 
-    def save_losses(self, n_batches: int) -> None:
-        """Begin to write the losses up to a batch alone."""
+    def save_losses(self, learn: Learner, n_batches: int) -> None:
+        """Begin to write the losses up to a batch alone; all processes call this."""
+        losses = self._losses.take(learn.job)
         if self._writes:
-            losses = self._losses.take()
             self._writer.start(lambda _: self._losses.write(n_batches, losses), {})
 
     def _write(self, state: Mapping[str, Any], n_batches: int, losses: list[float], is_best: bool) -> None:
@@ -96,7 +97,7 @@ class CheckpointFiles:
         finally:
             if self._writes:
                 self.folder.close()
-            self._writes = False
+            self._is_open = self._writes = False
 
 
 def warn_of_unwritten(reason: object) -> None:

@@ -2,7 +2,8 @@
 
 A file of it is float64 numbers, the lowest byte first, and nothing else: that of training batch `n`, counted from the
 beginning of the training as checkpoints are, is at byte `8 * n`; -inf where there is none, as of a batch that was
-cancelled before it had one. `numpy.fromfile(path, "<f8")` reads it.
+cancelled before it had one. `numpy.fromfile(path, "<f8")` reads it. Where several processes train together, it is the
+loss of the whole batch.
 """
 
 from __future__ import annotations
@@ -13,11 +14,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from torch import Tensor
 
 from learner.checkpoint.atomic import set_aside
 from learner.errors import LearnerError
 from learner.loop.column import Column
+from learner.loop.types import Learner
+from learner.loop.weight import batch_weight
+from learner.ranks.job import Job
 
 NAME = "losses.f64"
 NONE = -math.inf  # no loss; NaN is one
@@ -89,6 +92,44 @@ class LossFile:
             raise LearnerError(f"`{self.path}` cannot be renamed: {error}") from error
 
 
+class Losses:
+    """Losses of training batches as they come, read from the device when they are asked for.
+
+    Each of several processes that train together has the loss of its share of a batch, and puts it down with what that
+    is a mean over.
+    """
+
+    def __init__(self) -> None:
+        self._losses, self._weights = Column(), Column()
+
+    def add(self, learn: Learner) -> None:
+        """Add the loss of the training batch that is done, or that it has none."""
+        self._losses.append(NONE if learn.loss is None else learn.loss.detach())
+        if learn.job.world > 1:
+            self._weights.append(batch_weight(learn))
+
+    def read(self, job: Job) -> list[float]:
+        """Return the losses of whole batches; waits for the device, and all processes of a job call it."""
+        losses = self._losses.read()
+        if job.world == 1:
+            return losses
+        return whole_losses(job.gather([losses, self._weights.read()], at="the losses of training batches"))
+
+
+def whole_losses(shares: Sequence[Sequence[Sequence[float]]]) -> list[float]:
+    """Return the losses of whole batches from those of shares: of each process losses, and what they are means over.
+
+    Example:
+        >>> whole_losses([[[1.0, 2.0, NONE], [3, 4, 1]], [[5.0, NONE, NONE], [1, 0, 1]]])
+        [2.0, 2.0, -inf]
+    """
+    losses, weights = np.array(shares, dtype=float).transpose(1, 0, 2)
+    totals = weights.sum(axis=0)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        sums = np.where(weights == 0, 0.0, losses * weights).sum(axis=0)
+        return [float(loss) for loss in np.where(totals == 0, NONE, sums / totals)]
+
+
 class LossRecord:
     """The losses of a fit as they come, read from the device when they are written.
 
@@ -97,11 +138,12 @@ class LossRecord:
     """
 
     def __init__(self, folder: str | os.PathLike[str]) -> None:
-        self._file, self._new = LossFile(folder), Column()
+        self._file = LossFile(folder)
+        self.restart()
 
     def restart(self) -> None:
         """Forget what another fit has not written."""
-        self._new = Column()
+        self._new = Losses()
 
     def begin(self, n_done: int) -> None:
         """Keep on file what is of the batches before; 0 for another training, whose file is set aside."""
@@ -110,13 +152,14 @@ class LossRecord:
         else:
             self._file.set_aside()
 
-    def add(self, loss: Tensor | None) -> None:
-        """Add the loss of a training batch, or None if it has none."""
-        self._new.append(NONE if loss is None else loss.detach())
+    def add(self, learn: Learner) -> None:
+        """Add the loss of the training batch that is done."""
+        self._new.add(learn)
 
-    def take(self) -> list[float]:
-        """Return what is new, and forget it; waits for the device."""
-        return self._new.drain()
+    def take(self, job: Job) -> list[float]:
+        """Return what is new, and forget it; waits for the device, and all processes of a job call it."""
+        new, self._new = self._new, Losses()
+        return new.read(job)
 
     def write(self, n_done: int, losses: Sequence[float]) -> None:
         """Write the last few of `n_done` losses."""

@@ -7,8 +7,8 @@ That is a snapshot (`learner.checkpoint.snapshot`) and, under `fit`, what there 
     n_epochs, steps, lr what was asked for
     first_step          optimizer steps that were made when it began
     loaders             what each loader must be like for the position to mean the same
-    callbacks           their names, which of them only show and write, and which of them are called every so often or
-                        for some loaders
+    callbacks           their names, which of them only observe, and which of them are called every so often or for
+                        some loaders
     options             those of the optimizer when the fit began, which a schedule may have changed since
     machine             what changes the last bits of a sum
     rng, modes          the random generators, and the train/eval flags, when this pass began
@@ -33,7 +33,7 @@ from typing import Any, NamedTuple
 import torch
 from torch.utils.data import DataLoader
 
-from learner.checkpoint.callback_state import only_shows
+from learner.checkpoint.callback_state import only_observes
 from learner.checkpoint.counters import counters, put_back_counters
 from learner.checkpoint.model import put_back_training
 from learner.checkpoint.plain import plain
@@ -354,11 +354,11 @@ def _asked_for(n_epochs: int | None, steps: int | None) -> str:
 
 
 def callbacks_of(learn: Learner) -> dict[str, list[str]]:
-    """Return the names of callbacks: of all, of those that only show and write, and of those not always called."""
+    """Return the names of callbacks: of all, of those that only observe, and of those not always called."""
     gates = [(type(cb).__name__, learn._dispatch.gates.get(id(cb))) for cb in learn._dispatch.cbs]
     return {
         "all": [type(cb).__name__ for cb in learn.cbs],
-        "shown": [type(cb).__name__ for cb in learn.cbs if only_shows(cb)],
+        "observing": [type(cb).__name__ for cb in learn.cbs if only_observes(cb)],
         "some": [
             f"{name} every {gate.every.n} {gate.every.unit} of {', '.join(gate.patterns) or 'all'}"
             for name, gate in gates

@@ -12,6 +12,7 @@ A snapshot is a dict of tensors, numbers and strings, so that a file of it can b
     callbacks   what callbacks keep, by name
     devices     which tensors of those were not on the CPU
     shown       names of the callbacks that only show and write, which nobody has to have again
+    observing   names of these and of others that change nothing of the training, which a replay does without
 
 Nothing is changed before all of it was compared: it fits as a whole, or one error lists what differs. What fails even
 so, as a callback that does not understand what it kept, is undone.
@@ -30,6 +31,7 @@ from learner.checkpoint.callback_state import (
     callback_state,
     devices_of,
     is_new,
+    only_observes,
     only_shows,
     put_back_callback,
     put_on,
@@ -67,6 +69,7 @@ def snapshot(learn: Learner) -> dict[str, Any]:
         "callbacks": callbacks,
         "devices": devices_of(callbacks),
         "shown": [name for name, cb in stateful(learn).items() if only_shows(cb)],
+        "observing": [name for name, cb in stateful(learn).items() if only_observes(cb)],
     }
 
 

@@ -99,6 +99,18 @@ class ResumableLoader:
             return self.loader
         return SkipLoader(self.loader, start, None if is_there else seed)
 
+    def samples(self, epoch: int, i: int) -> Any:
+        """Return what the sampler hands out for a batch; None where that is no function of position.
+
+        Of loaders side by side it is what each of them has for it, by name.
+        """
+        if self._inner is not None:
+            return self._inner.samples(epoch, i)
+        if self._parts:
+            places = self.loader.places(epoch, i)
+            return {name: part.samples(*places[name]) for name, part in self._parts.items()}
+        return None if self._ordered is None else self._ordered.position.batch_at(epoch, i)
+
     def state_dict(self) -> Any:
         """Return the state of `stateful` when it gave the batch that was handed out last; None where there is none."""
         if self._inner is not None:

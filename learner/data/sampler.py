@@ -70,6 +70,18 @@ class PositionSampler(Sampler[list[int]]):
             )
         self.epoch, self.start = epoch, start
 
+    def batch_at(self, epoch: int, i: int) -> list[int]:
+        """Return what is handed out for one batch, wherever the next pass begins.
+
+        Example:
+            >>> sampler = PositionSampler(BatchSampler(range(6), 2, False), seed=0)
+            >>> sampler.batch_at(epoch=0, i=2), next(iter(sampler))
+            ([4, 5], [0, 1])
+        """
+        there = copy.copy(self)
+        there.set_position(epoch, i)
+        return next(iter(there))
+
     def __len__(self) -> int:
         return len(self.batches)
 

@@ -63,18 +63,31 @@ class ZippedLoader:
         following = {n: self._cycle(n, source, epoch, start) for n, source in sources.items() if n != self._leader}
         return self._zip(leading, following)
 
+    def places(self, epoch: int, i: int) -> dict[str, tuple[int, int]]:
+        """Return for each loader of which of its passes and batches a batch is made.
+
+        Example:
+            >>> ZippedLoader({"labelled": [1, 2], "unlabelled": ["a", "b", "c"]}).places(epoch=1, i=2)
+            {'labelled': (3, 0), 'unlabelled': (1, 2)}
+        """
+        return {n: (epoch, i) if n == self._leader else self._place(n, epoch, i) for n in self.loaders}
+
+    def _place(self, name: str, epoch: int, i: int) -> tuple[int, int]:
+        """Return which pass over a loader that follows, counted over all epochs, and which batch of it."""
+        length, longest = max(1, len(self.loaders[name])), length_of(self.loaders[self._leader])
+        n_passes = _MANY if longest is None else math.ceil(longest / length)
+        n_done, i = divmod(i, length)
+        return epoch * n_passes + n_done, i
+
     def _zip(self, leading: Iterator[Any], following: Mapping[str, Iterator[Any]]) -> Iterator[dict[str, Any]]:
         for batch in leading:
             yield {name: batch if name == self._leader else next(following[name]) for name in self.loaders}
 
     def _cycle(self, name: str, source: Source, epoch: int, start: int) -> Iterator[Any]:
-        length = max(1, len(self.loaders[name]))
-        longest = length_of(self.loaders[self._leader])
-        n_passes = _MANY if longest is None else math.ceil(longest / length)
-        i, start = divmod(start, length)
+        number, start = self._place(name, epoch, start)
         while True:
             is_empty = True
-            for batch in source.at(epoch * n_passes + i, start):
+            for batch in source.at(number, start):
                 is_empty = False
                 yield batch
             if is_empty and not start:
@@ -82,7 +95,7 @@ class ZippedLoader:
                     f"loader {name!r} must give batches whenever it begins again, and gave none; is it empty, or an "
                     f"iterator, which is used up by one pass?"
                 )
-            i, start = i + 1, 0
+            number, start = number + 1, 0
 
 
 class _FromTheBeginning:

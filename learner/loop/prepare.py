@@ -66,7 +66,8 @@ def settle_pass(learn: Learner) -> None:
 
 
 def end_training(learn: Learner) -> None:
-    """Let no stale gradient meet the next fit; take down where the rates are."""
+    """Let no stale gradient meet the next fit; take down where the rates are; let processes forget how it has ended."""
+    learn.job.end()
     clear_gradients(learn)
     learn._evaluation = None
     if learn.rates is not None:

@@ -101,12 +101,16 @@ class Ranks(Job):
     # -- words -----------------------------------------------------------------------------------------------------
 
     def begin_fit(self, pending: Any) -> None:
-        """Forget how the fit before has ended, but not that a process is gone; hold signals back, if all can agree."""
+        """Begin anew; hold signals back, if all can agree."""
+        self.end()
+        self._pending = pending
+        pending.is_agreed = self.agree is None
+
+    def end(self) -> None:
+        """Forget how a fit, or a pass outside of one, has ended, but not that a process is gone."""
         self._is_owed = self._is_forward_owed = self._is_in_backward = False
         self._settled = None
         self._is_over = self._is_gone
-        self._pending = pending
-        pending.is_agreed = self.agree is None
 
     def begin_batch(self) -> None:
         """Take what comes now for something new, also if the same exception is raised again."""

@@ -45,6 +45,9 @@ class Job:
             pending: the learner's `Pending`: a signal that has come to this process.
         """
 
+    def end(self) -> None:
+        """End a fit, or a pass outside of one: what all have heard of is over with it."""
+
     # What several processes say in a batch, that none of them goes on alone; `learner.ranks.agreement` is the protocol.
 
     def begin_batch(self) -> None:

@@ -42,7 +42,7 @@ class SampleIds:
         loader = loader.loader if isinstance(loader, ReadAhead) else loader
         is_read_again = isinstance(loader, SkipLoader)  # so its sampler hands out the whole pass
         loader = loader.loader if is_read_again else loader
-        if reason := _why_not(loader, goes_on=start > 0 and not is_read_again):
+        if reason := why_not_known(loader, goes_on=start > 0 and not is_read_again):
             raise ValueError(
                 f"the loader must be able to say which samples a batch holds, but {reason}; give each sample an "
                 f"`example_id` in its mapping, or collect with source='pass'."
@@ -82,7 +82,7 @@ class SampleIds:
             LearnerError: if the sampler handed out another number of them, none for this batch, or names or tuples.
         """
         drawn = self._listener.drawn(i)
-        ids = _as_numbers([] if drawn is None else drawn)
+        ids = as_numbers([] if drawn is None else drawn)
         if ids is None:
             raise LearnerError(
                 f"a sampler must hand out whole numbers to say which samples a batch holds, got "
@@ -134,7 +134,7 @@ class _Listener:
         return self._drawn.pop(i, None)
 
 
-def _as_numbers(drawn: Any) -> np.ndarray | None:
+def as_numbers(drawn: Any) -> np.ndarray | None:
     """Return what a sampler handed out for a batch as one row of numbers, or None if it is something else."""
     try:
         found = np.asarray(drawn)
@@ -156,7 +156,7 @@ def _inner(sampler: Any) -> Any:
     return sampler
 
 
-def _why_not(loader: Any, goes_on: bool) -> str | None:
+def why_not_known(loader: Any, goes_on: bool = False) -> str | None:
     """Say why a loader, which may go on in the middle of a pass, cannot tell which samples a batch holds."""
     if isinstance(loader, StatefulLoader):  # now, not when it goes on
         return f"a {type(loader.loader).__name__} goes on from a state of its own, and cannot tell with which batch"

@@ -3,4 +3,7 @@ from .changes import lr as lr
 from .changes import relabelled as relabelled
 from .changes import seed as seed
 from .changes import without as without
+from .parallel import parallel_hindsight as parallel_hindsight
+from .recorded import load_recorded as load_recorded
+from .recorded import save_recorded as save_recorded
 from .rewind import Moment as Moment

@@ -22,6 +22,7 @@ from learner.data.moving import mapped
 from learner.data.numbers import real_number, whole_number
 from learner.errors import LearnerError
 from learner.loop.types import Learner
+from learner.replay.ids import Ids
 
 _BEFORE_ALL = -(10.0**9)  # whoever changes batches gets the other one
 
@@ -37,7 +38,9 @@ class BatchChange:
     def __init__(self, name: str, fn: Callable[[Learner, Any, np.ndarray], Any]) -> None:
         self.__name__, self._fn = name, fn
 
-    def make(self, learn: Learner, epoch: int, i: int, batch: Any, ids: np.ndarray | None) -> None:
+    def make(
+        self, learn: Learner, epoch: int, i: int, batch: Any, ids: Ids | None, why_no_ids: str | None = None
+    ) -> None:
         """Have the batch replaced when it comes, as often as it does.
 
         Args:
@@ -46,14 +49,22 @@ class BatchChange:
             i: of the batch in its pass.
             batch: as the loader gave it.
             ids: the numbers of its samples.
+            why_no_ids: why nobody knows them.
 
         Raises:
             LearnerError: if nobody knows which samples it holds, or it does not hold those that are named.
         """
         if ids is None:
+            why = "" if why_no_ids is None else f", since {why_no_ids}"
             raise LearnerError(
-                f"a change of samples must have a batch whose samples are known, which those of this loader are not; "
-                f"give each an `example_id` in its mapping, or change `learn.batch` in a callback: {self.__name__}."
+                f"a change of samples must have a batch whose samples are known, which those of this loader are not"
+                f"{why}; give each an `example_id` in its mapping, or change `learn.batch` in a callback: "
+                f"{self.__name__}."
+            )
+        if isinstance(ids, dict):
+            raise LearnerError(
+                f"a change of samples must have a batch of one loader, got one of {list(ids)} side by side; change "
+                f"`learn.batch` in a callback: {self.__name__}."
             )
         known = ids
         self._fn(learn, batch, known)  # now, not when it is trained, is the time to hear that it cannot be

@@ -50,7 +50,7 @@ def hindsight(learn: Learner, path: str | os.PathLike[str], cbs: Any, steps: sli
         (5, 15)
     """
     refuse_while_running(learn, "hindsight")
-    start, last = _checked_steps(steps)
+    start, last = checked_steps(steps)
     if not flattened(cbs):
         raise ValueError("`cbs` must hold a callback at least, got none; do `ActivationStats()`.")
     with travelled(learn, path, start) as walk:
@@ -62,7 +62,7 @@ def hindsight(learn: Learner, path: str | os.PathLike[str], cbs: Any, steps: sli
         compare(walk, Record(path), n_compared=n_before)
 
 
-def _checked_steps(steps: Any) -> tuple[Target, int | None]:
+def checked_steps(steps: Any) -> tuple[Target, int | None]:
     """Return where the steps begin, and the one to stop before, or None for the end of the fit.
 
     Raises:

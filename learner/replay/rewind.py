@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Literal
 
-import numpy as np
 from torch import Tensor
 
-from learner.checkpoint.callback_state import only_shows
 from learner.data.exact import require_exact
 from learner.data.loaders import Loaders
 from learner.data.numbers import whole_number
@@ -23,6 +20,8 @@ from learner.loop.checks import refuse_while_running
 from learner.loop.state import remember
 from learner.loop.types import Learner
 from learner.replay.find import Checkpoints, Target, at_batch, at_epoch, at_step
+from learner.replay.ids import Ids
+from learner.replay.observers import require_trained_ones
 from learner.replay.record import Record, describe_difference
 from learner.replay.walk import Walk
 
@@ -48,9 +47,17 @@ class Moment:
         return None if self._walk.stop is None else self._walk.stop.batch
 
     @property
-    def ids(self) -> np.ndarray | None:
-        """The numbers of its samples in the dataset, or its `example_id`; None where nobody knows."""
+    def ids(self) -> Ids | None:
+        """The numbers of its samples in the dataset, or its `example_id`; None where nobody knows.
+
+        Of `Loaders.zipped` they are a dict, with those of each loader by its name.
+        """
         return None if self._walk.stop is None else self._walk.stop.ids
+
+    @property
+    def why_no_ids(self) -> str | None:
+        """Why nobody knows which samples it holds; None where they are known."""
+        return None if self._walk.stop is None else self._walk.stop.why_no_ids
 
     @property
     def epoch(self) -> int:
@@ -206,7 +213,12 @@ def travelled(learn: Learner, path: str | os.PathLike[str], target: Target, cbs:
     checkpoints = Checkpoints(path)
     file, state = checkpoints.nearest(target)
     with learn.added(cbs), learn.sandbox(), _loaders_put_back(learn):
-        _check_callbacks(learn, state["fit"]["callbacks"])
+        if learn.job.world > 1:
+            raise LearnerError(
+                f"going back must happen in one process, got {learn.job.world}; start the program without `torchrun`, "
+                f"with the same learner."
+            )
+        require_trained_ones(learn, state)
         learn.history = History()  # the sandbox has the other one, which keeps what is in no checkpoint
         walk = Walk(learn, file, state)
         if not walk.begin(target.is_there):
@@ -230,11 +242,12 @@ def compare(walk: Walk, record: Record, n_compared: int = 0) -> None:
         n_compared: how many of its batches were compared before; what differs there was said then.
     """
     losses = walk.losses
-    n = record.first_difference(walk.first, losses)
+    n = record.first_difference(walk.first, losses, is_exact=walk.is_of_one_process)
     if n is not None and n >= n_compared:
         where = f"batch {walk.passed[n].i} of epoch {walk.passed[n].epoch}"
         then = float(record.losses[walk.first + n])
-        warnings.warn(describe_difference(where, n, then, losses[n]), RuntimeWarning, stacklevel=5)
+        message = describe_difference(where, n, then, losses[n], walk.samples_of(n), is_exact=walk.is_of_one_process)
+        warnings.warn(message, RuntimeWarning, stacklevel=5)
 
 
 @contextmanager
@@ -251,20 +264,3 @@ def _loaders_put_back(learn: Learner) -> Iterator[None]:
     finally:
         for part in parts:
             part()
-
-
-def _check_callbacks(learn: Learner, saved: Mapping[str, list[str]]) -> None:
-    """Refuse other callbacks than those that trained; what only shows and writes may be there or not.
-
-    Raises:
-        LearnerError: if there are others.
-    """
-    mine = Counter(type(cb).__name__ for cb in learn.cbs if not only_shows(cb))
-    theirs = Counter(saved["all"]) - Counter(saved["shown"])
-    if mine != theirs:
-        found = [f"without {name}" for name in (theirs - mine).elements()]
-        found += [f"with {name}" for name in (mine - theirs).elements()]
-        raise LearnerError(
-            f"the learner must have the callbacks that trained, but it is {', '.join(found)}; pass what is missing by "
-            f"`cbs=`, and add what is to look on within the block, by `with learn.added(cb)`."
-        )

@@ -10,26 +10,24 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from learner.callback import Callback
-from learner.checkpoint.losses import NONE
+from learner.checkpoint.losses import Losses
 from learner.checkpoint.resume import Resumption
 from learner.checkpoint.rng import rng_state
-from learner.data.batch import fields_of
 from learner.errors import LearnerError
-from learner.loop.column import Column
 from learner.loop.state import put_back_modes, remember_optimizer
 from learner.loop.trainable import named_parameters
 from learner.loop.types import Learner
-from learner.records.ids import SampleIds
 from learner.replay.changes import BatchChange
+from learner.replay.ids import BatchIds, Ids
+from learner.replay.observers import with_own_observers
 from learner.replay.place import Place
 
 
@@ -64,13 +62,15 @@ class Stop(NamedTuple):
         now: how far it was.
         batch: as the loader gave it.
         ids: the numbers of its samples, or None where nobody knows.
+        why_no_ids: why nobody does.
         loader: its name.
     """
 
     place: Place
     now: Now
     batch: Any
-    ids: np.ndarray | None
+    ids: Ids | None
+    why_no_ids: str | None
     loader: str
 
 
@@ -91,7 +91,8 @@ class Walk:
     n_steps_of_fit: int
 
     def __init__(self, learn: Learner, path: Path, state: dict[str, Any]) -> None:
-        self._learn, self._path, self._state = learn, path, state
+        self._learn, self._path = learn, path
+        self._state, self._new = with_own_observers(learn, state)
         self._watch = _First(state["fit"]["options"])
         self._callbacks = [self._watch, _AtPass(self._watch), _Ids(self._watch)]
         self._put_back_start = _remember_start(learn)
@@ -101,12 +102,21 @@ class Walk:
     @property
     def losses(self) -> list[float]:
         """The losses of all training batches that were gone through; reading waits for the device."""
-        return self._watch.losses.read()
+        return self._watch.losses.read(self._learn.job)
+
+    @property
+    def is_of_one_process(self) -> bool:
+        """Whether one process has trained, as here, and not several."""
+        return "ranks" not in self._state
 
     @property
     def passed(self) -> list[Now]:
         """Where the fit was at each of these batches."""
         return self._watch.passed
+
+    def samples_of(self, n: int) -> Ids | None:
+        """Return the numbers of the samples in one of these batches, where they are known."""
+        return self._watch.passed_ids[n]()
 
     @property
     def now(self) -> Now:
@@ -116,7 +126,7 @@ class Walk:
 
     def begin(self, until: Until) -> bool:
         """Go from the checkpoint to where a condition holds; return whether there is such a place."""
-        resumption = Resumption(self._path, self._state, is_told=False)
+        resumption = Resumption(self._path, self._state, self._new, is_told=False)
         self.stop = self._fit(resumption, self._state, self.first, until)
         if self.stop is not None:
             self.stop.place.stand(self._learn)
@@ -168,7 +178,7 @@ class Walk:
         stop, learn = self.there(), self._learn
         model, shapes = learn.model, _shapes(learn)
         if isinstance(change, BatchChange):
-            change.make(learn, stop.now.epoch, stop.now.i, stop.batch, stop.ids)
+            change.make(learn, stop.now.epoch, stop.now.i, stop.batch, stop.ids, stop.why_no_ids)
         elif (returned := change(learn)) is not None:
             raise TypeError(
                 f"`change` must change the learner and return nothing, got {type(returned).__name__} from it."
@@ -252,14 +262,16 @@ class _First(Callback):
 
     def __init__(self, options: list[dict[str, Any]]) -> None:
         self.options = options
-        self.losses = Column()
+        self.losses = Losses()
         self.passed: list[Now] = []
-        self.ids: SampleIds | None = None
+        self.passed_ids: list[Callable[[], Ids | None]] = []
+        self.ids = BatchIds()
         self.stop: Stop | None = None
         self.rng: dict[str, Any] = {}
         self.place: Place | dict[str, Any] | None = None  # the last one at which the condition held
         self.n_done = 0
         self._until: Until = _never
+        self._ids: Callable[[], Ids | None] = lambda: None  # of this batch
 
     def begin(self, start: Place | dict[str, Any], n_done: int, until: Until) -> None:
         """Be ready for a fit that goes on."""
@@ -280,11 +292,15 @@ class _First(Callback):
 
     def before_batch(self, learn: Learner) -> None:
         """Leave the fit, if it is there; nothing has happened to the batch yet."""
-        if not learn.training or not self.is_there(learn, learn.i):
+        if not learn.training:
+            return
+        self._ids = self.ids.of_batch(learn)
+        if not self.is_there(learn, learn.i):
             return
         place = self.place if isinstance(self.place, Place) else Place(learn, self.place)  # type: ignore[arg-type]
-        ids = _ids_of(learn.batch, self.ids, learn.i)
-        self.stop = Stop(place, self.now(learn, learn.i), learn.batch, ids, learn.dl_name)
+        ids = self._ids()
+        why = self.ids.why_not(learn) if ids is None else None
+        self.stop = Stop(place, self.now(learn, learn.i), learn.batch, ids, why, learn.dl_name)
         raise _ReachedError
 
     def cleanup_batch(self, learn: Learner) -> None:
@@ -292,8 +308,9 @@ class _First(Callback):
         if not learn.training or isinstance(learn.ended_by, _ReachedError):
             return
         self.passed.append(self.now(learn, learn.i))
+        self.passed_ids.append(self._ids)
         self.n_done += 1
-        self.losses.append(NONE if learn.loss is None else learn.loss.detach())
+        self.losses.add(learn)
         if self.is_there(learn, learn.i + 1):
             self.place = Place.taken_down(learn, learn.i + 1, self.rng, self.options)
 
@@ -318,17 +335,14 @@ class _Ids(Callback):
 
     def __init__(self, first: _First) -> None:
         self.first = first
-        self._stack = ExitStack()
 
     def before_epoch(self, learn: Learner) -> None:
-        self.first.ids = None
         if learn.training:
-            with_ids = _sample_ids(learn.dl, learn.i)
-            self.first.ids = None if with_ids is None else self._stack.enter_context(with_ids)
+            self.first.ids.begin_pass(learn)
 
     def cleanup_epoch(self, learn: Learner) -> None:
         if learn.training:
-            self._stack.close()
+            self.first.ids.end_pass()
 
 
 class _Look(Callback):
@@ -351,21 +365,3 @@ class _Look(Callback):
             name: None if p.grad is None else p.grad.clone() for name, p in named_parameters(learn).items()
         }
         raise _ReachedError
-
-
-def _sample_ids(loader: Any, start: int) -> SampleIds | None:
-    try:
-        return SampleIds(loader, start)
-    except ValueError:  # it cannot tell
-        return None
-
-
-def _ids_of(batch: Any, of_sampler: SampleIds | None, i: int) -> np.ndarray | None:
-    """Return the numbers of the samples in a batch: those that it names itself, or those of the sampler."""
-    given = (fields_of(batch) or {}).get("example_id")
-    if given is not None:
-        return np.asarray(given.cpu() if isinstance(given, Tensor) else given)
-    try:
-        return None if of_sampler is None else of_sampler.of_batch(i)
-    except LearnerError:  # it hands out names, or what is no number
-        return None

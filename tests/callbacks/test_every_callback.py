@@ -466,3 +466,8 @@ def count_code_lines(file: Path) -> int:
     skipped = {i for doc in docs for i in range(doc.lineno, doc.end_lineno + 1)}
     lines = enumerate(file.read_text().splitlines(), start=1)
     return sum(bool(line.strip()) and not line.strip().startswith("#") and i not in skipped for i, line in lines)
+
+
+def test_who_promises_to_observe_is_looked_at():
+    """By `test_looking_changes_nothing`."""
+    assert {name for name in MAKE if getattr(callbacks, name).is_observer} <= set(OBSERVERS)

@@ -118,3 +118,21 @@ def test_each_command_has_a_help(command, capsys):
     with pytest.raises(SystemExit, match="0"):
         main([command, "--help"])
     assert f"python -m learner {command}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["train.py", "look.py:look"], "a function must be named by its file, got 'train.py'"),
+        (["nowhere.py:make", "look.py:look"], "a function must be in a file that is there"),
+        (["os:getcwd", "os:getcwd", "--steps", "5"], "--steps must be optimizer steps from one to another, got '5'"),
+        (["os:getcwd", "os:getcwd", "--steps", "9:-1"], "--steps must be optimizer steps from one to another"),
+        (["os:getcwd", "os:getcwd", "--steps", "9:9"], "`steps` must hold a step at least, got 9 to 9"),
+        (["os:getcwd", "os:getcwd"], "`path` must be a checkpoint or a folder that has some"),
+        (["os:getcwd", "os:getcwd", "--processes", "0"], "2"),
+    ],
+)
+def test_what_is_wrong_with_a_hindsight_is_said_without_a_traceback(tmp_path, arguments, message):
+    learner, callbacks, *more = arguments
+    with pytest.raises(SystemExit, match=message):
+        main(["hindsight", learner, str(tmp_path), callbacks, *more])

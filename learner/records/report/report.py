@@ -16,6 +16,7 @@ from learner.records.report.far_out import far_out
 from learner.records.report.groups import groups_of
 from learner.records.report.notes import Notes
 from learner.records.report.page import body_of, write_page
+from learner.records.report.recovered import recovered
 from learner.records.report.sample_pictures import sample_pictures
 from learner.records.report.sample_table import sample_table
 from learner.records.report.what_ran import failure, header_lines, what_ran
@@ -69,6 +70,7 @@ def _body(run: Recorded) -> FT:
     metrics = by_split(notes.tried("scalars", run.scalars) or {}, splits)
     sections = [
         ("Curves", curves(metrics, notes)),
+        ("Went back to a checkpoint", notes.tried("went back to a checkpoint", recovered, info)),
         ("Batches far out", notes.tried("batches far out", far_out, info, groups)),
         ("Last values", last_values(metrics)),
         *((f"Samples of {group.title}", sample_pictures(group, notes)) for group in groups),

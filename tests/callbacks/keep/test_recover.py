@@ -1,5 +1,7 @@
 """A fit that goes back by itself where the loss jumps, and leaves out what made it jump."""
 
+import html
+
 import pytest
 import torch
 from torch import nn
@@ -49,7 +51,9 @@ def test_it_ends_as_a_fit_that_never_saw_the_batch(tmp_path, accumulate, capsys)
     plain = learner([CheckpointCallback(tmp_path / "plain"), LeaveOut([27, 57, 87]), *more], bad=[27])
     seed_all(1)
     plain.fit(3)
+    texts = [row.pop("recovered") for row in learn.history.rows]
     assert_equal_runs(learn, plain)
+    assert [text.split(" (step")[0].split(" in ")[1] for text in texts] == [f"batch 27 of epoch {n}" for n in range(3)]
     assert [(each.n_batches, each.epoch, each.i) for each in recover.recoveries] == [
         (27, 0, 27),
         (57, 1, 27),
@@ -137,6 +141,18 @@ def test_the_run_has_it_on_record(tmp_path):
     found = Run.open(tmp_path / "run").info
     assert [each["i"] for each in found["recoveries"]] == [22]
     assert (found["status"], found["error"]) == ("finished", None)
+    page = run.report().read_text()
+    assert "batch 22 of epoch 0: loss " in page
+    assert f"with learn.rewind({str(tmp_path / 'checkpoints')!r}, epoch=0, i=22)" in html.unescape(page)
+
+
+def test_a_loss_that_is_not_finite_is_on_record_in_the_run(tmp_path):
+    run = Run.create(tmp_path / "run")
+    cbs = [CheckpointCallback(tmp_path / "c", every=1, keep="all"), RecoverCallback(), RunCallback(run)]
+    with pytest.warns(RuntimeWarning, match="the weights hold NaN"):
+        learner(cbs, bad=[2], value=float("nan")).fit(1)
+    assert [(each["i"], each["loss"]) for each in Run.open(tmp_path / "run").info["recoveries"]] == [(2, "nan")]
+    assert "batch 2 of epoch 0: loss nan, and " in run.report().read_text()
 
 
 def test_a_course_without_a_jump_is_left_alone(tmp_path):

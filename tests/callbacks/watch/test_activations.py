@@ -5,6 +5,7 @@ import warnings
 
 import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from torch import nn
@@ -12,6 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from callbacks import ActivationStats, CheckpointCallback, HooksCallback
 from learner import Learner, LearnerError
+from learner.checkpoint.plain import plain
 from tests.resuming import tiny_learner
 
 PLOTS = ("plot_stats", "color_dim", "dead_chart")
@@ -604,3 +606,20 @@ def test_histograms_are_shown_as_far_as_there_is_something():
     assert [ax.get_ylim() for ax in stats.color_dim().axes] == [(0, 3.25)] * 2
     fit(nn.Sequential(nn.Identity(), nn.Linear(4, 1)), [torch.full((2, 4), 99.0)], beyond := ActivationStats("0"))
     assert beyond.color_dim().axes[0].get_ylim() == (0, 10)
+
+
+def test_several_parts_are_joined_in_order():
+    """Of passes over several loaders, more batches than one block of rows has."""
+    learn, parts, states = tiny_learner(None), [], []
+    for n in (5, 3, 70):
+        parts.append(ActivationStats(on_valid=n > 5, hist_every=2))
+        learn.fit(steps=n, cbs=parts[-1])
+        states.append(plain(parts[-1].state_dict(), copy=True))
+    whole = ActivationStats(on_valid=True, hist_every=2)
+    whole.load_state_dict(whole.join_parts(states))
+    for name in parts[0].layers:
+        for k, joined in enumerate(whole.layer(name)):
+            assert torch.equal(joined.nan_to_num(-1), torch.cat([one.layer(name)[k] for one in parts]).nan_to_num(-1))
+    frames = [one.to_pandas()[["layer", "dl_name", "batch"]] for one in parts]
+    of_one = [frame[frame["layer"] == "0"] for frame in [*frames, whole.to_pandas()]]
+    assert pd.concat(of_one[:-1])["dl_name"].tolist() == of_one[-1]["dl_name"].tolist()

@@ -17,6 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from callbacks import AccumulateCallback, CheckpointCallback, ClipGradientCallback, GradientStats, LambdaCallback
 from learner import CancelStepException, Learner, LearnerError
+from learner.checkpoint.plain import plain
 from tests.resuming import tiny_learner
 
 PLOTS = ("plot_stats", "color_dim", "dead_chart")
@@ -699,3 +700,22 @@ def test_a_fit_goes_on_with_the_same_parameters_only(tmp_path):
     learn = tiny_learner([CheckpointCallback(tmp_path), GradientStats("0")])
     with pytest.raises(LearnerError, match=r"the parameters to watch are .* saved of callback GradientStats"):
         learn.fit(2, resume=True)
+
+
+def test_several_parts_are_joined_in_order_with_their_histograms():
+    """Of an odd number of steps each, of which every second one has a histogram."""
+    learn, parts, states = tiny_learner(None), [], []
+    for n in (5, 3, 70):
+        parts.append(GradientStats(hist_every=2))
+        learn.fit(steps=n, cbs=parts[-1])
+        states.append(plain(parts[-1].state_dict(), copy=True))
+    whole = GradientStats(hist_every=2)
+    whole.load_state_dict(whole.join_parts(states))
+    for name in parts[0].names:
+        for k, joined in enumerate(whole.parameter(name)):
+            assert torch.equal(
+                joined.nan_to_num(-1), torch.cat([one.parameter(name)[k] for one in parts]).nan_to_num(-1)
+            )
+    again = GradientStats(hist_every=2)
+    again.load_state_dict(plain(whole.state_dict(), copy=True))
+    assert torch.equal(again.parameter(name).hist.nan_to_num(-1), whole.parameter(name).hist.nan_to_num(-1))

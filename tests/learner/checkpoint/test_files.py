@@ -26,7 +26,8 @@ def saved(folder, rank=0, n=2):
     files.open(learn)
     files.begin(0, goes_on=False)
     for i in range(n):
-        files.add_loss(torch.tensor(float(i)))
+        learn.loss = torch.tensor(float(i))
+        files.add_loss(learn)
     files.save(learn, {"weights": torch.ones(2)}, n, is_best=False)
     assert files.wait()
     files.close()
@@ -57,8 +58,10 @@ def test_losses_are_written_without_a_checkpoint(tmp_path):
     files = CheckpointFiles(tmp_path, 3)
     files.open(learner_of())
     files.begin(0, goes_on=False)
-    files.add_loss(torch.tensor(1.0))
-    files.save_losses(1)
+    learn = learner_of()
+    learn.loss = torch.tensor(1.0)
+    files.add_loss(learn)
+    files.save_losses(learn, 1)
     files.close()
     assert names(tmp_path) == ["losses.f64"]
 

@@ -42,6 +42,7 @@ def test_the_first_difference_counts_from_where_the_replay_began(tmp_path):
     assert record.first_difference(1, [2.0, 9.0, float("nan"), 5.5]) == 3
     assert record.first_difference(0, [1.0, 2.0 + 1e-15]) == 1
     assert Record(tmp_path / "step-00000001.pt").first_difference(0, [3.0]) == 0
+    assert record.first_difference(0, [1.0, 2.00001, 3.0, float("nan"), 5.01], is_exact=False) == 4
 
 
 def test_a_run_has_its_losses_on_record_also_when_it_went_on_elsewhere(tmp_path):
@@ -109,10 +110,13 @@ def test_it_says_from_which_batch_on_it_differs_and_what_commonly_does_that(tmp_
         pytest.warns(
             RuntimeWarning,
             match=r"from batch 3 of epoch 1 on: .*; the 3 batches before it are the same. What commonly does that",
-        ),
+        ) as warned,
         learn.rewind(tmp_path, step=11),
     ):
         pass
+    with learn.rewind(tmp_path, step=9) as then:
+        ids = ", ".join(map(str, sorted(then.ids.tolist())))
+    assert str(warned[0].message).endswith(f" That batch holds samples {ids}: look at these, if data have changed.")
 
 
 def test_it_goes_to_the_worst_batch(tmp_path):

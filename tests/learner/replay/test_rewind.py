@@ -343,8 +343,11 @@ def test_other_callbacks_than_those_that_trained_are_refused_but_for_what_only_s
     with learn.rewind(folder, step=8, cbs=ClipGradientCallback(1.0)) as then:
         assert then.n_steps == 8
     learn.add_cb([ClipGradientCallback(1.0), Often()])
-    with pytest.raises(LearnerError, match="it is with Often"):
+    with pytest.raises(LearnerError, match=r"it is with Often; .* says so by `is_observer = True`"):
         learn.rewind(folder, step=8).__enter__()
+    learn.cbs[-1].is_observer = True
+    with learn.rewind(folder, step=8) as then:
+        assert then.n_steps == 8
 
 
 def test_callbacks_of_one_fit_alone_are_given_to_the_rewind_as_well(tmp_path):
@@ -425,3 +428,41 @@ def test_of_a_fit_whose_beginning_is_not_there_it_says_so(tmp_path):
         learn.rewind(tmp_path, step=7).__enter__()
     with learn.rewind(tmp_path, step=11) as then:
         assert (then.epoch, then.i) == (1, 5)
+
+
+def test_a_fit_that_went_on_elsewhere_in_between_is_gone_back_into_as_it_went_on(tmp_path):
+    """From a checkpoint in the middle, with another rate: in the same folder, and in one of its own."""
+
+    def change_rate(learn):
+        learn.opt.param_groups[0]["lr"] *= 2
+
+    first = numbered(CheckpointCallback(tmp_path / "a", every=2, keep="all"))
+    first.fit(3)
+    for name in "ba":
+        learn = numbered(CheckpointCallback(tmp_path / name, every=2, keep="all"))
+        learn.fit(3, resume=tmp_path / "a" / "step-00000006.pt", cbs=AtStep(9, change_rate))
+        before = [p.detach().clone() for p in learn.model.parameters()]
+        again = numbered(CheckpointCallback(tmp_path / name))
+        with again.rewind(tmp_path / name, step=11, cbs=AtStep(9, change_rate)) as then:
+            then.advance(7)
+            assert all(map(torch.equal, before, again.model.parameters()))
+    with (
+        pytest.raises(LearnerError, match=r"`step=5` must not be before the first checkpoint, step-00000008.pt"),
+        again.rewind(tmp_path / "b", step=5),
+    ):
+        pass
+    with again.rewind(tmp_path / "a", step=5, cbs=AtStep(9, change_rate)) as then:
+        assert then.n_steps == 5
+
+
+class AtStep(Callback):
+    """Do something before a step; its own order says that nobody has to have it."""
+
+    order = 100
+
+    def __init__(self, n, do):
+        self.n, self.do = n, do
+
+    def before_batch(self, learn):
+        if learn.training and learn.n_steps == self.n:
+            self.do(learn)
