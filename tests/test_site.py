@@ -15,6 +15,7 @@ import callbacks
 from learner import Callback
 
 ROOT = Path(__file__).parents[1]
+EXAMPLES = sorted(file.stem for file in (ROOT / "examples").glob("*.py"))
 
 
 @pytest.fixture(scope="module")
@@ -118,3 +119,21 @@ def test_pages_of_the_repository_keep_the_links_that_the_site_has():
     targets = re.findall(r"\]\((?!https?:)([^)#]+)", text)
     assert targets
     assert all((ROOT / "docs" / target).is_file() for target in targets)
+
+
+def test_links_to_files_of_the_repository_lead_to_the_pages_that_show_them():
+    linked = extension("repository_page").linked
+    docs = ROOT / "docs"
+    text = "[a GAN](../../examples/gan.py), [measured](../../benchmarks/README.md#measured), [code](../../learner/learner.py), [text](text.md#a)"
+    assert linked(text, docs / "recipes", docs / "recipes") == (
+        "[a GAN](../examples/gan.md), [measured](../benchmarks.md#measured), code, [text](text.md#a)"
+    )
+
+
+def test_each_example_has_a_page_with_its_picture_and_code(site):
+    assert sorted(file.stem for file in (site / "examples").glob("*.html")) == EXAMPLES
+    for name in EXAMPLES:
+        text = (site / "examples" / f"{name}.html").read_text()
+        assert f"_images/{name}.png" in text
+        assert "make_learner" in text
+        assert f'href="examples/{name}.html"' in (site / "examples.html").read_text()
