@@ -162,7 +162,7 @@ def test_links_lead_somewhere(document):
 
 def test_the_map_in_contributing_shows_every_room_and_names_files_that_exist():
     text = (ROOT / "CONTRIBUTING.md").read_text()
-    drawing = re.search(r"## Where things are\n+```\n(.*?)```", text, flags=re.DOTALL).group(1)
+    drawing = re.search(r"## Where things are\n+```text\n(.*?)```", text, flags=re.DOTALL).group(1)
     drawn, package = set(), ""
     for indent, name in re.findall(r"^( *)([\w./]+) ", drawing, flags=re.MULTILINE):
         package = package if indent else name

@@ -141,3 +141,15 @@ def test_each_example_has_a_page_with_its_picture_and_code(site):
         assert f"_images/{name}.png" in text
         assert "make_learner" in text
         assert f'href="examples/{name}.html"' in (site / "examples.html").read_text()
+
+
+@pytest.mark.parametrize(
+    ("page", "path"),
+    {"contributing": "CONTRIBUTING.md", "benchmarks": "benchmarks/README.md", "guarantees": "tests/faults.md"}.items(),
+)
+def test_a_page_of_the_repository_is_in_its_order(site, page, path):
+    file = ROOT / path
+    begins = re.search(r"^\w+ \w+ \w+", file.read_text(), flags=re.MULTILINE)[0]
+    heading = re.search(r"^## (.*)$", file.read_text(), flags=re.MULTILINE)[1]
+    text = (site / f"{page}.html").read_text()
+    assert 0 < text.index(begins) < text.index(f"<h2>{heading}")

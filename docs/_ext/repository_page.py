@@ -12,20 +12,17 @@ from os.path import relpath
 from pathlib import Path
 from typing import Any
 
-from docutils import nodes
-from docutils.statemachine import StringList
-from sphinx.util.docutils import SphinxDirective
-
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
 EXAMPLES = "examples"  # the folder that has them, here and there
+PLACE = re.compile(r"^```\{repository-page\} (\S+)\n```$", flags=re.MULTILINE)
 
 
 def pages() -> dict[Path, Path]:
     """Return which page of the site shows a file of the repository."""
     shown = {file: DOCS / EXAMPLES / f"{file.stem}.md" for file in (ROOT / EXAMPLES).glob("*.py")}
     for page in DOCS.glob("*.md"):
-        for path in re.findall(r"^```\{repository-page\} (\S+)$", page.read_text(), flags=re.MULTILINE):
+        for path in PLACE.findall(page.read_text()):
             shown[ROOT / path] = page
     return shown
 
@@ -51,22 +48,6 @@ def page_text(path: str) -> str:
     file = ROOT / path
     _, _, text = file.read_text().partition("\n")
     return linked(text.lstrip(), file.parent, DOCS)
-
-
-class RepositoryPage(SphinxDirective):
-    """Show a page of the repository, below the title of this one."""
-
-    required_arguments = 1
-
-    def run(self) -> list[nodes.Node]:
-        """Return what it says."""
-        path = self.arguments[0]
-        self.env.note_dependency(str(ROOT / path))
-        node = nodes.section()
-        node.document = self.state.document
-        lines = StringList(page_text(path).splitlines(), source=path)
-        self.state.nested_parse(lines, 0, node, match_titles=True)
-        return node.children
 
 
 def example_text(file: Path) -> str:
@@ -98,16 +79,18 @@ def write_example_pages(app: Any) -> None:
         (DOCS / EXAMPLES / f"{file.stem}.md").write_text(example_text(file))
 
 
-def lead_to_pages(app: Any, name: str, text: list[str]) -> None:
-    """Have the links of a page to files of the repository lead to the pages that show them."""
+def fill_in(app: Any, name: str, text: list[str]) -> None:
+    """Put the files of the repository where a page shows them, and have links to such files lead to these pages."""
     file = Path(app.env.doc2path(name))
-    if file.suffix == ".md":
-        text[0] = linked(text[0], file.parent, file.parent)
+    if file.suffix != ".md":
+        return
+    for path in PLACE.findall(text[0]):
+        app.env.note_dependency(str(ROOT / path), docname=name)
+    text[0] = PLACE.sub(lambda match: page_text(match[1]), linked(text[0], file.parent, file.parent))
 
 
 def setup(app: Any) -> dict[str, bool]:
-    """Register the directive, and the pages of examples."""
-    app.add_directive("repository-page", RepositoryPage)
+    """Write the pages of examples, and fill in what other pages show."""
     app.connect("builder-inited", write_example_pages)
-    app.connect("source-read", lead_to_pages)
+    app.connect("source-read", fill_in)
     return {"parallel_read_safe": True}
