@@ -26,8 +26,7 @@ extensions = [
     "public_names",
     "repository_page",
 ]
-# The last three are for readers of the repository: their links lead to its files.
-exclude_patterns = ["_build", "_ext", "comparison.md", "examples.md", "releasing.md"]
+exclude_patterns = ["_build", "_ext", "jupyter_execute"]
 source_suffix = {".md": "myst-nb", ".ipynb": "myst-nb"}
 
 myst_heading_anchors = 3
@@ -35,6 +34,7 @@ nb_execution_mode = "off"  # they are committed with their outputs, which the te
 
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
+autodoc_preserve_defaults = True  # as they are written: `<class ...>` is no code
 autodoc_class_signature = "mixed"
 autodoc_default_options = {"members": True}
 add_module_names = False
@@ -53,5 +53,5 @@ html_show_copyright = False
 html_show_sphinx = False
 html_copy_source = False
 html_static_path = ["_static"]
-html_css_files = ["tables.css"]
+html_css_files = ["site.css"]
 html_theme_options = {"navigation_with_keys": True}

@@ -1,12 +1,11 @@
-"""An actor and a critic that learn to balance poles: the data of each batch come from the model.
-
-Start it by `python examples/actor_critic.py`.
+"""An actor and a critic learn to balance poles; they make the data. Start it by `python examples/actor_critic.py`.
 
 Source: Mnih et al. (2016), "Asynchronous methods for deep reinforcement learning", algorithm S3, on carts side by side;
 the carts are those of Barto, Sutton & Anderson (1983), "Neuronlike adaptive elements".
 """
 
 import torch
+from matplotlib import pyplot as plt
 from torch import Tensor, nn
 from torch.distributions import Categorical
 from torch.optim import Adam
@@ -15,8 +14,7 @@ from callbacks import ProgressCallback
 from learner import Callback, Learner
 from learner.optim import Optimizers
 
-N_CARTS, N_STEPS = 64, 8  # carts side by side; steps of each in a batch
-DISCOUNT = 0.98
+N_CARTS, N_STEPS, DISCOUNT = 64, 8, 0.98  # carts side by side; steps of each in a batch
 
 
 class ActorCriticCallback(Callback):
@@ -77,3 +75,6 @@ if __name__ == "__main__":
     torch.set_num_threads(1)  # more are slower for so small a network
     learn = make_learner(cbs=[ProgressCallback()])
     learn.fit(8)
+    plt.subplot(xlabel="epoch", ylabel="poles that fall in 1000 steps", yscale="log")
+    plt.plot(learn.history.to_dict()["train/falls_in_1000_steps"], marker="o")
+    plt.show()

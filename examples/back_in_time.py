@@ -9,6 +9,7 @@ from pydoc_data.topics import topics
 
 import numpy as np
 import torch
+from matplotlib import pyplot as plt
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader, TensorDataset
@@ -20,7 +21,7 @@ from learner.replay import seed, without
 N_CHARACTERS = 40  # of a sample
 TEXT = " ".join(topics["specialnames"].split())[:24_000]
 CHARACTERS = sorted(set(TEXT))
-BROKEN = range(96, 100)  # samples: the page was printed upside down, and read from the last character to the first
+BROKEN = list(range(96, 100))  # samples: printed upside down, and so read from the last character to the first
 
 
 class CharacterModel(nn.Module):
@@ -40,8 +41,7 @@ def read() -> Tensor:
     """Return the text as samples of a row each, one character longer than what the model sees."""
     codes = torch.tensor([CHARACTERS.index(character) for character in TEXT])
     samples = codes.unfold(0, N_CHARACTERS + 1, N_CHARACTERS).clone()
-    for i in BROKEN:
-        samples[i] = samples[i].flip(0)
+    samples[BROKEN] = samples[BROKEN].flip(1)
     return samples
 
 
@@ -54,13 +54,7 @@ def make_learner(cbs=()) -> Learner:
         name: DataLoader(TensorDataset(part[:, :-1], part[:, 1:]), batch_size=12, shuffle=name == "train")
         for name, part in parts.items()
     }
-    cbs = [ClipGradientCallback(1.0), *cbs]
-    return Learner(CharacterModel(), dls, cross_entropy, lr=1e-2, opt_func=torch.optim.Adam, cbs=cbs)
-
-
-def written(codes: Tensor) -> str:
-    """Return a row of codes as text."""
-    return "".join(CHARACTERS[code] for code in codes)
+    return Learner(CharacterModel(), dls, cross_entropy, 1e-2, torch.optim.Adam, [ClipGradientCallback(1.0), *cbs])
 
 
 if __name__ == "__main__":
@@ -72,9 +66,14 @@ if __name__ == "__main__":
     step = 200 + int(losses[200:].argmax())
     with learn.rewind(folder, step=step) as then, torch.no_grad():
         x, y = then.batch
-        worst = cross_entropy(learn.model(x), y, reduction="none").mean(dim=1).argsort(descending=True)
-        print(f"{then}: loss {losses[step]:.2f}, of its neighbours {np.median(losses[step - 10 : step + 10]):.2f}")
-        found = int(then.ids[worst[0]])
-        print(f"sample {found} has the largest loss: {written(x[worst[0]])!r}")
+        each = cross_entropy(learn.model(x), y, reduction="none").mean(dim=1)
+        print(f"{then}: loss {losses[step]:.2f}, of all {np.median(losses):.2f}")
+        found = int(then.ids[each.argmax()])
+        print(f"sample {found} has the largest loss: {''.join(CHARACTERS[code] for code in x[each.argmax()])!r}")
     futures = learn.branch(folder, step, n_steps=50, change={"without it": without(found), "chance": seed(1)})
     print(futures)
+    plt.subplot(2, 1, 1, xlabel="step", ylabel="loss of a batch")
+    plt.plot(losses, "-o", linewidth=0.8, markevery=[step])
+    plt.subplot(2, 1, 2, xlabel="sample of the batch that is marked", ylabel="its loss")
+    plt.bar(range(len(each)), each.numpy())
+    plt.show()

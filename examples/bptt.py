@@ -1,15 +1,14 @@
-"""A language model of characters: the hidden state goes on from batch to batch, the gradient does not.
+"""A language model of characters by truncated backpropagation through time: the state goes on, the gradient does not.
 
-Start it by `python examples/bptt.py`: it reads a chapter of Python's manual, and then writes one.
+Start it by `python examples/bptt.py`: it reads a chapter of Python's manual, and then writes.
 
-Source: Williams & Peng (1990), "An efficient gradient-based algorithm for on-line training of recurrent networks",
-truncated backpropagation through time.
+Source: Williams & Peng (1990), "An efficient gradient-based algorithm for on-line training of recurrent networks".
 """
 
-import textwrap
 from pydoc_data.topics import topics
 
 import torch
+from matplotlib import pyplot as plt
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
@@ -60,18 +59,22 @@ def make_learner(cbs=()) -> Learner:
 
 
 @torch.no_grad()
-def write(model: nn.Module, text: str = "The ", n: int = 400) -> str:
-    """Let the model go on with a text."""
-    preds, hidden = model(torch.tensor([[CHARACTERS.index(character) for character in text]]))
-    for _ in range(n):
-        code = torch.multinomial((preds[:, :, -1] / 0.4).softmax(dim=1), 1)
-        text += CHARACTERS[code.item()]
+def write(model: nn.Module, n_rows: int = 10, n_columns: int = 40) -> None:
+    """Let the model write, and draw that; the less sure it is of a character, the darker."""
+    code, hidden, probs = torch.tensor([[CHARACTERS.index(" ")]]), None, torch.zeros(n_rows * n_columns)
+    for i in range(len(probs)):
         preds, hidden = model(code, hidden)
-    return text
+        said = (preds[:, :, -1] / 0.4).softmax(dim=1)
+        code = said.multinomial(1)
+        probs[i] = said[0, code.item()]
+        plt.text(i % n_columns, i // n_columns, CHARACTERS[code.item()], ha="center", va="center", family="monospace")
+    plt.imshow(probs.view(n_rows, n_columns).numpy(), cmap="Oranges_r", vmin=-0.5, aspect="auto")
+    plt.axis("off")
 
 
 if __name__ == "__main__":
     torch.set_num_threads(1)  # more are slower for so small a network
     learn = make_learner(cbs=[ProgressCallback()])
     learn.fit(8)
-    print(textwrap.fill(write(learn.model), 100))
+    write(learn.model)
+    plt.show()

@@ -4,8 +4,9 @@ Start it by `python examples/classification.py`; it needs `pip install scikit-le
 """
 
 import torch
+from matplotlib import pyplot as plt
 from sklearn.datasets import load_digits
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.functional import cross_entropy
 
 from callbacks import MetricsCallback, ProgressCallback, SchedulerCallback, accuracy, one_cycle
@@ -40,23 +41,11 @@ def make_learner(cbs=()) -> Learner:
     return Learner(model, digits(), cross_entropy, lr=1e-2, opt_func=adamw, cbs=cbs)
 
 
-def draw(images: Tensor) -> str:
-    """Return images side by side, in characters."""
-    shades = (images.clamp(0, 0.99) * 8).long().reshape(-1, 8, 8)
-    lines = [["".join(2 * " .:-=+*#"[i] for i in row) for row in rows] for rows in shades.transpose(0, 1)]
-    return "\n".join("  ".join(line) for line in lines)
-
-
 if __name__ == "__main__":
     torch.set_num_threads(1)  # more are slower for so small a network
     learn = make_learner(cbs=[ProgressCallback()])
     learn.fit(8)
     found = learn.interpret(classes=[str(digit) for digit in range(10)])
     print(found)
-    worst = found.top_losses(6)
-    print(
-        "  ".join(
-            f"{a} taken for {b}".ljust(16) for a, b in zip(worst.words("label"), worst.words("predicted"), strict=True)
-        )
-    )
-    print(draw(learn.dls.valid.dataset.tensors[0][worst.numpy("example_id")]))
+    found.plot_top_losses(12)
+    plt.show()

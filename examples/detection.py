@@ -1,6 +1,7 @@
 """Detection: what is in a picture, and where: two heads, two losses. Start it by `python examples/detection.py`."""
 
 import torch
+from matplotlib import pyplot as plt
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, smooth_l1_loss
 
@@ -59,20 +60,21 @@ def make_learner(cbs=()) -> Learner:
     return Learner(model, dls, both_losses, 3e-3, torch.optim.Adam, cbs, predictor=Predictor(model, n_inp=1))
 
 
-def draw(image: Tensor, box: Tensor) -> list[str]:
-    """Return a picture as lines of characters, with a box around what was found."""
-    lines = [[" .:-=+*#"[i] for i in row] for row in (image[0] * 7).int().clamp(0, 7)]
-    left, top, right, bottom = (box * SIZE).round().int().clamp(0, SIZE - 1).tolist()
-    for line in lines[top:bottom]:
-        line[left], line[right] = "[", "]"
-    return ["".join(line) for line in lines]
+def draw(image: Tensor, box: Tensor) -> None:
+    """Draw a picture, and a box around what was found."""
+    left, top, right, bottom = (SIZE * box - 0.5).tolist()
+    plt.imshow(image[0].numpy(), cmap="gray")
+    plt.plot([left, right, right, left, left], [top, top, bottom, bottom, top], color="C1", linewidth=2)
+    plt.axis("off")
 
 
 if __name__ == "__main__":
     torch.set_num_threads(1)  # more are slower for so small a network
     learn = make_learner(cbs=[ProgressCallback()])
     learn.fit(15)
-    images = learn.dls.valid.dataset.tensors[0][:4]
+    images = learn.dls.valid.dataset.tensors[0][:12]
     kinds, boxes = learn.infer(images).preds
-    print("   ".join(f"{KINDS[i]:{SIZE}}" for i in kinds.argmax(dim=1)))
-    print("\n".join("   ".join(lines) for lines in zip(*map(draw, images, boxes), strict=True)))
+    for i in range(12):
+        plt.subplot(3, 4, i + 1, title=KINDS[kinds[i].argmax()])
+        draw(images[i], boxes[i])
+    plt.show()

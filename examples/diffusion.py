@@ -6,9 +6,10 @@ Source: Ho et al. (2020), "Denoising diffusion probabilistic models", algorithms
 """
 
 import torch
+from matplotlib import pyplot as plt
 from sklearn.datasets import load_digits
 from torch import Tensor, nn
-from torch.nn.functional import mse_loss, silu
+from torch.nn.functional import mse_loss, pad, silu
 
 from callbacks import EMACallback, ProgressCallback, SchedulerCallback, warmup_cosine
 from learner import Callback, Learner, Loaders
@@ -64,17 +65,14 @@ def sample(model: nn.Module, n: int) -> list[Tensor]:
     return images
 
 
-def draw(images: Tensor) -> str:
-    """Return images side by side, in characters."""
-    shades = ((images + 1).clamp(0, 1.99) * 4).long().reshape(-1, 8, 8)
-    lines = [["".join(2 * " .:-=+*#"[i] for i in row) for row in rows] for rows in shades.transpose(0, 1)]
-    return "\n".join("  ".join(line) for line in lines)
-
-
 if __name__ == "__main__":
     torch.set_num_threads(1)  # more are slower for so small a network
     learn = make_learner(cbs=[ProgressCallback()])
     learn.fit(40)
-    images = sample(learn.model, 8)
-    steps = torch.stack([images[i][0] for i in (0, 25, 35, 40, 44, 47, 50)])
-    print("noise becomes a digit:", draw(steps), "others:", draw(images[-1][1:]), sep="\n")
+    images = sample(learn.model, 6)
+    steps = torch.stack([images[i] for i in (0, 25, 35, 40, 43, 46, 48, 50)])
+    tiles = pad(steps.view(8, -1, 8, 8), (1, 1, 1, 1), value=-1)  # a row for each digit
+    plt.imshow(tiles.permute(1, 2, 0, 3).flatten(2).flatten(0, 1).numpy(), cmap="gray", vmin=-1, vmax=1)
+    plt.title("noise becomes a digit")
+    plt.axis("off")
+    plt.show()

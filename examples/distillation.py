@@ -6,11 +6,12 @@ Source: Hinton et al. (2015), "Distilling the knowledge in a neural network".
 """
 
 import torch
+from matplotlib import pyplot as plt
 from sklearn.datasets import load_digits
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, kl_div
 
-from callbacks import MetricsCallback, mean_over_samples
+from callbacks import MetricsCallback, ProgressCallback, mean_over_samples
 from learner import Learner, Loaders, Predictor
 
 TEMPERATURE, N_LABELLED = 4.0, 100
@@ -42,8 +43,7 @@ def train_teacher() -> nn.Module:
     x, y = digits()
     model = nn.Sequential(nn.Linear(64, 256), nn.ReLU(), nn.Dropout(0.3), nn.Linear(256, 10))
     dls = Loaders.from_arrays(train=(x[:1200], y[:1200]), batch_size=64)
-    learn = Learner(model, dls, cross_entropy, lr=3e-3, opt_func=torch.optim.Adam)
-    learn.fit(8)
+    Learner(model, dls, cross_entropy, lr=3e-3, opt_func=torch.optim.Adam).fit(8)
     return model.eval()
 
 
@@ -69,12 +69,12 @@ if __name__ == "__main__":
     torch.set_num_threads(1)  # more are slower for so small a network
     alone, taught = make_learner(), make_learner(teacher=train_teacher())
     alone.fit(120)  # as many steps
-    taught.fit(10)
-    print("right of each digit, and in all:")
-    for name, learn in (("labels", alone), ("labels and a teacher", taught)):
+    taught.fit(10, cbs=ProgressCallback())
+    plt.subplot(xlabel="digit", ylabel="share of it that is recognized", xticks=range(10))
+    for i, (name, learn) in enumerate({"labels": alone, "labels and a teacher": taught}.items()):
         preds, (labels, _) = learn.get_preds()
-        right = preds.argmax(1) == labels
-        for digit in range(10):
-            share = right[labels == digit].float().mean().item()
-            print(f"{name:>20} {digit} {'#' * round(40 * share):40} {share:4.0%}")
-        print(f"{name:>20}   {'#' * round(40 * learn.metrics['valid']['accuracy'])}\n")
+        right = (preds.argmax(1) == labels).float()
+        shares = [right[labels == digit].mean().item() for digit in range(10)]
+        plt.bar([digit + 0.4 * i - 0.2 for digit in range(10)], shares, width=0.4, label=f"{name}: {right.mean():.0%}")
+    plt.legend(loc="lower right")
+    plt.show()

@@ -9,11 +9,12 @@ all of the model at rates that fall towards the input.
 from collections import OrderedDict
 
 import torch
+from matplotlib import pyplot as plt
 from sklearn.datasets import load_digits
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-from callbacks import FreezeCallback, MetricsCallback, SchedulerCallback, accuracy, one_cycle
+from callbacks import FreezeCallback, MetricsCallback, ProgressCallback, SchedulerCallback, accuracy, one_cycle
 from learner import Callback, Learner, Loaders
 from learner.optim import param_groups
 
@@ -63,11 +64,13 @@ if __name__ == "__main__":
     torch.manual_seed(0)
     before = from_scratch(10, digits(slice(1000), 10))
     before.fit(6)
+    print(f"ten digits, 1000 images: {before.metrics['valid']['accuracy']:.1%} right; odd and even, 16 images:")
     scratch = from_scratch(2, digits(slice(1000, 1016), 2))
     tuned = make_learner(body=before.model.get_submodule("body"))
-    print(f"ten digits, 1000 images: {before.metrics['valid']['accuracy']:.1%} right; odd and even, 16 images:")
-    print("epoch  from scratch  fine-tuned")
-    for learn in (scratch, tuned):
-        learn.fit(20)
-    for rows in zip(scratch.history, tuned.history, strict=True):
-        print(f"{rows[0]['epoch']:5}  {rows[0]['valid/accuracy']:12.1%}  {rows[1]['valid/accuracy']:10.1%}")
+    plt.subplot(xlabel="epoch", ylabel="accuracy on odd and even")
+    for name, learn in {"from scratch": scratch, "fine-tuned": tuned}.items():
+        learn.fit(20, cbs=ProgressCallback())
+        plt.plot(learn.history.to_dict()["valid/accuracy"], label=name)
+    plt.axvline(10, color="grey", linestyle=":", label="the body is trained, too")
+    plt.legend()
+    plt.show()

@@ -6,9 +6,10 @@ Source: Goodfellow et al. (2014), "Generative adversarial nets", with the genera
 """
 
 import torch
+from matplotlib import pyplot as plt
 from sklearn.datasets import load_digits
 from torch import Tensor, nn
-from torch.nn.functional import softplus
+from torch.nn.functional import pad, softplus
 from torch.optim import Adam
 
 from callbacks import ProgressCallback
@@ -56,11 +57,11 @@ def make_learner(cbs=()) -> Learner:
     return Learner(model, dls, lr=5e-4, opt_func=adams, cbs=[GANCallback(), *cbs])
 
 
-def draw(images: Tensor) -> str:
-    """Return images side by side, in characters."""
-    shades = torch.bucketize(images, torch.linspace(-1, 1, 9)[1:-1]).reshape(-1, 8, 8)
-    lines = [["".join(2 * " .:-=+*#"[i] for i in row) for row in rows] for rows in shades.transpose(0, 1)]
-    return "\n".join("  ".join(line) for line in lines)
+def draw(images: Tensor, n_rows: int) -> None:
+    """Draw images in rows, a pixel of ground around each."""
+    tiles = pad(images.view(n_rows, -1, 8, 8), (1, 1, 1, 1), value=-1)
+    plt.imshow(tiles.transpose(1, 2).flatten(2).flatten(0, 1).numpy(), cmap="gray")
+    plt.axis("off")
 
 
 if __name__ == "__main__":
@@ -68,4 +69,5 @@ if __name__ == "__main__":
     learn = make_learner(cbs=[ProgressCallback()])
     learn.fit(30)
     with torch.no_grad():
-        print(draw(learn.model["generator"](torch.randn(7, N_NOISE))))
+        draw(learn.model["generator"](torch.randn(48, N_NOISE)), n_rows=6)
+    plt.show()

@@ -6,11 +6,12 @@ Source: Neelakantan et al. (2015), "Adding gradient noise improves learning for 
 """
 
 import torch
+from matplotlib import pyplot as plt
 from sklearn.datasets import load_digits
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-from callbacks import MetricsCallback, accuracy
+from callbacks import MetricsCallback, ProgressCallback, accuracy
 from learner import Callback, Learner, Loaders
 
 
@@ -42,10 +43,11 @@ def make_learner(cbs=(), *, eta=0.1) -> Learner:
 if __name__ == "__main__":
     torch.set_num_threads(1)  # more are slower for so small a network
     columns = {}
+    plt.subplot(xlabel="epoch", ylabel="accuracy on digits that were not trained on")
     for eta in (0, 0.1):
         learn = make_learner(eta=eta)
-        learn.fit(12)
+        learn.fit(12, cbs=ProgressCallback())
         columns[eta] = learn.history.to_dict()["valid/accuracy"]
-    print("accuracy on digits that were not trained on\nepoch  without noise  with noise")
-    for epoch, (without, with_noise) in enumerate(zip(*columns.values(), strict=True)):
-        print(f"{epoch:5}  {without:13.1%}  {with_noise:10.1%}")
+        plt.plot(columns[eta], label=f"noise: eta = {eta}")
+    plt.legend()
+    plt.show()

@@ -7,6 +7,7 @@ import itertools
 import random
 
 import torch
+from matplotlib import pyplot as plt
 from torch import Tensor
 from transformers import BertConfig, BertForSequenceClassification
 
@@ -56,11 +57,19 @@ def make_learner(cbs=()) -> Learner:
     return Learner(BertForSequenceClassification(config), dls, lr=3e-3, opt_func=torch.optim.AdamW, cbs=cbs)
 
 
+def draw(learn: Learner) -> None:
+    """Draw how sure it is that a sentence is for the film, by its last word and the one before."""
+    texts = [" ".join(f"the film was {how} {said}".split()) for how in HOW for said in GOOD + BAD]
+    probs = learn.infer([(text, 0) for text in texts]).probs[:, 1]
+    plt.imshow(probs.view(len(HOW), -1).numpy(), cmap="PiYG", aspect="auto", vmin=0, vmax=1)
+    plt.xticks(range(10), GOOD + BAD, rotation=90)
+    plt.yticks(range(len(HOW)), [f"the film was {how} …" for how in HOW])
+    plt.colorbar(label="probability that it is for the film")
+
+
 if __name__ == "__main__":
     torch.set_num_threads(1)  # more are slower for so small a network
     learn = make_learner(cbs=[ProgressCallback()])
     learn.fit(12)
-    data = sentences()[360:368]
-    said = learn.infer(data)
-    for (text, _), label, probs in zip(data, said.labels, said.probs, strict=True):
-        print(f"{text:32} {label:10} {'#' * round(40 * probs[1].item())}")
+    draw(learn)
+    plt.show()

@@ -5,14 +5,13 @@ Start it by `python examples/mean_teacher.py`: of two moons of points, it knows 
 Source: Tarvainen & Valpola (2017), "Mean teachers are better role models", with noise on the inputs.
 """
 
-import math
-
 import torch
+from matplotlib import pyplot as plt
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.functional import cross_entropy, mse_loss
 
-from callbacks import EMACallback, MetricsCallback, accuracy
+from callbacks import EMACallback, MetricsCallback, ProgressCallback, accuracy
 from learner import Callback, Learner, Loaders
 
 N_LABELLED = 6
@@ -40,7 +39,7 @@ class MeanTeacherCallback(Callback):
 
 def moons(n: int) -> tuple[Tensor, Tensor]:
     """Return points of two half circles that reach into one another, and which of them each is of."""
-    angle, y = math.pi * torch.rand(n), torch.arange(n) % 2
+    angle, y = torch.pi * torch.rand(n), torch.arange(n) % 2
     x = torch.stack([angle.cos() + y - 0.5, angle.sin() * (1 - 2 * y) + 0.5 * y - 0.25], dim=1)
     return x + 0.1 * torch.randn(n, 2), y
 
@@ -51,10 +50,8 @@ def make_learner(cbs=(), *, weight=30.0) -> Learner:
     x, y = moons(1000)
     labelled = Loaders.from_arrays(train=(x[:N_LABELLED], y[:N_LABELLED])).train
     unlabelled = Loaders.from_arrays(train=x, batch_size=100).train
-    dls = {
-        "train": Loaders.zipped(labelled=labelled, unlabelled=unlabelled),
-        "valid": Loaders.from_arrays(valid=moons(1000), batch_size=500).valid,
-    }
+    valid = Loaders.from_arrays(valid=moons(1000), batch_size=500).valid
+    dls = {"train": Loaders.zipped(labelled=labelled, unlabelled=unlabelled), "valid": valid}
     model = nn.Sequential(nn.Linear(2, 64), nn.ReLU(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 2))
     teacher = EMACallback(decay=0.98)
     cbs = [MeanTeacherCallback(teacher, weight), teacher, MetricsCallback(accuracy=accuracy), *cbs]
@@ -62,15 +59,21 @@ def make_learner(cbs=(), *, weight=30.0) -> Learner:
 
 
 @torch.no_grad()
-def draw(model: nn.Module) -> str:
-    """Return the plane as characters, by the class that the model sees there."""
-    plane = torch.cartesian_prod(torch.linspace(1.2, -1.2, 16), torch.linspace(-2, 2, 48)).flip(1)
-    return "\n".join("".join(".#"[i] for i in row) for row in model(plane).argmax(dim=1).view(16, 48))
+def draw(learn: Learner) -> None:
+    """Draw what the model says of each place in the plane, the points, and those whose class it knows."""
+    x, y = torch.meshgrid(torch.linspace(-2, 2, 100), torch.linspace(-1.2, 1.2, 60), indexing="xy")
+    plt.contourf(x, y, learn.model(torch.stack([x, y], dim=2)).softmax(dim=2)[:, :, 1], cmap="RdBu", alpha=0.6)
+    points, _ = learn.dls.valid.dataset.tensors
+    plt.scatter(points[:, 0], points[:, 1], s=1, color="grey")
+    points, classes = learn.dls.train.loaders["labelled"].dataset.tensors
+    plt.scatter(points[:, 0], points[:, 1], c=classes, cmap="RdBu", edgecolors="black")
 
 
 if __name__ == "__main__":
     torch.set_num_threads(1)  # more are slower for so small a network
-    for what, weight in {"labels alone": 0, "labels and a mean teacher": 30}.items():
+    for i, (title, weight) in enumerate({"labels alone": 0, "labels and a mean teacher": 30}.items()):
         learn = make_learner(weight=weight)
-        learn.fit(40)
-        print(f"{what}: {learn.metrics['valid']['accuracy']:.1%} right", draw(learn.model), sep="\n")
+        learn.fit(40, cbs=ProgressCallback())
+        plt.subplot(2, 1, i + 1, title=f"{title}: {learn.metrics['valid']['accuracy']:.1%} right")
+        draw(learn)
+    plt.show()

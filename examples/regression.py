@@ -6,6 +6,7 @@ Source: Nix & Weigend (1994), "Estimating the mean and variance of the target pr
 """
 
 import torch
+from matplotlib import pyplot as plt
 from torch import Tensor, nn
 from torch.nn.functional import gaussian_nll_loss, softplus
 
@@ -45,27 +46,19 @@ def make_learner(cbs=()) -> Learner:
     return Learner(MeanAndVariance(), dls, negative_log_likelihood, lr=5e-3, opt_func=torch.optim.Adam, cbs=cbs)
 
 
-def draw(learn: Learner, n_rows: int = 24, n_columns: int = 96) -> str:
-    """Return the plane in characters: points, the curve, and one standard deviation above and below it."""
-    lines = [[" "] * n_columns for _ in range(n_rows)]
-
-    def mark(x: Tensor, y: Tensor, character: str) -> None:
-        rows, columns = (1 - (y + 2) / 4) * n_rows, (x + 1) / 2 * n_columns
-        for row, column in zip(rows.int().tolist(), columns.int().tolist(), strict=True):
-            if 0 <= row < n_rows and 0 <= column < n_columns:
-                lines[row][column] = character
-
+def draw(learn: Learner) -> None:
+    """Draw the points that it was not trained on, the curve, and two standard deviations above and below it."""
     x, y = learn.dls.valid.dataset.tensors
-    mark(x[:, 0], y[:, 0], ".")
-    grid = torch.linspace(-1, 1, 2 * n_columns)[:, None]
-    mean, variance = learn.infer(grid).preds.T
-    for shift, character in ((-1, "-"), (1, "-"), (0, "#")):
-        mark(grid[:, 0], mean + shift * variance.sqrt(), character)
-    return "\n".join(map("".join, lines))
+    grid = torch.linspace(-1, 1, 200)
+    mean, variance = learn.infer(grid[:, None]).preds.T
+    plt.scatter(x, y, s=6, color="grey")
+    plt.plot(grid, mean)
+    plt.fill_between(grid, mean - 2 * variance.sqrt(), mean + 2 * variance.sqrt(), alpha=0.3)
 
 
 if __name__ == "__main__":
     torch.set_num_threads(1)  # more are slower for so small a network
     learn = make_learner(cbs=[ProgressCallback()])
     learn.fit(30)
-    print(draw(learn))
+    draw(learn)
+    plt.show()

@@ -6,7 +6,9 @@ Source: Chen et al. (2020), "A simple framework for contrastive learning of visu
 """
 
 import torch
+from matplotlib import pyplot as plt
 from sklearn.datasets import load_digits
+from sklearn.manifold import TSNE
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, normalize
 
@@ -28,11 +30,8 @@ class Embedder(nn.Module):
 
     def __init__(self):
         super().__init__()
-        first, second = (nn.Conv2d(n_in, 2 * n_in, 3, stride=2, padding=1) for n_in in (16, 32))
-        enter = nn.Conv2d(1, 16, 3, padding=1)
-        self.body = nn.Sequential(
-            enter, nn.ReLU(), first, nn.ReLU(), second, nn.ReLU(), nn.Flatten(), nn.Linear(256, 32)
-        )
+        convs = nn.Conv2d(1, 16, 3, 1, 1), nn.Conv2d(16, 32, 3, 2, 1), nn.Conv2d(32, 64, 3, 2, 1)
+        self.body = nn.Sequential(*[f for conv in convs for f in (conv, nn.ReLU())], nn.Flatten(), nn.Linear(256, 32))
 
     def forward(self, views):
         return normalize(self.body(views.flatten(0, 1)), dim=1).unflatten(0, views.shape[:2])
@@ -41,8 +40,7 @@ class Embedder(nn.Module):
 def contrastive(found: Tensor, labels: Tensor) -> Tensor:
     """Return how hard it is to tell the other view of an image from those of all other images; asks no label."""
     first, second = found.unbind(1)
-    likeness = first @ second.T / 0.2
-    own = torch.arange(len(found))
+    likeness, own = first @ second.T / 0.2, torch.arange(len(found))
     return (cross_entropy(likeness, own) + cross_entropy(likeness.T, own)) / 2
 
 
@@ -74,6 +72,8 @@ if __name__ == "__main__":
     learn = make_learner(cbs=[ProgressCallback()])
     before = learn.validate()
     learn.fit(12)
-    for name in ("found_again", "same_digit"):
-        for when, values in (("before", before), ("after", learn.metrics["valid"])):
-            print(f"{name:>11} {when:6} {'#' * round(60 * values[name])} {values[name]:.1%}")
+    found, labels = learn.get_preds()
+    x, y = TSNE(random_state=0).fit_transform(found[:, 0]).T
+    plt.colorbar(plt.scatter(x, y, s=12, c=labels, cmap="tab10"), label="digit")
+    plt.title(f"same digit nearest: {before['same_digit']:.0%} before, {learn.metrics['valid']['same_digit']:.0%} now")
+    plt.show()

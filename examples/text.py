@@ -6,6 +6,7 @@ Start it by `python examples/text.py`: "not bad, but not good" has the words of 
 import random
 
 import torch
+from matplotlib import pyplot as plt
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.nn.utils.rnn import pad_sequence
@@ -68,8 +69,12 @@ def make_learner(cbs=()) -> Learner:
 if __name__ == "__main__":
     torch.set_num_threads(1)  # more are slower for so small a network
     learn = make_learner(cbs=[ProgressCallback()])
-    learn.fit(4)
+    learn.fit(5)
     text = "the plot was dull but the cast was not bad but the end was hardly moving"
-    for n in range(4, len(text.split()) + 1):
-        said = learn.infer(" ".join(text.split()[:n]), prepare=encode, classes=CLASSES)
-        print(f"{'#' * round(40 * said.probs[1].item()):40} {said.labels:10} ... {' '.join(text.split()[n - 4 : n])}")
+    words = text.split()
+    starts = [" ".join(words[:n]) for n in range(4, len(words) + 1)]
+    probs = [learn.infer(start, prepare=encode, classes=CLASSES).probs[1].item() for start in starts]
+    plt.subplot(ylabel="probability that it is for the film, so far", ylim=(0, 1))
+    plt.bar(range(len(probs)), probs, color=["C2" if prob > 0.5 else "C3" for prob in probs])
+    plt.xticks(range(len(probs)), words[3:], rotation=90)
+    plt.show()

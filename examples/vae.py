@@ -5,10 +5,13 @@ Start it by `python examples/vae.py`; it needs `pip install scikit-learn`.
 Source: Kingma & Welling (2014), "Auto-encoding variational Bayes", with pixels as probabilities.
 """
 
+from itertools import pairwise
+
 import torch
+from matplotlib import pyplot as plt
 from sklearn.datasets import load_digits
 from torch import Tensor, nn
-from torch.nn.functional import binary_cross_entropy_with_logits
+from torch.nn.functional import binary_cross_entropy_with_logits, pad
 
 from callbacks import ProgressCallback
 from learner import Callback, Learner, Loaders
@@ -48,11 +51,11 @@ def make_learner(cbs=()) -> Learner:
     return Learner(VAE(), dls, lr=3e-3, opt_func=torch.optim.Adam, cbs=[LogCallback(), *cbs])
 
 
-def draw(images: Tensor) -> str:
-    """Return images side by side, in characters."""
-    shades = (images.clamp(0, 0.99) * 8).long().reshape(-1, 8, 8)
-    lines = [["".join(2 * " .:-=+*#"[i] for i in row) for row in rows] for rows in shades.transpose(0, 1)]
-    return "\n".join("  ".join(line) for line in lines)
+def draw(images: Tensor, n_rows: int) -> None:
+    """Draw images in rows, a pixel of ground around each."""
+    tiles = pad(images.view(n_rows, -1, 8, 8), (1, 1, 1, 1), value=0)
+    plt.imshow(tiles.transpose(1, 2).flatten(2).flatten(0, 1).numpy(), cmap="gray")
+    plt.axis("off")
 
 
 if __name__ == "__main__":
@@ -61,7 +64,10 @@ if __name__ == "__main__":
     learn.fit(25)
     encoder, decoder = learn.model.children()
     with torch.no_grad():
-        print(draw(decoder(torch.randn(7, N_CODE)).sigmoid()))
-        a, b = encoder(learn.dls.valid.dataset[[0, 5]])[:, :N_CODE]
-        between = torch.stack([a.lerp(b, share / 6) for share in range(7)])
-        print("from one digit to another:", draw(decoder(between).sigmoid()), sep="\n")
+        plt.subplot(1, 2, 1, title="digits that were never seen")
+        draw(decoder(torch.randn(36, N_CODE)).sigmoid(), n_rows=6)
+        codes = encoder(learn.dls.valid.dataset[:7])[:, :N_CODE]
+        between = [a.lerp(b, share / 5) for a, b in pairwise(codes) for share in range(6)]
+        plt.subplot(1, 2, 2, title="from one digit to another")
+        draw(decoder(torch.stack(between)).sigmoid(), n_rows=6)
+    plt.show()

@@ -8,7 +8,8 @@ Source: Gulrajani et al. (2017), "Improved training of Wasserstein GANs", algori
 import math
 
 import torch
-from torch import Tensor, nn
+from matplotlib import pyplot as plt
+from torch import nn
 from torch.optim import Adam
 
 from callbacks import ProgressCallback
@@ -60,16 +61,20 @@ def make_learner(cbs=()) -> Learner:
     return Learner(model, dls, lr=4e-3, opt_func=adams, cbs=[WGANCallback(), *cbs])
 
 
-def draw(points: Tensor) -> str:
-    """Return points in the plane as characters, the more the darker."""
-    counts, _ = torch.histogramdd(points, bins=[48, 24], range=[-1.5, 1.5, -1.5, 1.5])
-    shades = (7 * (counts / counts.max()).sqrt()).int().T.flip(0)
-    return "\n".join("".join(" .:-=+*#"[i] for i in row) for row in shades)
+@torch.no_grad()
+def draw(learn: Learner) -> None:
+    """Draw what the critic says of each place in the plane, the data, and points that the generator makes."""
+    x, y = torch.meshgrid(torch.linspace(-1.5, 1.5, 100), torch.linspace(-1.5, 1.5, 100), indexing="xy")
+    plt.contourf(x, y, learn.model["critic"](torch.stack([x, y], dim=2))[:, :, 0], levels=20, cmap="Greys")
+    data, made = learn.dls.train.dataset.tensors[0][:800], learn.model["generator"](torch.randn(800, N_NOISE))
+    for name, points in {"data": data, "generated": made}.items():
+        plt.scatter(points[:, 0], points[:, 1], s=2, label=name)
+    plt.legend()
 
 
 if __name__ == "__main__":
     torch.set_num_threads(1)  # more are slower for so small a network
     learn = make_learner(cbs=[ProgressCallback()])
     learn.fit(20)
-    with torch.no_grad():
-        print(draw(learn.model["generator"](torch.randn(2000, N_NOISE))))
+    draw(learn)
+    plt.show()

@@ -20,7 +20,11 @@ ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
 COMING_FROM = "docs/coming_from.md"
 PROCESSES = "docs/guides/processes.md"
-PAGES = sorted(str(path.relative_to(ROOT)) for path in (ROOT / "docs").rglob("*.md"))
+PICTURES = ROOT / "docs" / "pictures"
+EXAMPLES = sorted(path.stem for path in (ROOT / "examples").glob("*.py"))
+MADE = {"_build", "examples"}  # folders of docs/ that are there where the site was built
+PAGES = [path.relative_to(ROOT) for path in sorted((ROOT / "docs").rglob("*.md"))]
+PAGES = [str(page) for page in PAGES if page.parts[1] not in MADE]
 WITH_CODE = [page for page in PAGES if "```python" in (ROOT / page).read_text()]
 TRAINING_ONLY = "training loaders only"
 
@@ -109,9 +113,17 @@ def test_no_code_of_a_page_is_left_out_of_the_tests(document):
     assert text.count("```") == 2 * (len(blocks("python", text)) + len(others))
 
 
-def test_every_example_is_in_the_index():
-    linked = re.findall(r"\(\.\./examples/(\w+\.py)\)", (ROOT / "docs/examples.md").read_text())
-    assert sorted(linked) == sorted(path.name for path in (ROOT / "examples").glob("*.py"))
+def test_every_example_is_in_the_index_with_its_picture():
+    index = (ROOT / "docs/examples.md").read_text()
+    found = re.findall(
+        r"^## \[(\w+)\.py\]\(\.\./examples/\1\.py\)\n\n!\[.+\]\(pictures/\1\.png\)$", index, re.MULTILINE
+    )
+    assert sorted(found) == EXAMPLES
+
+
+def test_each_picture_is_of_an_example_and_small():
+    assert sorted(path.stem for path in PICTURES.glob("*")) == EXAMPLES
+    assert max(path.stat().st_size for path in PICTURES.glob("*")) < 40_000
 
 
 def test_every_callback_is_in_the_table_of_the_readme():
@@ -150,7 +162,7 @@ def test_links_lead_somewhere(document):
 
 def test_the_map_in_contributing_shows_every_room_and_names_files_that_exist():
     text = (ROOT / "CONTRIBUTING.md").read_text()
-    drawing = re.search(r"## Where things are\n+```\n(.*?)```", text, flags=re.DOTALL).group(1)
+    drawing = re.search(r"## Where things are\n+```text\n(.*?)```", text, flags=re.DOTALL).group(1)
     drawn, package = set(), ""
     for indent, name in re.findall(r"^( *)([\w./]+) ", drawing, flags=re.MULTILINE):
         package = package if indent else name

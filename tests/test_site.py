@@ -15,6 +15,7 @@ import callbacks
 from learner import Callback
 
 ROOT = Path(__file__).parents[1]
+EXAMPLES = sorted(file.stem for file in (ROOT / "examples").glob("*.py"))
 
 
 @pytest.fixture(scope="module")
@@ -118,3 +119,37 @@ def test_pages_of_the_repository_keep_the_links_that_the_site_has():
     targets = re.findall(r"\]\((?!https?:)([^)#]+)", text)
     assert targets
     assert all((ROOT / "docs" / target).is_file() for target in targets)
+
+
+def test_links_to_files_of_the_repository_lead_to_the_pages_that_show_them():
+    linked = extension("repository_page").linked
+    docs = ROOT / "docs"
+    for link, on_the_site in {
+        "[a GAN](../../examples/gan.py)": "[a GAN](../examples/gan.md)",
+        "[measured](../../benchmarks/README.md#measured)": "[measured](../benchmarks.md#measured)",
+        "[the loop](../../learner/learner.py)": "the loop",
+        "[text](text.md#a)": "[text](text.md#a)",
+        "[torch](https://pytorch.org)": "[torch](https://pytorch.org)",
+    }.items():
+        assert linked(link, docs / "recipes", docs / "recipes") == on_the_site
+
+
+def test_each_example_has_a_page_with_its_picture_and_code(site):
+    assert sorted(file.stem for file in (site / "examples").glob("*.html")) == EXAMPLES
+    for name in EXAMPLES:
+        text = (site / "examples" / f"{name}.html").read_text()
+        assert f"_images/{name}.png" in text
+        assert "make_learner" in text
+        assert f'href="examples/{name}.html"' in (site / "examples.html").read_text()
+
+
+@pytest.mark.parametrize(
+    ("page", "path"),
+    {"contributing": "CONTRIBUTING.md", "benchmarks": "benchmarks/README.md", "guarantees": "tests/faults.md"}.items(),
+)
+def test_a_page_of_the_repository_is_in_its_order(site, page, path):
+    file = ROOT / path
+    begins = re.search(r"^\w+ \w+ \w+", file.read_text(), flags=re.MULTILINE)[0]
+    heading = re.search(r"^## (.*)$", file.read_text(), flags=re.MULTILINE)[1]
+    text = (site / f"{page}.html").read_text()
+    assert 0 < text.index(begins) < text.index(f"<h2>{heading}")

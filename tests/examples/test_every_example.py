@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from matplotlib import pyplot as plt
 
 from learner.checkpoint.unsaved import unsaved
 from tests.resuming import assert_equal_runs, stopped_and_resumed, uninterrupted
@@ -67,9 +68,14 @@ def test_it_has_at_most_80_lines(name):
 
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.usefixtures("one_thread")
-def test_it_starts_by_its_name_shows_something_and_has_learned(name, capsys):
+def test_it_starts_by_its_name_shows_a_picture_and_has_learned(name, capsys, monkeypatch):
+    shown = []
+    monkeypatch.setattr(plt, "show", lambda: shown.extend(map(plt.figure, plt.get_fignums())))
     end = runpy.run_path(str(FOLDER / f"{name}.py"), run_name="__main__")
     assert len(capsys.readouterr().out.splitlines()) > 5
+    assert len(shown) == 1
+    assert all(ax.has_data() for ax in shown[0].axes)
+    plt.close(shown[0])
     assert REACHED[name](end)
 
 
