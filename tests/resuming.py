@@ -20,7 +20,6 @@ from callbacks import CheckpointCallback
 from learner import Callback, Learner, Loaders
 from learner.checkpoint.snapshot import snapshot
 
-
 RARELY = 10**6  # batches from one checkpoint to the next, where nobody goes on from them: to write one takes longest
 
 

@@ -639,7 +639,7 @@ def test_a_file_that_is_whole_and_makes_no_sense_is_an_error_that_changes_nothin
     place = draw.draw(st.sampled_from([at for at in places(state) if at[:2] != ("rng", "python") or len(at) < 4]))
     junk = draw.draw(st.sampled_from(JUNK))
     state = changed(state, place, draw.draw(st.sampled_from([None, lambda value: junk])))
-    for module in ("learner.learner", "learner.checkpoint.folder"):
+    for module in ("learner.checkpoint.saving", "learner.checkpoint.folder"):
         monkeypatch.setattr(f"{module}.read_checkpoint", lambda path: state)
     learn = make([CheckpointCallback(tmp_path / "own")])
     before = {**held(learn), "callbacks": None, "optimizer": None}
