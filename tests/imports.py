@@ -60,7 +60,7 @@ class Tree:
                 if isinstance(node, ast.Import | ast.ImportFrom):
                     bound |= self._bound_modules(node)
             for node in ast.walk(tree):
-                if isinstance(node, ast.Attribute) and is_private(node.attr):
+                if isinstance(node, ast.Attribute) and is_private(node.attr) and first_name(node) in bound:
                     owner, _, rest = ast.unparse(node.value).partition(".")
                     target = ".".join(filter(None, (bound.get(owner), rest)))
                     if target in self.files and target != module:
@@ -94,6 +94,13 @@ def dotted(file: Path) -> str:
     """Return the name by which a file is imported."""
     parts = file.parent.parts if file.name == "__init__.py" else file.with_suffix("").parts
     return ".".join(parts)
+
+
+def first_name(node: ast.AST) -> str | None:
+    """Return `a` of `a.b.c`; None of what does not begin with a name."""
+    while isinstance(node, ast.Attribute):
+        node = node.value
+    return node.id if isinstance(node, ast.Name) else None
 
 
 def is_private(name: str) -> bool:

@@ -20,6 +20,8 @@ from callbacks import CheckpointCallback
 from learner import Callback, Learner, Loaders
 from learner.checkpoint.snapshot import snapshot
 
+RARELY = 10**6  # batches from one checkpoint to the next, where nobody goes on from them: to write one takes longest
+
 
 class StoppedError(Exception):
     """Raised on purpose."""
@@ -77,7 +79,7 @@ def stopped(make, n_epochs, stop_at, folder, every=1, by_interrupt=False):
     return learn
 
 
-def resumed(make, n_epochs, folder, every=1):
+def resumed(make, n_epochs, folder, every=RARELY):
     """Return a new learner that has gone on from the newest checkpoint; its generators stood elsewhere before."""
     learn = make([CheckpointCallback(folder, every), StopAt()])
     seed_all(0 if not any(folder.glob("*.pt")) else 99)  # without a checkpoint it begins anew
@@ -95,7 +97,7 @@ def resumed_from_each(make, n_epochs, folder):
     _fit(whole, n_epochs)
     gone_on = []
     for path in sorted((folder / "whole").glob("*.pt")):
-        gone_on.append(make([CheckpointCallback(folder / path.stem), StopAt()]))
+        gone_on.append(make([CheckpointCallback(folder / path.stem, RARELY), StopAt()]))
         seed_all(99)
         _fit(gone_on[-1], n_epochs, resume=path)
     return whole, gone_on
@@ -123,7 +125,7 @@ def tiny_learner(cbs, opt_func=torch.optim.AdamW, lr=0.05):
 def stopped_and_resumed(make, n_epochs, stop_at, folder, every=1, by_interrupt=False):
     """Return a new learner that has gone on where another was stopped; see `StopAt`."""
     stopped(make, n_epochs, stop_at, folder, every, by_interrupt)
-    return resumed(make, n_epochs, folder, every)
+    return resumed(make, n_epochs, folder)
 
 
 def leaves(value, where=""):

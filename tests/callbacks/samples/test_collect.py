@@ -856,25 +856,33 @@ def columns_of(samples):
 
 
 def assert_same_columns(samples, others):
-    mine, theirs = columns_of(samples), columns_of(others)
+    assert_equal_columns(columns_of(samples), columns_of(others))
+
+
+def assert_equal_columns(mine, theirs):
     assert list(mine) == list(theirs)
     for name in mine:
         assert mine[name].dtype == theirs[name].dtype, name
         np.testing.assert_array_equal(mine[name], theirs[name], err_msg=name, strict=True)
 
 
-def assert_same_records(learn, whole):
-    """Compare the records of two learners: rows, columns, files, scalars, tables."""
-    run, run_of_whole = learn.cbs[0].run, whole.cbs[0].run
-    assert_same_columns(run.samples, run_of_whole.samples)
-    assert_same_columns(learn.cbs[0].samples, whole.cbs[0].samples)
-    assert run.logged() == run_of_whole.logged()
-    assert run.info["tables"] == run_of_whole.info["tables"]
-    files, files_of_whole = (
-        {str(path.relative_to(one.path)): path.read_bytes() for path in one.path.rglob("*.parquet*")}
-        for one in (run, run_of_whole)
-    )
-    assert files == files_of_whole
+class Records:
+    """All that is on record of a learner: rows, columns, files, scalars, tables; read once, compared often."""
+
+    def __init__(self, learn):
+        run = learn.cbs[0].run
+        self.of_run, self.of_callback = columns_of(run.samples), columns_of(learn.cbs[0].samples)
+        self.scalars, self.tables = run.logged(), run.info["tables"]
+        self.files = {str(path.relative_to(run.path)): path.read_bytes() for path in run.path.rglob("*.parquet*")}
+
+
+def assert_same_records(learn, expected):
+    found = Records(learn)
+    assert_equal_columns(found.of_run, expected.of_run)
+    assert_equal_columns(found.of_callback, expected.of_callback)
+    assert found.scalars == expected.scalars
+    assert found.tables == expected.tables
+    assert found.files == expected.files
 
 
 @pytest.mark.parametrize(
@@ -886,7 +894,7 @@ def test_records_go_on_after_any_batch_as_if_there_had_been_no_break(
 ):
     """Some rows of the pass are in its file by then, and some wait; or all wait."""
     monkeypatch.setattr(collection, "N_WAITING", n_waiting)
-    whole = uninterrupted(partial(recording, tmp_path / "run"), 3, tmp_path / "checkpoints")
+    whole = Records(uninterrupted(partial(recording, tmp_path / "run"), 3, tmp_path / "checkpoints"))
     for stop_at in places:
         make_one = partial(recording, tmp_path / f"run{stop_at}")
         learn = stopped_and_resumed(make_one, 3, stop_at, tmp_path / str(stop_at), by_interrupt=by_interrupt)
@@ -894,7 +902,7 @@ def test_records_go_on_after_any_batch_as_if_there_had_been_no_break(
 
 
 def test_records_after_the_checkpoint_are_replaced_and_no_scalar_comes_twice(tmp_path):
-    whole = uninterrupted(partial(recording, tmp_path / "run"), 3, tmp_path / "checkpoints", every=4)
+    whole = Records(uninterrupted(partial(recording, tmp_path / "run"), 3, tmp_path / "checkpoints", every=4))
     for stop_at in range(4, 27, 2):  # there is a checkpoint
         make_one = partial(recording, tmp_path / f"run{stop_at}")
         learn = stopped_and_resumed(make_one, 3, stop_at, tmp_path / str(stop_at), every=4)
@@ -959,7 +967,7 @@ def test_passes_are_made_once_in_a_fit_that_goes_on(tmp_path, at, by_interrupt):
     def make_one(folder, cbs):
         return recording(folder, [*cbs, BestModelCallback()], source="pass", at=at)
 
-    whole = uninterrupted(partial(make_one, tmp_path / "run"), 3, tmp_path / "checkpoints")
+    whole = Records(uninterrupted(partial(make_one, tmp_path / "run"), 3, tmp_path / "checkpoints"))
     for stop_at in (8, 9, 13, 26):
         make_other = partial(make_one, tmp_path / f"run{stop_at}")
         learn = stopped_and_resumed(make_other, 3, stop_at, tmp_path / str(stop_at), by_interrupt=by_interrupt)

@@ -5,13 +5,20 @@ import subprocess
 
 import pytest
 from matplotlib import pyplot as plt
+from matplotlib.figure import Figure
 
 from learner.records import Run
 from tests.learner.records.report.reading import EVIL, N_EPOCHS, make_images, record
 
 
 @pytest.fixture
-def run(tmp_path):
+def unrendered(monkeypatch):
+    """Have figures made, but not turned into pixels, which takes most of the time of a page; `whole` has its pixels."""
+    monkeypatch.setattr(Figure, "savefig", lambda figure, file, **_: file.write(b"png"))
+
+
+@pytest.fixture
+def run(tmp_path, unrendered):
     return Run.create(tmp_path / "run", config={"lr": 0.1, "what": EVIL}, name=f"first {EVIL}")
 
 
@@ -40,7 +47,7 @@ def whole(tmp_path_factory):
 
 
 @pytest.fixture
-def full(whole, tmp_path):
+def full(whole, tmp_path, unrendered):
     """A copy of it, to be damaged."""
     shutil.copytree(whole.path, tmp_path / "full")
     (tmp_path / "full" / "report.html").unlink()

@@ -2,6 +2,7 @@
 
 import base64
 import re
+from html import unescape
 from html.parser import HTMLParser
 from io import BytesIO
 
@@ -14,6 +15,7 @@ from learner.records import CategoricalLabel, Table
 EVIL = "<script>alert('x')</script>\"&"
 CLASSES = ["cat", "dog", EVIL]
 N_EPOCHS = 3
+_CELL = re.compile(r"<td([^>]*)>(.*?)</td>", re.DOTALL)
 
 
 class Tags(HTMLParser):
@@ -97,7 +99,7 @@ def rows_of(path, label="samples"):
     names = [button["text"] for button in Tags(table)("button")]
     body = table.partition("<tbody>")[2]
     rows = [
-        [cell["text"] for cell in Tags(row)("td") if "thumb" not in cell.get("class", "")]
+        [unescape(text) for attributes, text in _CELL.findall(row) if "thumb" not in attributes]
         for row in body.split("<tr")[1:]
     ]
     return [dict(zip(names, row, strict=True)) for row in rows]

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from learner import LearnerError
-from learner.records import Table
+from learner.records import Run, Table
 from learner.records.report.report import write_report
 from tests.learner.records.report.reading import captions, notes, read, record
 
@@ -31,12 +31,13 @@ def test_of_many_figures_the_first_are_shown(run):
     assert "5 more are in the folder `figures`." in [one["text"] for one in found("p")]
 
 
-def test_ten_thousand_samples_make_a_page_that_can_be_sent(run):
+def test_ten_thousand_samples_make_a_page_that_can_be_sent(tmp_path):
+    run = Run.create(tmp_path / "run")
     table = Table(_Noise(10_000))
     run.register_table(table)
     record(run, "train", 10_000, 0, table)
     path = run.report()
-    assert len(read(path)("img")) > 2000
+    assert path.read_text().count("<img") > 2000
     assert path.stat().st_size < 8e6  # pictures of noise, the worst there is
 
 
