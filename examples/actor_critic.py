@@ -12,7 +12,7 @@ from torch.optim import Adam
 
 from callbacks import ProgressCallback
 from learner import Callback, Learner
-from learner.optim import Optimizers
+from learner.optim import param_groups
 
 N_CARTS, N_STEPS, DISCOUNT = 64, 8, 0.98  # carts side by side; steps of each in a batch
 
@@ -20,11 +20,9 @@ N_CARTS, N_STEPS, DISCOUNT = 64, 8, 0.98  # carts side by side; steps of each in
 class ActorCriticCallback(Callback):
     """Play on where the last batch has ended, then learn from it; the return is 1 for a pole that never falls."""
 
-    def before_epoch(self, learn):
-        learn.pass_state["carts"] = new_carts(N_CARTS)
-
     def predict(self, learn):
-        carts, learn.preds, learn.batch_size = learn.pass_state["carts"], [], N_CARTS * N_STEPS
+        carts = learn.pass_state["carts"] if learn.i else new_carts(N_CARTS)
+        learn.preds, learn.batch_size = [], N_CARTS * N_STEPS
         for _ in range(N_STEPS):
             policy = Categorical(logits=learn.model["actor"](carts), validate_args=False)
             actions = policy.sample()
@@ -63,12 +61,9 @@ def make_learner(cbs=()) -> Learner:
     torch.manual_seed(0)
     actor = nn.Sequential(nn.Linear(4, 64), nn.Tanh(), nn.Linear(64, 2))
     critic = nn.Sequential(nn.Linear(4, 64), nn.Tanh(), nn.Linear(64, 1), nn.Flatten(0))
-
-    def adams(params, lr):
-        return Optimizers(actor=Adam(actor.parameters(), lr=lr), critic=Adam(critic.parameters(), lr=2 * lr))
-
     model = nn.ModuleDict({"actor": actor, "critic": critic})
-    return Learner(model, {"train": range(40)}, lr=3e-3, opt_func=adams, cbs=[ActorCriticCallback(), *cbs])
+    adam = param_groups(Adam, lr={"critic": 2.0})
+    return Learner(model, {"train": range(40)}, lr=3e-3, opt_func=adam, cbs=[ActorCriticCallback(), *cbs])
 
 
 if __name__ == "__main__":

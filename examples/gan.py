@@ -49,9 +49,10 @@ def make_learner(cbs=()) -> Learner:
     )
 
     def adams(params, lr):
-        critic = Adam(model["critic"].parameters(), lr=2 * lr, betas=(0.5, 0.99))
-        generator = Adam(model["generator"].parameters(), lr=lr, betas=(0.5, 0.99))
-        return Optimizers(critic=critic, generator=generator)
+        return Optimizers(
+            critic=Adam(model["critic"].parameters(), lr=2 * lr, betas=(0.5, 0.99)),
+            generator=Adam(model["generator"].parameters(), lr=lr, betas=(0.5, 0.99)),
+        )
 
     dls = Loaders.from_arrays(train=images, batch_size=128)
     return Learner(model, dls, lr=5e-4, opt_func=adams, cbs=[GANCallback(), *cbs])
