@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 import torchmetrics
-from torch.nn.functional import cross_entropy
+from torch import nn
+from torch.nn.functional import cross_entropy, mse_loss
+from torch.utils.data import DataLoader, TensorDataset
 
 from callbacks import (
     AccumulateCallback,
@@ -21,12 +23,14 @@ from callbacks import (
     DistributedCallback,
     MetricsCallback,
     ProgressCallback,
+    RecoverCallback,
     RunCallback,
     accuracy,
 )
 from learner import Callback, Learner
 from learner.checkpoint.losses import LossFile
 from learner.records.run import Run
+from learner.replay import seed, without
 from tests.ranks import TIMEOUT, error_of, in_each, loaders, network, weights
 
 # -- checkpoints -------------------------------------------------------------------------------------------------------
@@ -160,7 +164,7 @@ def test_what_two_processes_have_trained_is_gone_back_into_on_one(runs, home):
     assert abs(found["two"][2] - LossFile(home / "plain whole").read()[25]) <= 1e-12
     with (
         pytest.warns(
-            RuntimeWarning, match="Several processes have trained: one has the same to rounding, if no random"
+            RuntimeWarning, match="Another number of processes has trained: this one has the same to rounding"
         ),
         make("dropout", home / "dropout 2 whole").rewind(home / "dropout 2 whole", step=26),
     ):
@@ -168,12 +172,52 @@ def test_what_two_processes_have_trained_is_gone_back_into_on_one(runs, home):
 
 
 def go_back(home):
-    """Try to go back to a batch in several processes."""
-    return error_of(lambda: make("plain", home / "plain 2 whole").rewind(home / "plain 2 whole", step=25).__enter__())
+    """Go back to a batch of a training by as many processes, and on to its end; then live a part of it twice."""
+    folder = home / "dropout 2 whole"
+    learn = make("dropout", folder)
+    with learn.rewind(folder, step=21) as then:
+        n_ids = len(then.ids)
+        then.advance(6)
+        end = weights(learn)
+    futures = learn.branch(folder, 21, 3, {"same": lambda learn: None, "seed": seed(1)})
+    refused = error_of(lambda: learn.branch(folder, 21, 3, without(0)))
+    return end, n_ids, futures.difference(), refused
 
 
-def test_several_processes_are_told_to_go_back_in_one(runs, home):
-    assert all("going back must happen in one process, got 2" in error for error in in_each(2, go_back, home))
+def test_as_many_processes_go_back_bit_for_bit(runs, home):
+    """A loss that differs from that on record would be a warning, and so an error of this test."""
+    found = in_each(2, go_back, home)
+    for rank, (end, n_ids, difference, refused) in enumerate(found):
+        assert torch.equal(end, runs[0][2][rank]["dropout 2 whole"]["weights"])
+        assert n_ids == 6
+        assert not any(difference["same"].values())
+        assert all(difference["seed"].values())
+        assert refused.startswith("LearnerError: a change of samples must have the whole batch")
+    assert found[0][2] == found[1][2]
+
+
+def recover(folder):
+    """Train on a batch with wrong labels, all of them in the share of the last of two processes."""
+    torch.manual_seed(0)
+    x = torch.randn(120, 2, dtype=torch.float64)
+    y = x.sum(1, keepdim=True)
+    y[102:104] = 1000.0
+    learn = Learner(
+        nn.Linear(2, 1).double(),
+        {"train": DataLoader(TensorDataset(x, y), 4)},
+        mse_loss,
+        cbs=[DistributedCallback(timeout=TIMEOUT), CheckpointCallback(folder, every=7), found := RecoverCallback()],
+    )
+    learn.fit(1)
+    return weights(learn), learn.n_steps, [(recovery.n_batches, recovery.what) for recovery in found.recoveries]
+
+
+def test_all_go_back_when_the_loss_jumps_in_the_share_of_one(tmp_path):
+    whole, n_steps, recoveries = in_each(1, recover, tmp_path / "1")[0]
+    assert (n_steps, [n for n, _ in recoveries]) == (29, [25])
+    for its_weights, its_steps, its_recoveries in in_each(2, recover, tmp_path / "2"):
+        assert (its_weights - whole).abs().max() <= 1e-12
+        assert (its_steps, its_recoveries) == (n_steps, recoveries)
 
 
 def test_all_stop_for_a_signal_to_one_with_one_checkpoint(runs):

@@ -22,7 +22,7 @@ from learner import (
 from learner.ranks import launch
 from tests.ranks import TIMEOUT, error_of, in_each, weights
 
-LIMIT = TIMEOUT / 2  # [s] for a whole fit of 24 batches, in which one does something; who waits in vain takes twice as long
+LIMIT = TIMEOUT / 2  # [s] for a fit of 24 batches, in which one does something: who waits in vain takes longer
 WORLDS = (2, 4)
 
 

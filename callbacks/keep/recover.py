@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from callbacks.keep.checkpoint import CheckpointCallback
 from learner import Callback, CancelBatchException, Learner, LearnerError
+from learner.checkpoint.losses import Losses
+from learner.checkpoint.ranks import of_this_rank
 from learner.checkpoint.resume import Resumption
 from learner.data.numbers import real_number, whole_number
 from learner.errors import RestartFitException
-from learner.loop.column import Column
 from learner.loop.tell import tell
 from learner.records import Run
 from learner.replay.find import Checkpoints, at_batch
@@ -116,7 +118,8 @@ class RecoverCallback(Callback):
 
     def _forget_losses(self) -> None:
         self._recent: list[float] = []
-        self._new, self._places = Column(), list[tuple[int, int, int, int]]()
+        self._new, self._places = Losses(), list[tuple[int, int, int, int]]()
+        self._read: list[float] = []  # of the places, the losses that were read from the device already
 
     # -- when ------------------------------------------------------------------------------------------------------
 
@@ -143,7 +146,7 @@ class RecoverCallback(Callback):
         """Keep the loss on its device; look at the last ones now and then."""
         if learn.is_side_pass or not learn.training or learn.in_sandbox or learn.loss is None:
             return
-        self._new.append(learn.loss.detach())
+        self._new.add(learn)
         epoch = learn.history.state_dict()["start"] + learn.epoch
         self._places.append((self._n, learn.n_steps - learn._has_stepped, epoch, learn.i))
         if len(self._places) >= _EVERY:
@@ -173,8 +176,8 @@ class RecoverCallback(Callback):
 
     def _look(self, learn: Learner) -> None:
         """Compare the new losses with those before, one after the other."""
-        losses, places = self._new.drain(), self._places
-        self._places = []
+        self.get_ready_to_save(learn)
+        (losses, self._read), (places, self._places) = (self._read, []), (self._places, [])
         for loss, place in zip(losses, places, strict=True):
             if self._jumps(loss):
                 self._go_back(learn, loss, place)
@@ -215,7 +218,18 @@ class RecoverCallback(Callback):
         if (run := Run.active()) is not None:
             run.update(recoveries=[each._asdict() for each in self.recoveries])
         target = at_batch(recovery.n_batches, f"batch {recovery.i} of epoch {recovery.epoch}")
-        raise RestartFitException(lambda: Resumption(*Checkpoints(folders[0]).nearest(target), is_told=False))
+
+        def resumption() -> Resumption:
+            find = partial(Checkpoints(folders[0]).nearest, target)  # in the process that writes them
+            path, state = learn.job.from_first(find, at="the checkpoint to go back to")
+            return Resumption(path, of_this_rank(learn, state), is_told=False)
+
+        raise RestartFitException(resumption)
+
+    def get_ready_to_save(self, learn: Learner) -> None:
+        """Read the losses of whole batches, which no process knows alone."""
+        self._read += self._new.read(learn.job)
+        self._new = Losses()
 
     # -- going on --------------------------------------------------------------------------------------------------
 
@@ -225,6 +239,7 @@ class RecoverCallback(Callback):
             "recoveries": [list(recovery) for recovery in self.recoveries],
             "n": self._n,
             "recent": list(self._recent),
+            "read": list(self._read),
             "new": self._new.state_dict(),
             "places": list(self._places),
         }
@@ -235,4 +250,5 @@ class RecoverCallback(Callback):
         known = {recovery.n_batches for recovery in saved}
         self.recoveries = [*saved, *(each for each in self.recoveries if each.n_batches not in known)]
         self._n, self._recent = state["n"], list(state["recent"])
-        self._new, self._places = Column(state["new"]), [tuple(place) for place in state["places"]]
+        self._read, self._new = list(state["read"]), Losses(state["new"])
+        self._places = [tuple(place) for place in state["places"]]

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from torch import Tensor
 
 from learner.checkpoint.atomic import set_aside
 from learner.errors import LearnerError
@@ -97,16 +98,23 @@ class Losses:
 
     Each of several processes that train together has the loss of its share of a batch, and puts it down with what that
     is a mean over.
+
+    Args:
+        state: what `state_dict` of another one gave.
     """
 
-    def __init__(self) -> None:
-        self._losses, self._weights = Column(), Column()
+    def __init__(self, state: Sequence[list[Tensor] | None] = (None, None)) -> None:
+        self._losses, self._weights = map(Column, state)
 
     def add(self, learn: Learner) -> None:
         """Add the loss of the training batch that is done, or that it has none."""
         self._losses.append(NONE if learn.loss is None else learn.loss.detach())
         if learn.job.world > 1:
             self._weights.append(batch_weight(learn))
+
+    def state_dict(self) -> list[list[Tensor]]:
+        """Return the losses, and what they are means over, in a few tensors."""
+        return [self._losses.state_dict(), self._weights.state_dict()]
 
     def read(self, job: Job) -> list[float]:
         """Return the losses of whole batches; waits for the device, and all processes of a job call it."""

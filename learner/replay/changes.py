@@ -20,6 +20,7 @@ from learner.callback import Callback
 from learner.data.batch import batch_size_of, describe, fields_of, has_places
 from learner.data.moving import mapped
 from learner.data.numbers import real_number, whole_number
+from learner.data.seeding import position_seed
 from learner.errors import LearnerError
 from learner.loop.types import Learner
 from learner.replay.ids import Ids
@@ -54,6 +55,11 @@ class BatchChange:
         Raises:
             LearnerError: if nobody knows which samples it holds, or it does not hold those that are named.
         """
+        if learn.job.world > 1:
+            raise LearnerError(
+                f"a change of samples must have the whole batch, of which each of {learn.job.world} processes has a "
+                f"share; do it in one process, without `torchrun`: {self.__name__}."
+            )
         if ids is None:
             why = "" if why_no_ids is None else f", since {why_no_ids}"
             raise LearnerError(
@@ -184,6 +190,8 @@ def lr(factor: float) -> Callable[[Learner], None]:
 def seed(other: int) -> Callable[[Learner], None]:
     """Draw other random numbers from here on, from the generators of Python, NumPy and torch; the order stays.
 
+    Of several processes each draws its own.
+
     How much of the difference between two futures is chance: as much as this one makes.
 
     Raises:
@@ -198,9 +206,10 @@ def seed(other: int) -> Callable[[Learner], None]:
         raise ValueError(f"`other` must be from 0 to 2**32 - 1, got {number}.")
 
     def change(learn: Learner) -> None:
-        random.seed(number)
-        np.random.seed(number)
-        torch.manual_seed(number)
+        own = number if learn.job.is_first else position_seed(number, "rank", learn.job.rank) % 2**32
+        random.seed(own)
+        np.random.seed(own)
+        torch.manual_seed(own)
 
     change.__name__ = f"seed {number}"
     return change

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from typing import Any
 
 from learner.checkpoint.callback_state import callback_differences, only_observes, stateful
@@ -30,7 +31,7 @@ def require_trained_ones(learn: Learner, state: dict[str, Any]) -> None:
         )
 
 
-def with_own_observers(learn: Learner, state: dict[str, Any]) -> tuple[dict[str, Any], set[int]]:
+def with_own_observers(learn: Learner, state: Mapping[str, Any]) -> tuple[dict[str, Any], set[int]]:
     """Return the state of a fit for a learner that has other observers, and the `id` of each that begins anew.
 
     Those that are made as they were go on with what they kept.
@@ -51,7 +52,7 @@ def with_own_observers(learn: Learner, state: dict[str, Any]) -> tuple[dict[str,
     return own, {id(cb) for name, cb in observers.items() if name not in alike}
 
 
-def _paces(learn: Learner, state: dict[str, Any]) -> list[dict[str, float]] | None:
+def _paces(learn: Learner, state: Mapping[str, Any]) -> list[dict[str, float]] | None:
     """Return how far those callbacks are that are called every so often; None if those that trained are others."""
     fit = state["fit"]
     saved, by_id = fit["callbacks"], {id(cb): cb for cb in learn.cbs}

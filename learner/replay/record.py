@@ -14,9 +14,9 @@ from learner.replay.ids import Ids
 
 _N_LISTED = 32  # samples in a message
 _TOLERANCE = 1e-4  # of a loss: sums of other shares are rounded otherwise, and steps make more of it
-_OF_SEVERAL = (
-    "Several processes have trained: one has the same to rounding, if no random numbers are drawn, as by dropout, of "
-    "which each process has its own. "
+_OF_OTHERS = (
+    "Another number of processes has trained: this one has the same to rounding, if no random numbers are drawn, as by "
+    "dropout, of which each process has its own. "
 )
 _WHY = (
     "What commonly does that: another version of the code, of torch or of a driver; another kind of device, or number "
@@ -82,9 +82,9 @@ def describe_difference(
         then: its loss on record.
         now: its loss here.
         ids: the numbers of its samples. Of data that have changed since these are the first to make a difference.
-        is_exact: whether one process has trained, as here.
+        is_exact: whether as many processes have trained as there are here.
     """
-    why = _WHY if is_exact else _OF_SEVERAL + _WHY
+    why = _WHY if is_exact else _OF_OTHERS + _WHY
     samples = "" if ids is None else f" That batch holds samples {_listed(ids)}: look at these, if data have changed."
     return (
         f"what is gone through must be what the run went through, but the loss differs from {where} on: {now:.9g} "

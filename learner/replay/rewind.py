@@ -33,6 +33,8 @@ class Moment:
     something leaves behind does not: buffers, gradients, modes of the model and random numbers are those of then when
     the next batch begins, so that a forward and a backward pass by hand change nothing.
 
+    Of several processes that train together all go back, and each has its share of the batch.
+
     Args:
         learn: the learner, in a sandbox.
         walk: that has come to there.
@@ -213,10 +215,10 @@ def travelled(learn: Learner, path: str | os.PathLike[str], target: Target, cbs:
     checkpoints = Checkpoints(path)
     file, state = checkpoints.nearest(target)
     with learn.added(cbs), learn.sandbox(), _loaders_put_back(learn):
-        if learn.job.world > 1:
+        if learn.job.is_in_shards:
             raise LearnerError(
-                f"going back must happen in one process, got {learn.job.world}; start the program without `torchrun`, "
-                f"with the same learner."
+                "going back must have a model that is whole, got one in shards; do it in one process, without the "
+                "ShardCallback."
             )
         require_trained_ones(learn, state)
         learn.history = History()  # the sandbox has the other one, which keeps what is in no checkpoint
@@ -242,11 +244,11 @@ def compare(walk: Walk, record: Record, n_compared: int = 0) -> None:
         n_compared: how many of its batches were compared before; what differs there was said then.
     """
     losses = walk.losses
-    n = record.first_difference(walk.first, losses, is_exact=walk.is_of_one_process)
+    n = record.first_difference(walk.first, losses, is_exact=walk.is_exact)
     if n is not None and n >= n_compared:
         where = f"batch {walk.passed[n].i} of epoch {walk.passed[n].epoch}"
         then = float(record.losses[walk.first + n])
-        message = describe_difference(where, n, then, losses[n], walk.samples_of(n), is_exact=walk.is_of_one_process)
+        message = describe_difference(where, n, then, losses[n], walk.samples_of(n), is_exact=walk.is_exact)
         warnings.warn(message, RuntimeWarning, stacklevel=5)
 
 

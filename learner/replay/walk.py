@@ -19,6 +19,7 @@ from torch import Tensor
 
 from learner.callback import Callback
 from learner.checkpoint.losses import Losses
+from learner.checkpoint.ranks import of_this_rank
 from learner.checkpoint.resume import Resumption
 from learner.checkpoint.rng import rng_state
 from learner.errors import LearnerError
@@ -92,7 +93,8 @@ class Walk:
 
     def __init__(self, learn: Learner, path: Path, state: dict[str, Any]) -> None:
         self._learn, self._path = learn, path
-        self._state, self._new = with_own_observers(learn, state)
+        self._n_ranks = len(state.get("ranks", [None]))
+        self._state, self._new = with_own_observers(learn, of_this_rank(learn, state))
         self._watch = _First(state["fit"]["options"])
         self._callbacks = [self._watch, _AtPass(self._watch), _Ids(self._watch)]
         self._put_back_start = _remember_start(learn)
@@ -105,9 +107,9 @@ class Walk:
         return self._watch.losses.read(self._learn.job)
 
     @property
-    def is_of_one_process(self) -> bool:
-        """Whether one process has trained, as here, and not several."""
-        return "ranks" not in self._state
+    def is_exact(self) -> bool:
+        """Whether as many processes have trained as there are here."""
+        return self._n_ranks == self._learn.job.world
 
     @property
     def passed(self) -> list[Now]:

@@ -3,6 +3,7 @@
 import copy
 from collections import namedtuple
 from functools import partial
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from torch.optim.lr_scheduler import OneCycleLR
 
 from callbacks import AccumulateCallback, CheckpointCallback, SchedulerCallback
 from learner import Learner, LearnerError, Loaders
+from learner.ranks.job import ALONE
 from learner.replay import lr, relabelled, seed, without
 from learner.replay.changes import BatchChange
 from tests.resuming import seed_all
@@ -179,6 +181,8 @@ Pair = namedtuple("Pair", ["x", "y"])
 )
 def test_samples_are_left_out_of_batches_of_any_kind(batch, expected):
     class Standing:
+        job = ALONE
+
         def add_cb(self, cb):
             self.cb = cb
 
@@ -246,14 +250,13 @@ def test_samples_that_nobody_knows_are_one_error(tmp_path):
 
 def test_a_target_that_is_no_part_of_the_batch_cannot_be_relabelled():
     batch = {"graph": [1, 2]}
-    learn = type(
-        "Standing", (), {"loss_f": None, "predictor": type("P", (), {"split": lambda *_: (None, None, 2)})()}
-    )()
+    predictor = SimpleNamespace(split=lambda *_: (None, None, 2))
+    learn = SimpleNamespace(job=ALONE, loss_f=None, predictor=predictor)
     with pytest.raises(LearnerError, match="the target must be a tensor of the batch with a row for each sample"):
         relabelled({1: 0}).make(learn, 0, 0, batch, np.array([1, 2]))
 
 
 def test_parts_without_a_row_for_each_sample_are_one_error():
     with pytest.raises(LearnerError, match="each part of a batch must have a row for each of the 2 samples"):
-        without(1).make(None, 0, 0, (torch.ones(3, 1), torch.ones(2)), np.array([1, 2]))
+        without(1).make(SimpleNamespace(job=ALONE), 0, 0, (torch.ones(3, 1), torch.ones(2)), np.array([1, 2]))
     assert isinstance(without(1), BatchChange)
