@@ -161,5 +161,5 @@ def assert_equal_runs(a, b):
 
     Compared are weights, buffers, modes, optimizer, counters, history, metrics, the best epoch, and random generators.
     """
-    one, other = ({**snapshot(learn), "callbacks": None, "best": learn.best} for learn in (a, b))
+    one, other = ({**snapshot(learn), "callbacks": None, "observing": None, "best": learn.best} for learn in (a, b))
     assert differing(one, other) == []

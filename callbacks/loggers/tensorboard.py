@@ -6,6 +6,7 @@ import io
 import json
 import os
 import shutil
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,9 @@ class TensorBoardLogger:
     def start(self, run_id: str | None, step: int, config: Mapping[str, Any]) -> str:
         """Open an event file; if there are others, TensorBoard forgets what they have from `step` on."""
         has_events = any(self.path.glob("events.out.tfevents.*"))
+        # TensorBoard reads files in the order of their names: after the second comes a count, of which 10 is before 9.
+        while any(self.path.glob(f"events.out.tfevents.{int(time.time()):010d}.*")):
+            time.sleep(0.02)
         self._writer = self._writer_class(str(self.path), purge_step=step if has_events else None)
         self.text("config", f"```json\n{json.dumps(config, indent=2)}\n```", step - 1)
         return str(self.path)

@@ -1,4 +1,4 @@
-"""What processes that train together must have alike while they train: devices, batches, weights."""
+"""What processes that train together have alike while they train, devices, batches, weights; and what not, noise."""
 
 from __future__ import annotations
 
@@ -11,9 +11,19 @@ from torch import nn
 from learner import Learner, LearnerError
 from learner.data.limit import BatchLimit
 from learner.data.read_ahead import ReadAhead
+from learner.data.seeding import position_seed, seed_generators
 from learner.data.shares import why_read_whole
 from learner.data.wrapper import LoaderWrapper
 from learner.loop.tell import tell
+from learner.ranks.job import Job
+
+
+def draw_own_noise(job: Job, seed: int) -> None:
+    """Let each process but the first, whose seed it is, draw numbers of its own: dropout differs between shares."""
+    if not job.is_first:
+        own = position_seed(seed, "rank", job.rank)
+        torch.manual_seed(own)
+        seed_generators(own)
 
 
 def require_own_device(model: nn.Module) -> None:

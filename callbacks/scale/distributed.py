@@ -7,22 +7,18 @@ from contextlib import nullcontext
 from typing import Any, Literal
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from callbacks.scale.alike import require_equal_weights, require_one_batch, require_own_device, say_what_is_read_whole
-from callbacks.scale.gradients import average, average_all, checksum, copy_from_first, parameters_apart, zero_loss
+from callbacks.scale import alike, gradients
 from callbacks.scale.replica import Replica, explained, is_own_forward
 from learner import Callback, Learner, LearnerError
 from learner.data.position import seed_of
 from learner.data.resumable import ResumableLoaders
-from learner.data.seeding import position_seed, seed_generators
 from learner.data.shares import Shares
 from learner.errors import CancelException
 from learner.loop.checks import sums_over_batch
 from learner.loop.closure import refuse_closure
-from learner.loop.weight import batch_weight
 from learner.ranks.join import joined_job
 
 
@@ -141,20 +137,17 @@ class DistributedCallback(Callback):
             learn.model = nn.SyncBatchNorm.convert_sync_batchnorm(learn.model)  # type: ignore[no-untyped-call]
             learn._tell_predictor()
         self._check(learn)
-        seed = self.job.from_first(torch.initial_seed, at="the seed of the noise")
+        seed = self.job.from_first(torch.initial_seed, at="the seed of the noise")  # a word, before an exchange
         self._prepare(learn)
-        if not self.is_first:  # dropout must differ
-            own = position_seed(seed, "rank", self.rank)
-            torch.manual_seed(own)
-            seed_generators(own)
+        alike.draw_own_noise(self.job, seed)
 
     def _check(self, learn: Learner) -> None:
         """Refuse a model that cannot be prepared."""
-        require_own_device(learn.model)
+        alike.require_own_device(learn.model)
 
     def _prepare(self, learn: Learner) -> None:
         """Have the same weights everywhere."""
-        copy_from_first([*learn.model.parameters(), *learn.model.buffers()])
+        gradients.copy_from_first([*learn.model.parameters(), *learn.model.buffers()])
 
     def cleanup_fit(self, learn: Learner) -> None:
         """Leave the plain model alone."""
@@ -174,8 +167,8 @@ class DistributedCallback(Callback):
             self.job.owe()
         else:
             self.job.gather(None, at="the beginning of a pass")
-            copy_from_first(list(learn.model.buffers()))
-        say_what_is_read_whole(learn, self._told)
+            gradients.copy_from_first(list(learn.model.buffers()))
+        alike.say_what_is_read_whole(learn, self._told)
         learn.dl = shares.of(learn.dl, learn.i)
 
     def _is_placed(self, learn: Learner) -> bool:
@@ -209,11 +202,11 @@ class DistributedCallback(Callback):
         mine = learn.n_steps, learn.n_samples, self._checksum(learn)
         every = self.job.gather(mine, at="the end of training for this epoch")
         learn.n_samples = max(n for _, n, _ in every)  # one that cancelled a batch after its step has not counted it
-        require_equal_weights([(n, bits) for n, _, bits in every])
+        alike.require_equal_weights([(n, bits) for n, _, bits in every])
 
     def _checksum(self, learn: Learner) -> int:
         """Return a number that is another one where weights are others."""
-        return checksum(learn.model)
+        return gradients.checksum(learn.model)
 
     # -- batches ---------------------------------------------------------------------------------------------------
 
@@ -225,11 +218,11 @@ class DistributedCallback(Callback):
         shares = self._passes[-1]
         if learn.training and shares.now == (0, 0):  # the first batch: nobody freezes anything any more
             self._replica.look_at(learn.model)
-            self._apart = parameters_apart(learn)
+            self._apart = gradients.parameters_apart(learn)
         shares.now = learn.global_batch_size, _ = shares.sizes.pop(learn.i)
         if shares.digest:
             digests, shares.digest = self.job.gather(shares.digest, at="the first batch of a pass"), ""
-            require_one_batch(learn.dl_name, digests)
+            alike.require_one_batch(learn.dl_name, digests)
 
     def around_predict(self, learn: Learner, action: Callable[[], None]) -> None:
         """Let the forward of training prepare the exchange of gradients."""
@@ -263,7 +256,7 @@ class DistributedCallback(Callback):
         if self.world == 1:
             action()
             return
-        mine = self._own_weight(learn)  # which may fail
+        mine = gradients.own_weight(learn, self._passes[-1].now[1])  # which may fail
         self.job.before_backward()
         loss, learn.loss = learn.loss, self._weighed(learn, mine)
         self.job.during_backward(True)
@@ -271,34 +264,17 @@ class DistributedCallback(Callback):
         self.job.during_backward(False)  # not after an error: the others wait for what does not come
         learn.loss = loss
         if self._is_synced:
-            average(self._apart)
-
-    def _own_weight(self, learn: Learner) -> Tensor | None:
-        """Return what the loss of this share is a mean over, where somebody says it."""
-        if learn.weight is None:
-            return None
-        weight = batch_weight(learn) if self._passes[-1].now[1] else 0.0
-        return torch.as_tensor(weight, dtype=torch.float64, device=learn.loss.device)
+            gradients.average(self._apart)
 
     def _weighed(self, learn: Learner, mine: Tensor | None) -> Tensor:
         """Return the loss, times this share's part of the whole, times the number of processes."""
         n, n_mine = self._passes[-1].now
-        if mine is None and self._adds_up:
-            learn.global_weight = 1.0
-            factor: Tensor | float = float(self.world)
-        elif mine is None:
-            learn.global_weight = float(n)
-            factor = self.world * n_mine / n
-        else:
-            whole = mine.clone()
-            dist.all_reduce(whole)
-            learn.global_weight = whole
-            factor = torch.where(whole == 0, 0.0, self.world * mine / whole).to(learn.loss.dtype)
+        factor = gradients.factor_of_share(learn, mine, n, n_mine, adds_up=self._adds_up)
         return learn.loss * factor if n_mine else self._weightless(learn)
 
     def _weightless(self, learn: Learner) -> Tensor:
         """Return the loss of a stand-in: it takes part in the exchange by zeros, whatever its forward has given."""
-        return zero_loss(learn, is_of_forward=self._replica.finds_unused)
+        return gradients.zero_loss(learn, is_of_forward=self._replica.finds_unused)
 
     def after_backward(self, learn: Learner) -> None:
         """Average the gradients, where the forward was not the learner's own."""
@@ -309,7 +285,7 @@ class DistributedCallback(Callback):
         """Average gradients that were not, at the end of a window; called when it is known that a step is made."""
         if self.world > 1 and not self._is_synced:
             self.job.before_exchange()
-            average_all(learn)
+            gradients.average_all(learn)
             self._is_synced = True
 
     def get_ready_to_save(self, learn: Learner) -> None:

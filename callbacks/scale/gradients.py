@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from learner import Learner
 from learner.loop.trainable import named_parameters, other_parameters
+from learner.loop.weight import batch_weight
 
 
 def by_kind(tensors: Iterable[Tensor]) -> list[list[Tensor]]:
@@ -62,6 +63,40 @@ def parameters_apart(learn: Learner) -> list[nn.Parameter]:
     of_model = set(learn.model.parameters())
     candidates = (*named_parameters(learn).values(), *other_parameters(learn, learn.opt))
     return [p for p in _trained(candidates) if p not in of_model]
+
+
+def own_weight(learn: Learner, n_mine: int) -> Tensor | None:
+    """Return what the loss of this process is a mean over, where somebody says it; 0 where it has no sample.
+
+    Raises:
+        LearnerError: if that is no such number.
+    """
+    if learn.weight is None:
+        return None
+    weight = batch_weight(learn) if n_mine else 0.0
+    return torch.as_tensor(weight, dtype=torch.float64, device=learn.loss.device)
+
+
+def factor_of_share(learn: Learner, mine: Tensor | None, n: int, n_mine: int, *, adds_up: bool) -> Tensor | float:
+    """Return what to multiply the loss of a share by, so that the mean over processes is that of the whole batch.
+
+    What the whole batch weighs is `learn.global_weight` from then on.
+
+    Args:
+        learn: the learner.
+        mine: of `own_weight`.
+        n: samples of the whole batch.
+        n_mine: of this share.
+        adds_up: whether the loss is a sum over samples.
+    """
+    world = learn.job.world
+    if mine is not None:
+        whole = mine.clone()
+        dist.all_reduce(whole)
+        learn.global_weight = whole
+        return torch.where(whole == 0, 0.0, world * mine / whole).to(learn.loss.dtype)
+    learn.global_weight = 1.0 if adds_up else float(n)
+    return float(world) if adds_up else world * n_mine / n
 
 
 def zero_loss(learn: Learner, *, is_of_forward: bool) -> Tensor:

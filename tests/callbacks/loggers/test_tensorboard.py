@@ -1,5 +1,7 @@
 """TensorBoard's own: folders. What it has of a fit is in `test_logger.py`."""
 
+import time
+
 import pytest
 
 from callbacks import TensorBoardCallback
@@ -12,6 +14,14 @@ def test_a_folder_that_cannot_be_is_an_error_before_training(make_learner, tmp_p
     with pytest.raises(LearnerError, match="`TensorBoardCallback` must be able to begin its run, got NotADirectoryErr"):
         learn.fit(1)
     assert learn.n_steps == 0
+
+
+def test_a_file_comes_after_those_that_are_there_in_the_order_of_names(make_learner, tmp_path):
+    """TensorBoard reads them in this order; of an earlier one it forgets what a later one goes on from."""
+    earlier = tmp_path / f"events.out.tfevents.{int(time.time()):010d}.zzz.9.9"
+    earlier.touch()
+    make_learner(TensorBoardCallback(tmp_path)).fit(1)
+    assert min(tmp_path.glob("events.*")) == earlier
 
 
 def test_a_full_disk_is_said_once(make_learner, tmp_path, monkeypatch):

@@ -767,13 +767,15 @@ def test_no_other_place_loads_such_files_or_runs_what_a_file_says():
         if dangers := dangers_in(ast.parse(file.read_text())):
             found[str(file.relative_to(ROOT))] = dangers
     # A report of NaN may hold sparse tensors, which a checkpoint does not; it has `weights_only=True` as well.
-    # Processes of one training send each other pickles. Of a folder of shards, a list of what may be in it is gone by.
+    # Processes of one training send each other pickles, and a function is tried whether it can be sent. Of a folder of
+    # shards, a list of what may be in it is gone by.
     assert found == {
         "learner/checkpoint/file.py": ["torch.load"],
         "callbacks/watch/nan_report.py": ["torch.load"],
         "learner/ranks/launch.py": ["pickle"],
         "learner/ranks/talk.py": ["pickle"],
         "learner/checkpoint/shards.py": ["pickle"],
+        "learner/replay/parallel.py": ["pickle"],
     }
 
 
