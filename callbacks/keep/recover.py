@@ -176,7 +176,7 @@ class RecoverCallback(Callback):
 
     def _look(self, learn: Learner) -> None:
         """Compare the new losses with those before, one after the other."""
-        self.get_ready_to_save(learn)
+        self._read_losses(learn)
         (losses, self._read), (places, self._places) = (self._read, []), (self._places, [])
         for loss, place in zip(losses, places, strict=True):
             if self._jumps(loss):
@@ -226,12 +226,16 @@ class RecoverCallback(Callback):
 
         raise RestartFitException(resumption)
 
-    def get_ready_to_save(self, learn: Learner) -> None:
-        """Read the losses of whole batches, which no process knows alone."""
+    def _read_losses(self, learn: Learner) -> None:
+        """Read the losses of whole batches, which all processes put together."""
         self._read += self._new.read(learn.job)
         self._new = Losses()
 
     # -- going on --------------------------------------------------------------------------------------------------
+
+    def get_ready_to_save(self, learn: Learner) -> None:
+        """Have losses that are the same in each process."""
+        self._read_losses(learn)
 
     def state_dict(self) -> dict[str, Any]:
         """Return what was done, how many batches there were, and the last losses."""

@@ -19,9 +19,9 @@ def save(learn: Learner, path: str | os.PathLike[str]) -> None:
 
     That is the model, the optimizer, counters, history, random generators, what callbacks keep that name it in
     `state` or have a `state_dict`, and what a subclass of Learner names in `state`. A warning names other
-    optimizers, modules and generators on them. The file is plain data: reading it runs no code. It
-    takes its name when it is whole. Of a model in shards (`callbacks.ShardCallback`) all processes write, to a
-    folder beside the file as well, and all have to call this.
+    optimizers, modules and generators on them. The file is plain data: reading it runs no code. It takes its name when
+    it is whole. Of a model in shards (`callbacks.ShardCallback`) all processes write, to a folder beside the file as
+    well, and all have to call this.
 
     Raises:
         TypeError: if a callback keeps something that is no plain data; names it.

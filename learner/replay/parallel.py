@@ -42,7 +42,7 @@ def parallel_hindsight(
 
     It is `learn.hindsight(path, make_cbs(), steps)`, cut at checkpoints into about equal parts, one for each process.
     The callbacks must be able to join what they keep: besides `state`, or `state_dict` and `load_state_dict`, they have
-    a method `joinparts_of(states)`, which returns one state for those of several parts in order. `RecorderCallback`,
+    a method `join_parts(states)`, which returns one state for those of several parts in order. `RecorderCallback`,
     `ActivationStats`, `GradientStats` and `SelfCheckCallback` do. One that is called every so often counts from the
     beginning of each part.
 
@@ -63,6 +63,14 @@ def parallel_hindsight(
         TypeError, ValueError: if an argument is of the wrong kind or out of range, or a function cannot be imported by
             another process.
         LearnerError: as for `learn.hindsight`; if a process ends before its part is done.
+
+    Example, in a file of its own:
+        def make_learner():
+            return Learner(make_model(), make_loaders(), loss_f, cbs=CheckpointCallback("runs/checkpoints", keep="all"))
+
+        if __name__ == "__main__":
+            [stats] = parallel_hindsight(make_learner, "runs/checkpoints", ActivationStats, slice(1000, 1400), 4)
+            stats.plot_stats()
     """
     _check_function(make_learner, "make_learner")
     _check_function(make_cbs, "make_cbs")

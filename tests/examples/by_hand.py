@@ -8,6 +8,7 @@
 import math
 
 import torch
+from torch.nn.functional import cross_entropy
 
 
 def assert_trains_as(by_hand, make_learner, n_epochs, rtol=0.0, atol=0.0):
@@ -18,6 +19,21 @@ def assert_trains_as(by_hand, make_learner, n_epochs, rtol=0.0, atol=0.0):
     torch.manual_seed(1)
     learn.fit(n_epochs)
     torch.testing.assert_close(learn.model.state_dict(), other.model.state_dict(), rtol=rtol, atol=atol)
+
+
+def clipped_adam(lr):
+    """Return a loop of Adam with gradients that are clipped to a norm of 1."""
+
+    def by_hand(model, loader, n_epochs):
+        opt = torch.optim.Adam(model.parameters(), lr=lr)
+        for _ in range(n_epochs):
+            for x, y in loader:
+                opt.zero_grad()
+                cross_entropy(model(x), y).backward()
+                torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+                opt.step()
+
+    return by_hand
 
 
 def one_cycle(i, n):

@@ -1,24 +1,11 @@
 """The language model of `examples/back_in_time.py`, against a loop by hand; and what is broken of its text."""
 
-import torch
-from torch.nn.functional import cross_entropy
-
 from examples.back_in_time import BROKEN, CHARACTERS, N_CHARACTERS, TEXT, make_learner, read
-from tests.examples.by_hand import assert_trains_as
-
-
-def by_hand(model, loader, n_epochs):
-    opt = torch.optim.Adam(model.parameters(), lr=1e-2)
-    for _ in range(n_epochs):
-        for x, y in loader:
-            opt.zero_grad()
-            cross_entropy(model(x), y).backward()
-            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-            opt.step()
+from tests.examples.by_hand import assert_trains_as, clipped_adam
 
 
 def test_it_equals_a_loop_by_hand():
-    assert_trains_as(by_hand, make_learner, n_epochs=1)
+    assert_trains_as(clipped_adam(lr=1e-2), make_learner, n_epochs=1)
 
 
 def test_the_broken_samples_and_no_others_are_backwards():

@@ -3,24 +3,13 @@
 import random
 
 import torch
-from torch.nn.functional import cross_entropy
 
 from examples.text import GOOD, encode, make_learner, sentence
-from tests.examples.by_hand import assert_trains_as
-
-
-def by_hand(model, loader, n_epochs):
-    opt = torch.optim.Adam(model.parameters(), lr=5e-3)
-    for _ in range(n_epochs):
-        for x, y in loader:
-            opt.zero_grad()
-            cross_entropy(model(x), y).backward()
-            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-            opt.step()
+from tests.examples.by_hand import assert_trains_as, clipped_adam
 
 
 def test_it_equals_a_loop_by_hand():
-    assert_trains_as(by_hand, make_learner, n_epochs=1)
+    assert_trains_as(clipped_adam(lr=5e-3), make_learner, n_epochs=1)
 
 
 def test_the_last_words_decide():
