@@ -57,8 +57,7 @@ def infer(
     """
     from learner.inference.infer import infer
 
-    options: dict[str, Any] = {"prepare": prepare, "is_batch": is_batch, "outputs": outputs, "classes": classes}
-    return infer(learn, x, like=like, **options)
+    return infer(learn, x, like=like, prepare=prepare, is_batch=is_batch, outputs=outputs, classes=classes)
 
 
 def export(learn: Learner, path: str | os.PathLike[str]) -> None:

@@ -86,5 +86,4 @@ def interpret(
         >>> found.per_class()["class"].tolist(), len(found.top_losses(5))
         (['cat', 'dog'], 5)
     """
-    options: dict[str, Any] = {"outputs": outputs, "classes": classes, "collector": collector}
-    return extension("interpret")(learn, name, **options)
+    return extension("interpret")(learn, name, outputs=outputs, classes=classes, collector=collector)
