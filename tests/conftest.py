@@ -2,6 +2,7 @@
 
 import gc
 import os
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
 
@@ -64,6 +65,13 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> LoadGroup
 @pytest.fixture(autouse=True)
 def _seeded() -> None:
     torch.default_generator.manual_seed(0)  # `torch.manual_seed` writes down the stack for each kind of accelerator
+
+
+@pytest.fixture(autouse=True)
+def _nothing_compiled() -> None:
+    """Forget what other tests of this process have compiled: what was compiled eight times is compiled no more."""
+    if "torch._dynamo" in sys.modules:
+        torch.compiler.reset()
 
 
 @pytest.fixture(autouse=True)
